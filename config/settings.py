@@ -1,0 +1,296 @@
+"""Settings as typed values: `default.yaml`, then a profile, then the user's file, then the environment.
+
+Everything is checked when it is read: a value that makes no sense stops the process and names itself. Secrets stay
+in the environment; no setting here holds one (`redis.url` may carry a password and hides it in its repr).
+"""
+
+import os
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+TierName = Literal["edge", "cloud"]
+
+
+class InvalidSettings(Exception):
+    """A setting that cannot be used. The process that reads it must not start."""
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RedisSettings(Section):
+    """Where Redis is."""
+
+    url: SecretStr | None
+
+
+class GatewaySettings(Section):
+    """The HTTP side."""
+
+    host: str
+    port: int = Field(ge=0, le=65535)
+    processes: int = Field(ge=1)
+    threads: int = Field(ge=2)
+    max_wait_s: float = Field(gt=0)
+    max_streams: int = Field(ge=1)
+    max_body_bytes: int = Field(ge=1024)
+
+    @model_validator(mode="after")
+    def _leaves_threads_for_health(self) -> Self:
+        if self.max_streams >= self.threads:
+            raise ValueError(f"max_streams ({self.max_streams}) must be below threads ({self.threads})")
+        return self
+
+
+class RequestSettings(Section):
+    """What every request gets unless it says otherwise."""
+
+    policy: str
+    result_ttl_s: int = Field(ge=1)
+    unfinished_ttl_s: int = Field(ge=60)
+    max_attempts: int = Field(ge=1)
+    lease_s: float = Field(ge=2)
+
+
+class EdgeModelSettings(Section):
+    """The small model."""
+
+    path: str = Field(min_length=1)
+    context_tokens: int = Field(ge=64)
+    threads: int = Field(ge=0)
+    gpu_layers: int = Field(ge=-1)
+
+
+class ConfidenceSettings(Section):
+    """F1: when a draft can be trusted."""
+
+    enabled: bool
+    strategy: str
+    threshold: Share
+    weights: dict[str, Annotated[float, Field(ge=0)]]
+    pooling: Literal["mean", "log_mean", "quantile", "minimum"]
+    quantile: float = Field(gt=0, lt=1)
+    temperature: float = Field(gt=0)
+    top_k: int = Field(ge=1)
+
+
+class EarlyEscalationSettings(Section):
+    """When a draft is given up before its end."""
+
+    enabled: bool
+    min_tokens: int = Field(ge=1)
+    window_tokens: int = Field(ge=1)
+    collapse_share: Share
+
+
+class EdgeCacheSettings(Section):
+    """F3 at the edge: the prefix cache."""
+
+    enabled: bool
+    max_size: int = Field(ge=256)
+    save_path: Path | None
+
+
+class EdgeSettings(Section):
+    """The edge tier."""
+
+    model: EdgeModelSettings
+    max_in_flight: int = Field(ge=1, le=256)
+    step_tokens: int = Field(ge=32)
+    confidence: ConfidenceSettings
+    early_escalation: EarlyEscalationSettings
+    kv_cache: EdgeCacheSettings
+
+    @model_validator(mode="after")
+    def _step_holds_the_batch(self) -> Self:
+        if self.step_tokens <= self.max_in_flight:
+            raise ValueError(f"step_tokens ({self.step_tokens}) must be above max_in_flight ({self.max_in_flight})")
+        return self
+
+
+class CloudModelSettings(Section):
+    """The large model, as vLLM is given it."""
+
+    path: str = Field(min_length=1)
+    context_tokens: int = Field(ge=64)
+    dtype: Literal["auto", "float32", "float16", "bfloat16"]
+    eager: bool
+    tensor_parallel: int = Field(ge=1)
+    engine_args: dict[str, Any]
+
+
+class RemoteCloudSettings(Section):
+    """A remote OpenAI-compatible server as the cloud tier."""
+
+    base_url: str | None
+    model: str | None
+    api_key_env: str
+    timeout_s: float = Field(gt=0)
+    max_retries: int = Field(ge=0)
+
+
+class VerifierSettings(Section):
+    """F2: what becomes of a draft in the cloud."""
+
+    enabled: bool
+    mode: Literal["exact", "threshold"]
+    acceptance_threshold: Share
+    max_proposed: int = Field(ge=1, le=64)
+    rejoin: bool
+    adapt: bool
+    min_edge_probability: Share
+
+
+class CloudCacheSettings(Section):
+    """F3 in the cloud: vLLM's blocks and prefix caching."""
+
+    enabled: bool
+    max_blocks: int | None = Field(ge=8)
+    block_size: int = Field(ge=1)
+    cpu_gib: int = Field(ge=1)
+
+
+class CloudSettings(Section):
+    """The cloud tier."""
+
+    engine: Literal["vllm", "openai"]
+    model: CloudModelSettings
+    max_in_flight: int = Field(ge=1, le=1024)
+    openai: RemoteCloudSettings
+    draft_verifier: VerifierSettings
+    kv_cache: CloudCacheSettings
+
+    @model_validator(mode="after")
+    def _remote_is_named(self) -> Self:
+        if self.engine == "openai" and not (self.openai.base_url and self.openai.model):
+            raise ValueError("engine is openai, so openai.base_url and openai.model must be set")
+        return self
+
+
+class PolicySettings(Section):
+    """One policy; its name is its key."""
+
+    description: str
+    tiers: tuple[TierName, ...] = Field(min_length=1, max_length=2)
+    confidence_decides: bool
+    verify_draft: bool
+    kv_caches: bool
+
+
+class AblationSettings(Section):
+    """One way of running that `firstdraft ablate` compares."""
+
+    name: str = Field(min_length=1)
+    description: str
+    config_overrides: dict[str, Any]
+
+
+class ExperimentSettings(Section):
+    """What experiments compare."""
+
+    ablations: tuple[AblationSettings, ...]
+
+
+class ModelStoreSettings(Section):
+    """Where prepared models are kept."""
+
+    cache_path: Path | None
+
+
+class Settings(BaseSettings):
+    """All settings. `read_settings` makes one; nothing else reads the environment or a settings file."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="FIRSTDRAFT_", env_nested_delimiter="__", nested_model_default_partial_update=True
+    )
+
+    redis: RedisSettings
+    gateway: GatewaySettings
+    requests: RequestSettings
+    edge: EdgeSettings
+    cloud: CloudSettings
+    policies: dict[str, PolicySettings]
+    experiments: ExperimentSettings
+    models: ModelStoreSettings
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _default_policy_exists(self) -> Self:
+        if self.requests.policy not in self.policies:
+            known = ", ".join(sorted(self.policies))
+            raise ValueError(f"requests.policy is {self.requests.policy!r}; known policies are {known}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Earlier wins."""
+        layers = YamlConfigSettingsSource(settings_cls, yaml_file=_yaml_files(), deep_merge=True)
+        return init_settings, env_settings, layers
+
+
+def _yaml_files() -> list[Path | Traversable]:
+    here = files("config")
+    layers: list[Path | Traversable] = [here / "default.yaml"]
+    if profile := os.environ.get("FIRSTDRAFT_PROFILE"):
+        chosen = here / "profiles" / f"{profile}.yaml"
+        if not chosen.is_file():
+            known = ", ".join(sorted(p.name.removesuffix(".yaml") for p in (here / "profiles").iterdir()))
+            raise InvalidSettings(f"FIRSTDRAFT_PROFILE is {profile!r}; known profiles are {known}")
+        layers.append(chosen)
+    if user_file := os.environ.get("FIRSTDRAFT_CONFIG"):
+        if not Path(user_file).is_file():
+            raise InvalidSettings(f"FIRSTDRAFT_CONFIG is {user_file!r}, which is not a file")
+        layers.append(Path(user_file))
+    return layers
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Read and check all settings. Raises `InvalidSettings`, which names each bad setting and its value.
+
+    `overrides` are sections as mappings; they win over everything. `REDIS_URL` stands for `redis.url`.
+    """
+    if "REDIS_URL" in os.environ and "FIRSTDRAFT_REDIS__URL" not in os.environ and "redis" not in overrides:
+        overrides["redis"] = {"url": os.environ["REDIS_URL"]}
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type] # sections are validated, not typed, here
+    except ValidationError as error:
+        complaints = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
+            + ("" if problem["type"] in {"missing", "value_error"} else f" (it is {problem['input']!r})")
+            for problem in error.errors(include_url=False)
+        ]
+        raise InvalidSettings("invalid settings: " + "; ".join(complaints)) from error
+
+
+@cache
+def cache_folder() -> Path:
+    """Where prepared models and other files that can be made again are kept, by the XDG convention."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "firstdraft"
+
+
+@cache
+def state_folder() -> Path:
+    """Where the embedded server keeps its data, by the XDG convention."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "firstdraft"

@@ -1,0 +1,42 @@
+"""A policy: which tiers may answer a request and what happens between them. Data, not code paths."""
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import model_validator
+
+from schemas.wire import Wire
+
+
+class Tier(StrEnum):
+    """Where a model runs: the small one at the edge, the large one in the cloud."""
+
+    EDGE = "edge"
+    CLOUD = "cloud"
+
+
+class Policy(Wire):
+    """One row of the policy table (docs/architecture.md)."""
+
+    name: str
+    description: str = ""
+    tiers: tuple[Tier, ...]
+    #: Whether a sure draft leaves at once. Where it does not, and there is a cloud tier, every draft escalates.
+    confidence_decides: bool
+    #: Whether the cloud is given the draft; otherwise it writes from nothing.
+    verify_draft: bool
+    #: Whether the request may read and feed either tier's KV cache.
+    kv_caches: bool
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if not self.tiers or len(set(self.tiers)) != len(self.tiers):
+            raise ValueError(f"policy {self.name!r}: tiers must name edge, cloud or both, once each")
+        two_tiers = len(self.tiers) == 2
+        if not two_tiers and (self.confidence_decides or self.verify_draft):
+            raise ValueError(f"policy {self.name!r}: with one tier there is nothing to decide or verify")
+        return self
+
+    def has(self, tier: Tier) -> bool:
+        """Whether the tier may answer."""
+        return tier in self.tiers

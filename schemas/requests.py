@@ -1,0 +1,176 @@
+"""What a user asks for (`JobRequest`) and what the gateway makes of it (`AcceptedRequest`).
+
+The first is forgiving about what is left out; in the second every choice is made, so that no worker needs the
+gateway's configuration.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from schemas.policy import Policy
+from schemas.wire import Wire
+
+#: The most stop strings a request may name; each costs a search in every new piece of text.
+MAX_STOP_STRINGS = 16
+#: The most alternatives a token's logprobs may list (OpenAI's own limit).
+MAX_TOP_LOGPROBS = 20
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class Message(Wire):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(min_length=1)
+
+
+class Sampling(Wire):
+    """How tokens are chosen, on both tiers alike.
+
+    Greedy unless `temperature` is above 0. Penalties and biases act before sampling and never on confidence
+    figures, which are taken from the raw logits.
+    """
+
+    max_tokens: int = Field(256, ge=1, le=32_768)
+    temperature: float = Field(0.0, ge=0.0, le=2.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    #: 0 considers every token.
+    top_k: int = Field(0, ge=0, le=1_000)
+    seed: int | None = Field(None, ge=0, le=2**31 - 1)
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field((), max_length=MAX_STOP_STRINGS)
+    #: 1 leaves repeated tokens alone; above 1 divides (or multiplies, if negative) their logits (CTRL's rule).
+    repetition_penalty: float = Field(1.0, gt=0.0, le=2.0)
+    frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    #: Added to the logits of these token ids (of the answering model's own vocabulary).
+    logit_bias: dict[int, Annotated[float, Field(ge=-100.0, le=100.0)]] = Field({}, max_length=300)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
+    #: A GBNF grammar that the answer must match.
+    grammar: str | None = Field(None, min_length=1, max_length=65_536)
+    #: A JSON schema that the answer must match.
+    json_schema: dict[str, Any] | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.grammar is not None and self.json_schema is not None:
+            raise ValueError("grammar and json_schema exclude each other")
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError(f"top_logprobs is {self.top_logprobs}, but logprobs is false")
+        return self
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0.0
+
+
+class Pooling(StrEnum):
+    """How a strategy makes one number of its figures per token."""
+
+    MEAN = "mean"
+    #: exp of the mean log: the length-normalised sequence probability (Malinin and Gales, ICLR 2021).
+    LOG_MEAN = "log_mean"
+    #: A low quantile: one bad token counts however long the answer is (Gupta et al., ICLR 2024).
+    QUANTILE = "quantile"
+    MINIMUM = "minimum"
+
+
+class ConfidenceRule(Wire):
+    """How sure a draft must be to be the answer. `strategy` names an entry of the registry (docs/architecture.md)."""
+
+    strategy: str = Field("ensemble", min_length=1)
+    #: A draft whose confidence is at least this is the answer.
+    threshold: Probability = 0.5
+    #: For `ensemble`: strategy to weight; weights are normalised to sum 1, and 0 leaves a strategy out.
+    weights: dict[str, Weight] = {}
+    pooling: Pooling = Pooling.MEAN
+    #: For `quantile`: which one.
+    quantile: float = Field(0.1, gt=0.0, lt=1.0)
+
+
+class AcceptanceMode(StrEnum):
+    """When a draft token stands: as in design `exact` (lossless) or `threshold` (cheaper, not lossless)."""
+
+    EXACT = "exact"
+    THRESHOLD = "threshold"
+
+
+class AcceptanceRule(Wire):
+    """When the cloud lets a draft token stand."""
+
+    mode: AcceptanceMode = AcceptanceMode.EXACT
+    #: For `threshold`: a token stands if it has at least this share of the probability of the cloud's favourite.
+    threshold: Probability = 0.8
+
+
+class ConfidenceOptions(BaseModel):
+    """What a request may change of the configured confidence rule."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    strategy: str | None = Field(None, min_length=1)
+    threshold: Probability | None = None
+    weights: dict[str, Weight] | None = Field(None, min_length=1)
+    pooling: Pooling | None = None
+    quantile: float | None = Field(None, gt=0.0, lt=1.0)
+
+
+class AcceptanceOptions(BaseModel):
+    """What a request may change of the configured acceptance rule."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: AcceptanceMode | None = None
+    threshold: Probability | None = None
+
+
+class JobRequest(Sampling):
+    """The body of `POST /v1/jobs`. Exactly one of `prompt` (one user message) and `messages`."""
+
+    prompt: str | None = Field(None, min_length=1)
+    messages: tuple[Message, ...] | None = Field(None, min_length=1)
+    policy: str | None = Field(None, min_length=1)
+    confidence: ConfidenceOptions | None = None
+    acceptance: AcceptanceOptions | None = None
+
+    @model_validator(mode="after")
+    def _has_one_prompt(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of prompt and messages")
+        if self.messages is not None and self.messages[-1].role == "assistant":
+            raise ValueError("the last of messages must not be the assistant's: there would be nothing to answer")
+        return self
+
+    def conversation(self) -> tuple[Message, ...]:
+        """The messages, a lone `prompt` being one of the user's."""
+        if self.messages is not None:
+            return self.messages
+        assert self.prompt is not None
+        return (Message(role="user", content=self.prompt),)
+
+    def sampling(self) -> Sampling:
+        """The part that the engines need."""
+        return Sampling.model_validate({name: getattr(self, name) for name in Sampling.model_fields})
+
+
+class AcceptedRequest(Wire):
+    """A request with every choice made. The record in Redis holds it; an RQ job holds only its id."""
+
+    request_id: str
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    policy: Policy
+    confidence: ConfidenceRule
+    acceptance: AcceptanceRule
+    #: Seconds since the epoch.
+    accepted_at_s: float

@@ -1,0 +1,37 @@
+"""The msgpack form of every message: one encode, one decode, and the error that keeps what could not be read."""
+
+from typing import TypeVar
+
+import msgpack
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+ModelT = TypeVar("ModelT", bound="Wire")
+
+
+class Wire(BaseModel):
+    """A frozen message; unknown fields are refused, so that two versions that disagree notice it at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class UndecodableMessage(Exception):
+    """Bytes that are not the message that was expected; `raw` keeps them for the one who looks into it."""
+
+    def __init__(self, expected: str, raw: bytes, reason: str) -> None:
+        super().__init__(f"{len(raw)} bytes are not a {expected}: {reason}")
+        self.expected = expected
+        self.raw = raw
+
+
+def encode(message: Wire) -> bytes:
+    """The message as msgpack; never a pickle, never a class name."""
+    packed: bytes = msgpack.packb(message.model_dump(mode="json"))
+    return packed
+
+
+def decode(expected: type[ModelT], raw: bytes) -> ModelT:
+    """Read what `encode` wrote. Raises `UndecodableMessage` for anything else."""
+    try:
+        return expected.model_validate(msgpack.unpackb(raw, strict_map_key=False))
+    except (ValueError, msgpack.UnpackException, ValidationError) as error:
+        raise UndecodableMessage(expected.__name__, raw, str(error)) from error

@@ -1,0 +1,24 @@
+"""Why a worker cannot answer a request, as exceptions inside a worker; `Failure` is what crosses the process border.
+
+    RequestRefused            this request can never succeed here; it fails for good, with `kind` and message
+    RequestCancelled          nobody wants the answer any more; nothing is published
+    EngineDied                the engine cannot go on; the worker ends, and what it held is taken over by others
+"""
+
+from schemas.results import FailureKind
+
+
+class RequestRefused(Exception):
+    """This request can never be answered by this model; trying again would not help."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class RequestCancelled(Exception):
+    """The request was cancelled while an engine worked on it."""
+
+
+class EngineDied(Exception):
+    """The engine cannot serve any request any more."""
