@@ -211,7 +211,11 @@ class Settings(BaseSettings):
     """All settings. `read_settings` makes one; nothing else reads the environment or a settings file."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="FIRSTDRAFT_", env_nested_delimiter="__", nested_model_default_partial_update=True
+        frozen=True,
+        extra="forbid",
+        env_prefix="FIRSTDRAFT_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
     )
 
     redis: RedisSettings

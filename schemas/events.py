@@ -103,16 +103,7 @@ class Cancelled(Wire):
 
 
 Event = Annotated[
-    Queued
-    | Started
-    | DraftText
-    | Decision
-    | AcceptedText
-    | CorrectedText
-    | WrittenText
-    | Done
-    | Failed
-    | Cancelled,
+    Queued | Started | DraftText | Decision | AcceptedText | CorrectedText | WrittenText | Done | Failed | Cancelled,
     Field(discriminator="type"),
 ]
 

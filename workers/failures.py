@@ -1,8 +1,8 @@
 """Why a worker cannot answer a request, as exceptions inside a worker; `Failure` is what crosses the process border.
 
-    RequestRefused            this request can never succeed here; it fails for good, with `kind` and message
-    RequestCancelled          nobody wants the answer any more; nothing is published
-    EngineDied                the engine cannot go on; the worker ends, and what it held is taken over by others
+RequestRefused            this request can never succeed here; it fails for good, with `kind` and message
+RequestCancelled          nobody wants the answer any more; nothing is published
+EngineDied                the engine cannot go on; the worker ends, and what it held is taken over by others
 """
 
 from schemas.results import FailureKind

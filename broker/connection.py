@@ -1,0 +1,22 @@
+"""Connections to Redis, made one way."""
+
+from redis import Redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+#: Seconds to wait for a connection, and for an answer that is not a blocking read.
+CONNECT_TIMEOUT_S = 2.0
+ANSWER_TIMEOUT_S = 30.0
+#: Seconds between looks at an idle connection's health.
+HEALTH_CHECK_S = 15
+
+
+def connect(url: str, *, retries: int = 3) -> Redis:
+    """A client with a pool, safe to share between threads. Connects at the first command; `unix://` URLs work too."""
+    return Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=ANSWER_TIMEOUT_S,
+        health_check_interval=HEALTH_CHECK_S,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries),
+    )

@@ -1,0 +1,152 @@
+"""Every Redis key that Firstdraft itself writes, one function each, with its type, content, lifetime, writer, reader.
+
+RQ's own keys (`rq:*`) are RQ's. docs/redis-keys.md is made from this file by `python -m broker.keys`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: All keys and channels start with this, so that an ACL rule can name them.
+PREFIX = "firstdraft"
+
+
+@dataclass(frozen=True)
+class KeyDescription:
+    """What a reader of docs/redis-keys.md is told."""
+
+    pattern: str
+    kind: str
+    content: str
+    lifetime: str
+    writer: str
+    reader: str
+
+
+DESCRIPTIONS: list[KeyDescription] = []
+
+KeyFunction = Callable[..., str]
+
+
+def _described(
+    kind: str, content: str, lifetime: str, writer: str, reader: str
+) -> Callable[[KeyFunction], KeyFunction]:
+    def note(function: KeyFunction) -> KeyFunction:
+        names = function.__code__.co_varnames[: function.__code__.co_argcount]
+        pattern = function(*(f"{{{name}}}" for name in names))
+        DESCRIPTIONS.append(KeyDescription(pattern, kind, content, lifetime, writer, reader))
+        return function
+
+    return note
+
+
+@_described(
+    kind="hash",
+    content="A request's record: `state`, `attempt` (counts up each time a worker takes it, and fences commits), "
+    "`crashes`, `worker`, `request` (AcceptedRequest), `draft` (Draft), `result` (Result), `failure` (Failure), and "
+    "the times of its states, `at_*`, in seconds of Redis's clock.",
+    lifetime="`requests.unfinished_ttl_s` until finished, `requests.result_ttl_s` after",
+    writer="gateway (creation, cancellation), workers (all else), by the scripts in broker/scripts.py only",
+    reader="gateway, workers",
+)
+def request(request_id: str) -> str:
+    """The record of one request."""
+    return f"{PREFIX}:request:{request_id}"
+
+
+@_described(
+    kind="stream",
+    content="A request's events in order, one msgpack message (schemas/events.py) an entry, field `event`.",
+    lifetime="as its record",
+    writer="gateway, workers",
+    reader="gateway",
+)
+def events(request_id: str) -> str:
+    """The event stream of one request."""
+    return f"{PREFIX}:events:{request_id}"
+
+
+@_described(
+    kind="channel",
+    content="The id of each request that got an event. A hint to read its stream, nothing more.",
+    lifetime="none (publish and subscribe)",
+    writer="gateway, workers",
+    reader="gateway",
+)
+def notifications() -> str:
+    """Where readers learn that there is something to read."""
+    return f"{PREFIX}:notifications"
+
+
+@_described(
+    kind="sorted set",
+    content="Ids of all unfinished requests by the time, in Redis's clock, at which someone must look after them: "
+    "for one in a worker's hands the end of its lease, for a waiting one the next check that it still has a job.",
+    lifetime="members leave when their request finishes; the key goes with the last",
+    writer="gateway, workers",
+    reader="workers (the reaper)",
+)
+def leases() -> str:
+    """Who is looking after what, and until when."""
+    return f"{PREFIX}:leases"
+
+
+@_described(
+    kind="hash",
+    content="Counters since the deployment began: requests accepted, answered by each tier, failed, cancelled, "
+    "escalated, taken over, stale commits refused.",
+    lifetime="90 days after the last count",
+    writer="gateway, workers",
+    reader="gateway",
+)
+def counters() -> str:
+    """What was counted."""
+    return f"{PREFIX}:counters"
+
+
+@_described(
+    kind="string",
+    content="A worker's report (schemas/workers.py), msgpack.",
+    lifetime="`requests.lease_s` after the worker last renewed it",
+    writer="that worker",
+    reader="gateway",
+)
+def worker_report(worker_id: str) -> str:
+    """What one live worker says about itself."""
+    return f"{PREFIX}:worker:{worker_id}"
+
+
+@_described(
+    kind="sorted set",
+    content="Ids of workers by the time, in seconds of the worker's clock, at which their report expires.",
+    lifetime="one day after the last report; members that have lapsed are removed by the next report",
+    writer="workers",
+    reader="gateway",
+)
+def workers() -> str:
+    """Which workers there are."""
+    return f"{PREFIX}:workers"
+
+
+def markdown() -> str:
+    """docs/redis-keys.md, whole."""
+    rows = [
+        f"| `{d.pattern}` | {d.kind} | {d.content} | {d.lifetime} | {d.writer} | {d.reader} |" for d in DESCRIPTIONS
+    ]
+    return "\n".join(
+        [
+            "# Redis keys",
+            "",
+            "Made from `broker/keys.py` by `python -m broker.keys > docs/redis-keys.md`; a test holds the two together.",
+            "RQ keeps its queues, jobs, registries and workers under `rq:*`: see RQ's own documentation. The queues",
+            "are `edge` and `verify`; an RQ job holds a function's name from a fixed table and a request's id.",
+            "",
+            "| key | type | content | lifetime | written by | read by |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")  # noqa: T201 - this is its output
