@@ -136,7 +136,7 @@ def markdown() -> str:
         [
             "# Redis keys",
             "",
-            "Made from `broker/keys.py` by `python -m broker.keys > docs/redis-keys.md`; a test holds the two together.",
+            "Made from `broker/keys.py` by `python -m broker.keys > docs/redis-keys.md`; a test compares the two.",
             "RQ keeps its queues, jobs, registries and workers under `rq:*`: see RQ's own documentation. The queues",
             "are `edge` and `verify`; an RQ job holds a function's name from a fixed table and a request's id.",
             "",

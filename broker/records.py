@@ -15,7 +15,7 @@ from broker.queues import JobQueues
 from broker.states import State
 from schemas import wire
 from schemas.drafts import Draft
-from schemas.events import Cancelled, Decision, Done, Event, Failed, Queued
+from schemas.events import Cancelled, Done, Event, Failed, Queued
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
 from schemas.results import Failure, FailureKind, Result
@@ -153,30 +153,30 @@ class RequestStore:
         arguments += [wire.encode(event) for event in events]
         return bool(self._append(keys=self._keys(hold.request_id), args=arguments))
 
-    def escalate(self, hold: Hold, draft: Draft, decision: Decision) -> bool:
-        """Hand the request to the cloud with its draft. False where the hold is lost."""
+    def escalate(self, hold: Hold, draft: Draft, events: Sequence[Event]) -> bool:
+        """Hand the request to the cloud with its draft. `events` come before its queueing. False: the hold is lost."""
         moved = self._commit(
             hold.request_id,
             before=[State.DRAFTING],
             after=State.ESCALATED,
             attempt=hold.attempt,
             fields={"draft": draft},
-            events=[decision, Queued(tier=Tier.CLOUD)],
+            events=[*events, Queued(tier=Tier.CLOUD)],
             counter="escalated",
         )
         if moved:
             self._queues.push(hold.request_id, Tier.CLOUD, hold.attempt)
         return moved
 
-    def succeed(self, hold: Hold, result: Result, *before_done: Event) -> bool:
-        """Finish the request with its answer. False where the hold is lost."""
+    def succeed(self, hold: Hold, result: Result, events: Sequence[Event]) -> bool:
+        """Finish the request with its answer. `events` come before the final one. False: the hold is lost."""
         return self._commit(
             hold.request_id,
             before=[states.WORKING[hold.tier]],
             after=State.SUCCEEDED,
             attempt=hold.attempt,
             fields={"result": result},
-            events=[*before_done, Done(result=result)],
+            events=[*events, Done(result=result)],
             counter=f"answered_{hold.tier}",
         )
 
@@ -198,6 +198,11 @@ class RequestStore:
         if moved:
             self._queues.push(hold.request_id, hold.tier, hold.attempt, at_front=True)
         return moved
+
+    def surrender(self, hold: Hold) -> None:
+        """Give the request up because the engine died under it: as a crash, which counts against the request."""
+        if self._take_over(hold.request_id, hold.tier, hold.attempt):
+            self._queues.push(hold.request_id, hold.tier, hold.attempt)
 
     def cancel(self, request_id: str) -> bool:
         """Finish the request because nobody wants it. False where it had finished, or is not there."""

@@ -44,9 +44,6 @@ class WorkerReport(Wire):
     capacity: int
     in_flight: int
     jobs_done: int = 0
-    answered: int = 0
-    escalated: int = 0
-    failed: int = 0
     cache: CacheStatistics
     verification: VerificationStatistics | None = None
     started_at_s: float

@@ -1,0 +1,1 @@
+"""Worker processes: one RQ worker with many jobs in flight (here), over one engine (edge, cloud)."""

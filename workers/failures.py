@@ -9,7 +9,7 @@ from schemas.results import FailureKind
 
 
 class RequestRefused(Exception):
-    """This request can never be answered by this model; trying again would not help."""
+    """No try at this request can be answered by this model."""
 
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)

@@ -1,0 +1,1 @@
+"""The cloud tier: vLLM verifies drafts, or writes from nothing."""

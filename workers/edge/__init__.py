@@ -1,0 +1,1 @@
+"""The edge tier: llama.cpp drafts, and says how sure it is."""

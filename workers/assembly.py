@@ -1,0 +1,178 @@
+"""Puts a worker process together around an engine and runs it: the part that both tiers' composition roots share."""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from broker.connection import connect
+from broker.presence import Presence
+from broker.queues import FUNCTION_NAMES
+from broker.records import Lifetimes, RequestStore
+from config.settings import InvalidSettings, Settings
+from schemas.policy import Tier
+from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
+from workers.holding import Holdings
+from workers.process import ConcurrentWorker
+from workers.stage import Stage
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which a stopping worker lets what is in flight finish, before it hands it back.
+GRACE_S = 2.0
+#: Seconds that handing back may take after that.
+HAND_BACK_S = 1.5
+
+
+class Engine(Protocol):
+    """What a worker process needs of either tier's engine."""
+
+    @property
+    def model_name(self) -> str:
+        """The model as results name it."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that the engine works on."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine can go on."""
+
+    def cancel(self, request_id: str) -> None:
+        """Stop working on the request. Idempotent."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+class Reporter:
+    """Says that this worker lives, and ends it when its engine does not."""
+
+    def __init__(self, presence: Presence, report: Callable[[], WorkerReport], lease_s: float) -> None:
+        self._presence = presence
+        self._report = report
+        self._interval_s = lease_s / 3
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="reporter", daemon=True)
+
+    def start(self) -> None:
+        """Publish the first report and go on."""
+        self._presence.renew(self._report())
+        self._thread.start()
+
+    def close(self) -> None:
+        """Withdraw the report."""
+        self._ended.set()
+        self._thread.join()
+        try:
+            self._presence.withdraw(self._report().worker_id)
+        except RedisError as error:
+            log.warning("redis_away error=%s", error)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self._interval_s):
+            try:
+                self._presence.renew(self._report())
+            except RedisError as error:
+                log.warning("redis_away error=%s", error)
+
+
+class Assembly:
+    """The pieces of one worker process, each built here and handed on.
+
+    Use: make one, give `run` the tier's stage and reports. Everything else is the same for both tiers.
+    """
+
+    def __init__(self, settings: Settings, tier: Tier, engine: Engine) -> None:
+        requests = settings.requests
+        self.tier = tier
+        self.engine = engine
+        self.worker_id = f"{tier}-{socket.gethostname()}-{os.getpid()}"
+        self.redis = _connect(settings)
+        self.lease_s = requests.lease_s
+        self.store = RequestStore(
+            self.redis,
+            Lifetimes(
+                result_ttl_s=requests.result_ttl_s,
+                unfinished_ttl_s=requests.unfinished_ttl_s,
+                lease_s=requests.lease_s,
+                max_attempts=requests.max_attempts,
+            ),
+        )
+        self.holdings = Holdings(self.store, engine.cancel, requests.lease_s)
+        self._epoch = secrets.token_hex(8)
+        self._started_at_s = time.time()
+
+    def run(
+        self,
+        stage: Stage[Any],
+        capacity: int,
+        engine_name: str,
+        cache: Callable[[], CacheStatistics],
+        verification: Callable[[], VerificationStatistics] | None = None,
+    ) -> int:
+        """Take jobs until told to stop. Blocks; answers the process's exit status, which is 1 if the engine died."""
+
+        def report() -> WorkerReport:
+            return WorkerReport(
+                worker_id=self.worker_id,
+                tier=self.tier,
+                epoch=self._epoch,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                model=self.engine.model_name,
+                engine=engine_name,
+                ready=self.engine.alive,
+                capacity=capacity,
+                in_flight=len(self.holdings),
+                jobs_done=worker.jobs_done,
+                cache=cache(),
+                verification=verification() if verification else None,
+                started_at_s=self._started_at_s,
+                reported_at_s=time.time(),
+            )
+
+        worker = ConcurrentWorker(
+            self.redis,
+            self.tier,
+            self.worker_id,
+            capacity=capacity,
+            functions={FUNCTION_NAMES[self.tier]: stage.run},
+            healthy=lambda: self.engine.alive,
+            drain=self._drain,
+            cancel=self.store.cancel,
+        )
+        reporter = Reporter(Presence(self.redis, self.lease_s), report, self.lease_s)
+        self.holdings.start()
+        reporter.start()
+        log.info("worker_ready tier=%s worker=%s model=%s", self.tier, self.worker_id, self.engine.model_name)
+        try:
+            worker.work(logging_level="WARNING")
+        finally:
+            reporter.close()
+            self.holdings.close()
+            alive = self.engine.alive
+            self.engine.close()
+        log.info("worker_ended worker=%s engine_alive=%s", self.worker_id, alive)
+        return 0 if alive else 1
+
+    def _drain(self) -> None:
+        """Let what is in flight finish for a while, then hand it back."""
+        if not self.holdings.wait_until_empty(GRACE_S):
+            log.info("handing_back requests=%d", len(self.holdings))
+            self.holdings.stop_all()
+            self.holdings.wait_until_empty(HAND_BACK_S)
+
+
+def _connect(settings: Settings) -> Redis:
+    if settings.redis.url is None:
+        raise InvalidSettings("redis.url is not set: give REDIS_URL, or start everything with `firstdraft up`")
+    return connect(settings.redis.url.get_secret_value())

@@ -1,0 +1,39 @@
+"""The cloud worker's composition root: `python -m workers.cloud`."""
+
+import sys
+
+from config.logs import configure_logs
+from config.settings import InvalidSettings, read_settings
+from schemas.policy import Tier
+from workers.assembly import Assembly
+from workers.cloud.answering import build_engine
+from workers.cloud.verifying import Verifying
+from workers.model_paths import cloud_model_path
+from workers.stage import Stage
+
+
+def main() -> int:
+    """Run until told to stop. Answers the exit status."""
+    settings = read_settings()
+    configure_logs(settings.log_level)
+    engine = build_engine(settings.cloud, cloud_model_path(settings))
+    engine.start()
+    assembly = Assembly(settings, Tier.CLOUD, engine)
+    verifying = Verifying(engine, assembly.store, assembly.holdings)
+    stage = Stage(
+        Tier.CLOUD, assembly.worker_id, assembly.store, assembly.holdings, verifying.submit, verifying.conclude
+    )
+    return assembly.run(
+        stage,
+        settings.cloud.max_in_flight,
+        engine.engine_name,
+        engine.cache_statistics,
+        engine.verification_statistics,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InvalidSettings as problem:
+        sys.exit(f"cloud: {problem}")

@@ -1,0 +1,89 @@
+"""The cloud's job: verify the draft, or write from nothing where the policy says so."""
+
+import logging
+from concurrent.futures import Future
+
+from broker.records import RequestStore, Taken
+from schemas.drafts import Draft
+from schemas.policy import Tier
+from schemas.results import DraftStatistics, Models, Result, Timings, Usage
+from workers.cloud.answering import AnswerOrder, CloudAnswer, CloudEngine
+from workers.holding import Holdings
+
+log = logging.getLogger(__name__)
+
+
+class Verifying:
+    """What the cloud puts into a `Stage`."""
+
+    def __init__(self, engine: CloudEngine, store: RequestStore, holdings: Holdings) -> None:
+        self._engine = engine
+        self._store = store
+        self._holdings = holdings
+
+    def submit(self, taken: Taken) -> "Future[CloudAnswer]":
+        """Hand the request to the engine; the text that stands is published as it comes."""
+        request, hold = taken.request, taken.hold
+        order = AnswerOrder(
+            request_id=request.request_id,
+            messages=request.messages,
+            sampling=request.sampling,
+            draft=taken.draft if request.policy.verify_draft else None,
+            acceptance=request.acceptance,
+            use_cache=request.policy.kv_caches,
+        )
+        return self._engine.submit(order, lambda text: self._holdings.say(hold, text))
+
+    def conclude(self, taken: Taken, answer: CloudAnswer, verifying_s: float) -> bool:
+        """Commit the answer. False where the hold was lost."""
+        hold = taken.hold
+        result = _result(taken, answer, verifying_s, self._engine.model_name)
+        statistics = result.draft or DraftStatistics()
+        log.info(
+            "answer_written request_id=%s drafted_tokens=%d accepted_tokens=%d rewritten_tokens=%d",
+            hold.request_id,
+            statistics.drafted_tokens,
+            statistics.accepted_tokens,
+            statistics.rewritten_tokens,
+        )
+        return self._store.succeed(hold, result, self._holdings.unsaid(hold))
+
+
+def _result(taken: Taken, answer: CloudAnswer, verifying_s: float, model_name: str) -> Result:
+    draft = taken.draft
+    num_tokens = len(answer.token_ids)
+    return Result(
+        text=answer.text,
+        finish_reason=answer.finish_reason,
+        tier=Tier.CLOUD,
+        policy=taken.request.policy.name,
+        confidence=draft.confidence if draft else None,
+        draft=_draft_statistics(draft, answer),
+        usage=Usage(
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=num_tokens,
+            edge_completion_tokens=len(draft.token_ids) if draft else 0,
+            cloud_completion_tokens=num_tokens,
+            edge_cached_tokens=draft.cached_tokens if draft else 0,
+            cloud_cached_tokens=answer.cached_tokens,
+        ),
+        timings=Timings(
+            queued_ms=taken.queued_s * 1000,
+            drafting_ms=taken.drafting_s * 1000,
+            verify_queued_ms=taken.verify_queued_s * 1000,
+            verifying_ms=verifying_s * 1000,
+            total_ms=(taken.age_s + verifying_s) * 1000,
+        ),
+        models=Models(edge=draft.model if draft else None, cloud=model_name),
+        logprobs=answer.logprobs,
+    )
+
+
+def _draft_statistics(draft: Draft | None, answer: CloudAnswer) -> DraftStatistics | None:
+    """The engine's own, with what only the draft knows; None where nothing was drafted."""
+    if draft is None:
+        return None
+    if answer.draft is None:
+        unverified = DraftStatistics(drafted_tokens=len(draft.token_ids), rewritten_tokens=len(answer.token_ids))
+        return unverified.model_copy(update={"escalated_early": draft.escalated_early})
+    return answer.draft.model_copy(update={"escalated_early": draft.escalated_early})

@@ -1,0 +1,32 @@
+"""The edge worker's composition root: `python -m workers.edge`."""
+
+import sys
+
+from config.logs import configure_logs
+from config.settings import InvalidSettings, read_settings
+from schemas.policy import Tier
+from workers.assembly import Assembly
+from workers.edge.drafting import Drafting
+from workers.edge.engine import EdgeEngine
+from workers.model_paths import edge_model_path
+from workers.stage import Stage
+
+
+def main() -> int:
+    """Run until told to stop. Answers the exit status."""
+    settings = read_settings()
+    configure_logs(settings.log_level)
+    engine = EdgeEngine(settings.edge, edge_model_path(settings))
+    engine.start()
+    assembly = Assembly(settings, Tier.EDGE, engine)
+    early = settings.edge.early_escalation.enabled
+    drafting = Drafting(engine, assembly.store, assembly.holdings, early_escalation=early)
+    stage = Stage(Tier.EDGE, assembly.worker_id, assembly.store, assembly.holdings, drafting.submit, drafting.conclude)
+    return assembly.run(stage, settings.edge.max_in_flight, "llama.cpp", engine.statistics)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InvalidSettings as problem:
+        sys.exit(f"edge: {problem}")

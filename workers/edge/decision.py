@@ -1,0 +1,16 @@
+"""Whether a draft is the answer. Pure: a policy and a report in, a decision out."""
+
+from schemas.events import Decision
+from schemas.policy import Policy, Tier
+from schemas.results import ConfidenceReport
+
+
+def decide(policy: Policy, report: ConfidenceReport) -> Decision:
+    """Escalate unless the policy has no cloud tier, or trusts confidence and the draft is sure."""
+    if not policy.has(Tier.CLOUD):
+        return Decision(escalated=False, reason=f"policy {policy.name} has no cloud tier", confidence=report)
+    if not policy.confidence_decides:
+        return Decision(escalated=True, reason=f"policy {policy.name} escalates every draft", confidence=report)
+    comparison = "at least" if report.sure else "below"
+    reason = f"confidence {report.value:.3f} is {comparison} the threshold {report.threshold:.3f}"
+    return Decision(escalated=not report.sure, reason=reason, confidence=report)

@@ -1,0 +1,91 @@
+"""The edge's job: draft, judge, then answer or escalate."""
+
+import logging
+from concurrent.futures import Future
+
+from broker.records import RequestStore, Taken
+from schemas.drafts import Draft
+from schemas.policy import Policy, Tier
+from schemas.results import ConfidenceReport, DraftStatistics, Models, Result, Timings, Usage
+from workers.edge.confidence import assess
+from workers.edge.decision import decide
+from workers.edge.engine import DraftOrder, EdgeEngine
+from workers.holding import Holdings
+
+log = logging.getLogger(__name__)
+
+
+class Drafting:
+    """What the edge puts into a `Stage`."""
+
+    def __init__(self, engine: EdgeEngine, store: RequestStore, holdings: Holdings, *, early_escalation: bool) -> None:
+        self._engine = engine
+        self._store = store
+        self._holdings = holdings
+        self._early_escalation = early_escalation
+
+    def submit(self, taken: Taken) -> "Future[Draft]":
+        """Hand the request to the engine; its text is published as it is written."""
+        request, hold = taken.request, taken.hold
+        order = DraftOrder(
+            request_id=request.request_id,
+            messages=request.messages,
+            sampling=request.sampling,
+            rule=request.confidence,
+            use_cache=request.policy.kv_caches,
+            may_escalate_early=self._early_escalation and _may_be_given_up(request.policy),
+        )
+        return self._engine.submit(order, lambda text: self._holdings.say(hold, text))
+
+    def conclude(self, taken: Taken, draft: Draft, drafting_s: float) -> bool:
+        """Commit the answer, or hand the draft on. False where the hold was lost."""
+        request, hold = taken.request, taken.hold
+        report = assess(draft.figures, request.confidence)
+        decision = decide(request.policy, report)
+        events = [*self._holdings.unsaid(hold), decision]
+        if decision.escalated:
+            moved = self._store.escalate(hold, draft.model_copy(update={"confidence": report}), events)
+            event = "draft_escalated"
+        else:
+            moved = self._store.succeed(hold, _answer(taken, draft, report, drafting_s), events)
+            event = "draft_answered"
+        log.info(
+            "%s request_id=%s confidence=%.3f threshold=%.3f drafted_tokens=%d early=%s",
+            event,
+            hold.request_id,
+            report.value,
+            report.threshold,
+            len(draft.token_ids),
+            draft.escalated_early,
+        )
+        return moved
+
+
+def _may_be_given_up(policy: Policy) -> bool:
+    """A draft is worth giving up only where being unsure sends it on."""
+    return policy.confidence_decides and policy.has(Tier.CLOUD)
+
+
+def _answer(taken: Taken, draft: Draft, report: ConfidenceReport, drafting_s: float) -> Result:
+    num_tokens = len(draft.token_ids)
+    return Result(
+        text=draft.text,
+        finish_reason=draft.finish_reason,
+        tier=Tier.EDGE,
+        policy=taken.request.policy.name,
+        confidence=report,
+        draft=DraftStatistics(drafted_tokens=num_tokens),
+        usage=Usage(
+            prompt_tokens=draft.prompt_tokens,
+            completion_tokens=num_tokens,
+            edge_completion_tokens=num_tokens,
+            edge_cached_tokens=draft.cached_tokens,
+        ),
+        timings=Timings(
+            queued_ms=taken.queued_s * 1000,
+            drafting_ms=drafting_s * 1000,
+            total_ms=(taken.age_s + drafting_s) * 1000,
+        ),
+        models=Models(edge=draft.model),
+        logprobs=draft.logprobs,
+    )

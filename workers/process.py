@@ -1,0 +1,216 @@
+"""One RQ worker process with many jobs in flight on one engine.
+
+RQ's own `Worker` forks for each job, which an engine that holds a model cannot survive. This one runs each job on a
+thread that only waits for the engine, keeps RQ's registries, heartbeats and statistics, so that `rq info` and
+rq-dashboard see it, and takes a job off the queue only when it has room for it. Knows no engine and no HTTP.
+
+It touches semi-private parts of RQ 3.0 (`_stop_requested`, `executions`), so rq is pinned below 3.1.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from rq.exceptions import DequeueTimeout
+from rq.executions import Execution
+from rq.job import Job
+from rq.queue import Queue
+from rq.timeouts import BaseDeathPenalty
+from rq.worker import BaseWorker, WorkerStatus
+
+from broker import queues
+from schemas.policy import Tier
+
+log = logging.getLogger(__name__)
+
+#: Seconds of one blocking look at the queue; a stop request is noticed after at most this long.
+DEQUEUE_S = 1
+#: Seconds between heartbeats of the RQ worker and its executions.
+HEARTBEAT_S = 10.0
+#: Seconds for which a heartbeat counts; RQ takes what has not been renewed for dead.
+HEARTBEAT_TTL_S = 60
+
+
+class NoDeathPenalty(BaseDeathPenalty):
+    """No timeout by signal, which would hit whichever job the main thread happens to be in."""
+
+    def setup_death_penalty(self) -> None:
+        """Do nothing."""
+
+    def cancel_death_penalty(self) -> None:
+        """Do nothing."""
+
+
+class ConcurrentWorker(BaseWorker):
+    """Keeps up to `capacity` jobs in flight.
+
+    `functions` is the table of what jobs may name. The worker stops when told to or when `healthy` is false; then it
+    calls `drain`, once, from the main thread, which returns when nothing is left in flight. `cancel` is given the
+    request id of a job that RQ was told to stop.
+    """
+
+    death_penalty_class = NoDeathPenalty
+
+    def __init__(
+        self,
+        redis: Redis,
+        tier: Tier,
+        name: str,
+        *,
+        capacity: int,
+        functions: Mapping[str, Callable[[str], None]],
+        healthy: Callable[[], bool],
+        drain: Callable[[], None],
+        cancel: Callable[[str], object],
+    ) -> None:
+        jobs = queues.job_class(functions)
+        super().__init__(
+            [queues.queue(redis, tier, jobs)],
+            name=name,
+            connection=redis,
+            job_class=jobs,
+            serializer=queues.MsgpackSerializer,
+            job_monitoring_interval=HEARTBEAT_TTL_S,
+            log_job_description=False,
+        )
+        self._slots = threading.BoundedSemaphore(capacity)
+        self._pool = ThreadPoolExecutor(capacity, thread_name_prefix="job")
+        self._running: dict[str, tuple[Job, Execution]] = {}
+        self._running_lock = threading.Lock()
+        self._healthy = healthy
+        self._drain = drain
+        self._cancel = cancel
+        #: Jobs that this process has run, whatever became of them.
+        self.jobs_done = 0
+        self._heartbeat_at = 0.0
+        self._ended = threading.Event()
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
+        """Take no more jobs; what is in flight is drained. Never raises into the main thread's Redis calls."""
+        log.info("stop_requested signal=%s", signal.Signals(signum).name)
+        self._stop_requested = True
+
+    def work(self, *arguments: object, **options: object) -> bool:
+        """Run until stopped. Blocks; must be called from the main thread."""
+        beats = threading.Thread(target=self._beat, name="rq-heartbeats", daemon=True)
+        beats.start()
+        try:
+            worked: bool = super().work(*arguments, **options)
+            return worked
+        finally:
+            self._ended.set()
+            beats.join(HEARTBEAT_S)
+
+    def dequeue_job_and_maintain_ttl(
+        self,
+        timeout: int | None,  # noqa: ARG002 - RQ's signature
+        max_idle_time: int | None = None,  # noqa: ARG002 - RQ's signature
+    ) -> tuple[Job, Queue] | None:
+        """The next job, once there is room for it; None when the worker is to stop."""
+        while not self._stop_requested and self._healthy():
+            if not self._slots.acquire(timeout=DEQUEUE_S):
+                continue
+            taken = None
+            try:
+                taken = self.queue_class.dequeue_any(
+                    self.queues,
+                    DEQUEUE_S,
+                    connection=self.connection,
+                    job_class=self.job_class,
+                    serializer=self.serializer,
+                    death_penalty_class=self.death_penalty_class,
+                )
+            except DequeueTimeout:
+                continue
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                log.warning("redis_away error=%s", error)
+                time.sleep(DEQUEUE_S)
+                continue
+            finally:
+                if taken is None:
+                    self._slots.release()
+            if taken is not None:
+                job, queue = taken
+                job.redis_server_version = self.get_redis_server_version()
+                return job, queue
+        return None
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Start the job on the pool and return at once."""
+        try:
+            execution = self.prepare_execution(job)
+        except BaseException:
+            self._slots.release()
+            raise
+        with self._running_lock:
+            self._running[execution.id] = (job, execution)
+        self._pool.submit(self._perform, job, queue, execution)
+
+    def heartbeat(self, timeout: int | None = None, pipeline: object = None) -> None:
+        """As RQ's, but not more often than is of use: RQ asks for one after every job."""
+        now = time.monotonic()
+        if pipeline is None and now - self._heartbeat_at < HEARTBEAT_S / 2:
+            return
+        self._heartbeat_at = now
+        super().heartbeat(timeout, pipeline=pipeline)
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002 - RQ's signature
+        """Seconds for which an execution's heartbeat counts."""
+        return HEARTBEAT_TTL_S
+
+    def request_stop_execution(self, execution_id: str) -> None:
+        """RQ's stop command: cancels the request whose job this is."""
+        with self._running_lock:
+            running = self._running.get(execution_id)
+        if running is not None:
+            job, _ = running
+            self._cancel(job.args[0])
+
+    def procline(self, message: str) -> None:
+        """Do nothing: many jobs share this process's title."""
+
+    def teardown(self) -> None:
+        """Drain, then say good-bye."""
+        self._drain()
+        self._pool.shutdown(wait=True)
+        super().teardown()
+
+    def _perform(self, job: Job, queue: Queue, execution: Execution) -> None:
+        try:
+            self.perform_job(job, queue, execution)
+        except RedisError as error:
+            # The request's own record decides what becomes of it: its lease lapses and it is taken over.
+            log.warning("job_not_closed job=%s error=%s", job.id, error)
+        finally:
+            with self._running_lock:
+                self._running.pop(execution.id, None)
+                self.jobs_done += 1
+                idle = not self._running
+            self._slots.release()
+            if idle and not self._stop_requested:
+                self._say_idle()
+
+    def _say_idle(self) -> None:
+        try:
+            self.set_state(WorkerStatus.IDLE)
+        except RedisError as error:
+            log.warning("redis_away error=%s", error)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_S):
+            with self._running_lock:
+                running = list(self._running.values())
+            try:
+                self.heartbeat()
+                for job, execution in running:
+                    self.maintain_heartbeats(job, execution)
+            except RedisError as error:
+                log.warning("redis_away error=%s", error)
