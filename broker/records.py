@@ -279,7 +279,7 @@ class RequestStore:
             counter="failed",
         )
 
-    def _commit(  # noqa: PLR0913 - one parameter for each part of the script's arguments
+    def _commit(
         self,
         request_id: str,
         *,

@@ -1,0 +1,87 @@
+"""The gateway's composition root: `python -m gateway` serves the API with gunicorn."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+from broker.connection import connect
+from broker.presence import Presence
+from broker.records import Lifetimes, RequestStore
+from broker.streams import EventHub
+from config.logs import configure_logs
+from config.settings import InvalidSettings, Settings, read_settings
+from gateway.admission import Admission
+from gateway.app import Services, create_app
+
+log = logging.getLogger("gateway")
+
+#: Seconds that a stopping process gives to requests in flight.
+GRACE_S = 2
+
+
+def build(settings: Settings) -> Any:
+    """The application with everything that it needs. Starts one thread, so build it in the process that serves."""
+    if settings.redis.url is None:
+        raise InvalidSettings("redis.url is not set: give REDIS_URL, or start everything with `firstdraft up`")
+    redis = connect(settings.redis.url.get_secret_value())
+    requests = settings.requests
+    lifetimes = Lifetimes(
+        result_ttl_s=requests.result_ttl_s,
+        unfinished_ttl_s=requests.unfinished_ttl_s,
+        lease_s=requests.lease_s,
+        max_attempts=requests.max_attempts,
+    )
+    hub = EventHub(redis)
+    hub.start()
+    return create_app(
+        Services(
+            settings=settings.gateway,
+            admission=Admission(settings),
+            store=RequestStore(redis, lifetimes),
+            hub=hub,
+            presence=Presence(redis, requests.lease_s),
+        )
+    )
+
+
+class Server(BaseApplication):
+    """gunicorn, configured from our settings and from nothing else."""
+
+    def __init__(self, settings: Settings, load: Callable[[], Any]) -> None:
+        self._settings = settings
+        self._load = load
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Called by gunicorn before it forks."""
+        gateway = self._settings.gateway
+        self.cfg.set("bind", f"{gateway.host}:{gateway.port}")
+        self.cfg.set("workers", gateway.processes)
+        self.cfg.set("worker_class", "gthread")
+        self.cfg.set("threads", gateway.threads)
+        self.cfg.set("graceful_timeout", GRACE_S)
+        self.cfg.set("loglevel", "warning")
+        self.cfg.set("proc_name", "firstdraft-gateway")
+
+    def load(self) -> Any:
+        """Called by gunicorn in each process that serves."""
+        return self._load()
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    settings = read_settings()
+    configure_logs(settings.log_level)
+    Admission(settings)  # settings that name what is not there stop the process here, not each of its children
+    log.info("gateway_starting host=%s port=%d", settings.gateway.host, settings.gateway.port)
+    Server(settings, lambda: build(settings)).run()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (InvalidSettings, ValueError) as problem:
+        sys.exit(f"gateway: {problem}")
