@@ -1,0 +1,59 @@
+"""From an order to a flight: renders, tokenizes and checks on the caller's thread, so that no step waits for it.
+
+Refuses what this model can never answer. Knows no KV cells and no scheduling.
+"""
+
+import json
+from concurrent.futures import Future
+
+from config.settings import EarlyEscalationSettings
+from schemas.drafts import Draft
+from schemas.requests import Sampling
+from schemas.results import FailureKind
+from workers.edge.chat_template import ChatTemplate, TemplateRefused
+from workers.edge.confidence import UnknownStrategy, members
+from workers.edge.flight import DraftOrder, Flight, Listener
+from workers.edge.llama import Grammar, Llama, schema_grammar
+from workers.edge.outlook import Outlook
+from workers.failures import RequestRefused
+
+
+class Admission:
+    """Makes flights for one model."""
+
+    def __init__(self, model: Llama, context_tokens: int, early: EarlyEscalationSettings) -> None:
+        self._model, self._context_tokens, self._early = model, context_tokens, early
+        self._template = ChatTemplate(model.chat_template, bos_text=model.bos_text, eos_text=model.eos_text)
+
+    def prepare(self, order: DraftOrder, arrival: int, future: Future[Draft], listener: Listener | None) -> Flight:
+        """The flight, ready to be scheduled. Raises `RequestRefused`. Safe on any thread."""
+        tokens = self._read_prompt(order)
+        limit = min(order.sampling.max_tokens, self._context_tokens - len(tokens))
+        try:
+            members(order.rule)
+            grammar = self._read_grammar(order.sampling)
+        except (UnknownStrategy, ValueError) as error:
+            raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, str(error)) from error
+        early = order.may_escalate_early and self._early.enabled
+        outlook = Outlook(order.rule, self._early, limit) if early else None
+        return Flight(order, arrival, tokens, limit, future, listener, grammar, outlook)
+
+    def _read_prompt(self, order: DraftOrder) -> list[int]:
+        try:
+            tokens = self._model.tokenize(self._template.render(order.messages))
+        except TemplateRefused as error:
+            raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, str(error)) from error
+        if len(tokens) >= self._context_tokens:
+            raise RequestRefused(
+                FailureKind.PROMPT_TOO_LONG,
+                f"the prompt has {len(tokens)} tokens; the edge model's context holds {self._context_tokens}, "
+                "of which the answer needs at least 1",
+            )
+        if not tokens:
+            raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, "the prompt has no tokens")
+        return tokens
+
+    def _read_grammar(self, sampling: Sampling) -> Grammar | None:
+        if sampling.json_schema is not None:
+            return self._model.grammar(schema_grammar(json.dumps(sampling.json_schema)))
+        return None if sampling.grammar is None else self._model.grammar(sampling.grammar)

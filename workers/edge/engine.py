@@ -1,0 +1,290 @@
+"""The edge engine: many requests in one llama.cpp batch, joining and leaving at any step.
+
+Owns the one thread that steps llama.cpp, and everything it touches. What to do next is decided by `scheduler`,
+`pacing` and `prefix_cache`; this shell performs it. Knows no queue, no Redis and no policy.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from config.settings import EdgeSettings
+from schemas.drafts import Draft
+from schemas.events import DraftText
+from schemas.workers import CacheStatistics
+from workers.edge.admission import Admission
+from workers.edge.feed import CellsExhausted, Feed
+from workers.edge.flight import DraftOrder, Flight
+from workers.edge.llama import Capacity, Llama, Logits, UnusableModel
+from workers.edge.pacing import Pacing
+from workers.edge.prefix_cache import PrefixCache
+from workers.edge.scheduler import Scheduler, Share
+from workers.edge.writer import Writer
+from workers.failures import EngineDied, RequestCancelled, RequestRefused
+from workers.vocabulary import fingerprint
+
+__all__ = ["DraftOrder", "EdgeEngine", "UnusableModel"]
+
+log = logging.getLogger(__name__)
+
+#: Sequences that llama.cpp can tell apart in one context.
+MAX_SEQUENCES = 256
+#: Idle prefixes kept at most, besides the requests in flight.
+IDLE_SEQUENCES = 112
+#: Cells kept free for each running request when another is admitted, so that it is not preempted at once.
+HEADROOM_TOKENS = 16
+
+
+class EdgeEngine:
+    """One model on one thread. Raises `UnusableModel` if the file cannot serve."""
+
+    def __init__(self, settings: EdgeSettings, model_path: Path) -> None:
+        self._settings = settings
+        self._model = Llama(model_path, _capacity(settings))
+        cells = self._model.cells
+        self.model_name = self._model.name
+        self.vocabulary = fingerprint(self._model.token_texts())
+        self.context_tokens = min(settings.model.context_tokens, self._model.trained_context, cells)
+        self._admission = Admission(self._model, self.context_tokens, settings.early_escalation)
+        self._cache = PrefixCache(
+            self._model,
+            num_cells=cells,
+            num_sequences=self._model.num_sequences,
+            bytes_per_cell=self._model.bytes_per_cell,
+            enabled=settings.kv_cache.enabled and self._model.shares_prefixes,
+        )
+        self._scheduler: Scheduler[Flight] = Scheduler(slots=settings.max_in_flight, step_tokens=settings.step_tokens)
+        self._pacing = Pacing()
+        self._writer = Writer(self._model, settings.confidence)
+        self._thread = threading.Thread(target=self._run, name="edge-engine", daemon=True)
+        self._changed = threading.Condition()
+        self._flights: dict[str, Flight] = {}
+        self._arrived: list[Flight] = []
+        self._cancelled: set[str] = set()
+        self._num_arrivals = 0
+        self._closing = False
+        self._died: BaseException | None = None
+
+    # Any thread
+
+    def start(self) -> None:
+        """Start the thread that steps llama.cpp. Call it once."""
+        self._thread.start()
+
+    def submit(self, order: DraftOrder, listener: Callable[[DraftText], None] | None = None) -> Future[Draft]:
+        """Ask for a draft; blocks only to tokenize the prompt.
+
+        `listener` is called on the engine's thread with each new piece of text and must not block. The future fails
+        with `RequestRefused`, `RequestCancelled` or `EngineDied`. Raises `ValueError` if the id is in flight already.
+        """
+        future: Future[Draft] = Future()
+        future.set_running_or_notify_cancel()
+        with self._changed:
+            arrival = self._num_arrivals = self._num_arrivals + 1
+        try:
+            flight = self._admission.prepare(order, arrival, future, listener)
+        except RequestRefused as refusal:
+            future.set_exception(refusal)
+            return future
+        with self._changed:
+            if order.request_id in self._flights:
+                raise ValueError(f"request {order.request_id} is in flight already")
+            if self._closing or self._died is not None:
+                future.set_exception(EngineDied(f"the edge engine no longer runs: {self._died or 'it was closed'}"))
+                return future
+            self._flights[order.request_id] = flight
+            self._arrived.append(flight)
+            self._changed.notify()
+        return future
+
+    def cancel(self, request_id: str) -> None:
+        """Give the request up; its slot is free at the next step. Idempotent, unknown ids are ignored."""
+        with self._changed:
+            if request_id in self._flights:
+                self._cancelled.add(request_id)
+                self._changed.notify()
+
+    def progress(self, request_id: str) -> int:
+        """Tokens written so far; 0 if the request is unknown."""
+        flight = self._flights.get(request_id)
+        return 0 if flight is None else flight.num_written
+
+    def statistics(self) -> CacheStatistics:
+        """The prefix cache as of now."""
+        return self._cache.statistics()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests submitted and not finished."""
+        return len(self._flights)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine takes requests."""
+        return self._thread.is_alive() and not self._closing and self._died is None
+
+    def close(self) -> None:
+        """Stop the thread, failing what is in flight with `EngineDied`, and free llama.cpp. Blocks. Idempotent."""
+        with self._changed:
+            if self._closing:
+                return
+            self._closing = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._fail_all(EngineDied("the edge engine was closed"))
+        self._model.close()
+
+    # The engine's thread
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._step()
+        except Exception as error:  # whatever it was, nobody may wait for ever
+            log.exception("edge_engine_died in_flight=%d", len(self._flights))
+            with self._changed:
+                self._died = error
+            self._fail_all(EngineDied(f"the edge engine died: {error}"))
+
+    def _wait_for_work(self) -> bool:
+        """Take in what arrived and what was cancelled; False when the engine is to stop."""
+        with self._changed:
+            while not (self._closing or self._arrived or self._cancelled or self._is_busy()):
+                self._changed.wait()
+            arrived, self._arrived = self._arrived, []
+            cancelled, self._cancelled = self._cancelled, set()
+        for flight in arrived:
+            self._scheduler.add(flight)
+        for request_id in cancelled:
+            if gone := self._flights.get(request_id):
+                self._leave(gone)
+                gone.future.set_exception(RequestCancelled(f"request {request_id} was cancelled"))
+        return not self._closing
+
+    def _is_busy(self) -> bool:
+        return bool(self._scheduler.running or self._scheduler.waiting)
+
+    def _step(self) -> None:
+        self._scheduler.admit(self._enter)
+        shares = self._plan()
+        if not shares:
+            return
+        feeds = [_feed(share) for share in shares]
+        began = time.perf_counter()
+        try:
+            logits = self._model.decode(feeds)
+        except CellsExhausted:
+            self._give_way()
+            return
+        took_s = time.perf_counter() - began
+        num_writing = sum(_is_writing(share) for share in shares)
+        self._pacing.learn(num_writing, sum(share.num_tokens for share in shares) - num_writing, took_s)
+        for share in shares:
+            self._note_computed(share)
+        self._write([share.request for share, feed in zip(shares, feeds, strict=True) if feed.wants_logits], logits)
+
+    def _enter(self, flight: Flight) -> bool:
+        """Give the flight a sequence with its longest cached prefix, if its tokens fit."""
+        headroom = HEADROOM_TOKENS * len(self._scheduler.running)
+        sequence = self._cache.open(flight.tokens, shared=flight.shares, headroom=headroom, resumed=flight.preempted)
+        if sequence is None:
+            return False
+        flight.sequence, flight.computed = sequence, self._cache.computed(sequence)
+        if not flight.preempted:
+            flight.cached_tokens = flight.computed
+        return True
+
+    def _plan(self) -> list[Share[Flight]]:
+        """The shares of the next step, for which cells are free: prefixes are evicted, then the newest preempted."""
+        while True:
+            self._catch_up()
+            num_writing = sum(len(flight.tokens) - flight.computed == 1 for flight in self._scheduler.running)
+            shares = self._scheduler.plan(self._pacing.prompt_tokens(num_writing, self._settings.step_tokens))
+            if self._cache.make_room(sum(share.num_tokens for share in shares)):
+                return shares
+            self._give_way()
+
+    def _catch_up(self) -> None:
+        """Let prompts that are being read share what others computed meanwhile."""
+        for flight in self._scheduler.running:
+            if flight.sequence is not None and len(flight.tokens) - flight.computed > 1:
+                spared = self._cache.catch_up(flight.sequence, flight.tokens)
+                flight.computed += spared
+                if not flight.preempted:
+                    flight.cached_tokens += spared
+                    self._cache.count_saved(spared)
+
+    def _give_way(self) -> None:
+        """Preempt the newest request: it waits, keeps what it wrote, and reads that again later."""
+        flight = self._scheduler.preempt()
+        if flight is None or flight.sequence is None:
+            raise RuntimeError("one request alone does not fit into the KV cache")
+        log.info("request_preempted request_id=%s written=%d", flight.order.request_id, flight.num_written)
+        self._cache.close(flight.sequence, flight.tokens, keep=False)
+        flight.sequence, flight.computed, flight.preempted = None, 0, True
+
+    def _note_computed(self, share: Share[Flight]) -> None:
+        flight = share.request
+        assert flight.sequence is not None
+        self._cache.grow(flight.sequence, share.num_tokens)
+        flight.computed += share.num_tokens
+        if share.num_tokens > 1 or flight.num_written == 0:
+            self._cache.attach(flight.sequence, flight.tokens)
+
+    def _write(self, flights: list[Flight], logits: Logits) -> None:
+        for place, flight in enumerate(flights):
+            self._writer.write(flight, logits[place])
+            if flight.finish_reason is not None:
+                draft = self._writer.finish(flight, self.vocabulary)
+                self._leave(flight)
+                flight.future.set_result(draft)
+
+    def _leave(self, flight: Flight) -> None:
+        """Take the flight out; what it computed stays as an idle prefix."""
+        self._scheduler.remove(flight)
+        if flight.sequence is not None:
+            self._cache.close(flight.sequence, flight.tokens, keep=True)
+            flight.sequence = None
+        if flight.constraint is not None:
+            flight.constraint.close()
+        with self._changed:
+            self._flights.pop(flight.order.request_id, None)
+
+    def _fail_all(self, error: EngineDied) -> None:
+        with self._changed:
+            flights, self._flights = list(self._flights.values()), {}
+        for flight in flights:
+            if flight.constraint is not None:
+                flight.constraint.close()
+            flight.future.set_exception(error)
+
+
+def _capacity(settings: EdgeSettings) -> Capacity:
+    return Capacity(
+        cells=settings.kv_cache.max_size,
+        sequences=min(MAX_SEQUENCES, settings.max_in_flight + IDLE_SEQUENCES),
+        step_tokens=settings.step_tokens,
+        outputs=settings.max_in_flight,
+        threads=settings.model.threads or len(os.sched_getaffinity(0)),
+        gpu_layers=settings.model.gpu_layers,
+    )
+
+
+def _is_writing(share: Share[Flight]) -> bool:
+    return share.num_tokens == 1 and share.request.computed + 1 == len(share.request.tokens)
+
+
+def _feed(share: Share[Flight]) -> Feed:
+    flight, end = share.request, share.request.computed + share.num_tokens
+    assert flight.sequence is not None
+    return Feed(
+        sequence=flight.sequence,
+        start=flight.computed,
+        tokens=flight.tokens[flight.computed : end],
+        wants_logits=end == len(flight.tokens),
+    )

@@ -1,0 +1,353 @@
+"""llama.cpp: the model, its KV cells and its grammars. The only module that imports `llama_cpp`.
+
+Owns every C handle and frees it. Knows nothing about requests, scheduling, caching or confidence. Only one thread at a
+time may call `decode` and what touches KV cells; the vocabulary may be read from any thread.
+"""
+
+import ctypes
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
+
+from workers.edge.feed import CellsExhausted, Feed
+
+log = logging.getLogger(__name__)
+
+#: What every GGUF file begins with.
+GGUF_MAGIC = b"GGUF"
+#: llama.cpp's log level for errors; what is below it only narrates loading.
+LOG_LEVEL_ERROR = 4
+#: `llama_decode`'s way of saying that no cells are free.
+NO_CELLS = 1
+#: The most prompt tokens in one forward pass; a larger step is cut into several.
+MAX_PASS_TOKENS = 512
+#: Bytes that hold any token's text; a longer one is read again with as many as it needs.
+PIECE_BYTES = 64
+#: Bytes that hold any value of a GGUF file's metadata that is read here.
+METADATA_BYTES = 1024
+
+Logits = npt.NDArray[np.float32]
+
+
+class UnusableModel(Exception):
+    """The model file cannot serve: it is missing, no GGUF file, or not one that writes text."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How much a context holds."""
+
+    #: KV cells, one a token, shared by all sequences.
+    cells: int
+    sequences: int
+    step_tokens: int
+    #: Rows of logits that one step may ask for.
+    outputs: int
+    threads: int
+    gpu_layers: int
+
+
+@llama.llama_log_callback  # type: ignore[untyped-decorator] # ctypes
+def _log_errors(level: int, text: bytes, _data: object) -> None:
+    if level == LOG_LEVEL_ERROR:
+        log.error("llama_cpp_complained text=%r", text.decode(errors="replace").strip())
+
+
+class Llama:
+    """One model with one context. Raises `UnusableModel` if it cannot be loaded."""
+
+    def __init__(self, path: Path, capacity: Capacity) -> None:
+        llama.llama_log_set(_log_errors, ctypes.c_void_p(0))
+        self.path, self.capacity = path, capacity
+        self._model = _load(path, capacity.gpu_layers)
+        self._context: Any = None
+        if llama.llama_model_has_encoder(self._model) or not llama.llama_model_has_decoder(self._model):
+            self.close()
+            raise UnusableModel(f"{path} is an encoder; the edge needs a model that writes on from its prompt")
+        self._vocab = llama.llama_model_get_vocab(self._model)
+        self.vocab_size: int = llama.llama_vocab_n_tokens(self._vocab)
+        self.trained_context: int = llama.llama_model_n_ctx_train(self._model)
+        self.name = self._metadata("general.name") or path.stem
+        template = llama.llama_model_chat_template(self._model, None)
+        self.chat_template: str | None = template.decode() if template else None
+        #: Whether a prefix of a sequence can be shared or cut off; not so for models with a recurrent state.
+        self.shares_prefixes = not (
+            llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
+        )
+        #: Sequences that the context tells apart.
+        self.num_sequences = capacity.sequences if self.shares_prefixes else capacity.outputs
+        self._context = self._new_context()
+        self._memory = llama.llama_get_memory(self._context)
+        self._batch = _Batch(capacity.step_tokens)
+        self._rows: tuple[int, Logits] | None = None
+        self._pieces: dict[int, bytes] = {}
+
+    def _new_context(self) -> Any:
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_seq_max = self.capacity.cells, self.num_sequences
+        params.n_batch = self.capacity.step_tokens
+        params.n_ubatch = min(self.capacity.step_tokens, MAX_PASS_TOKENS)
+        # Fewer rows of logits than n_batch save memory; llama.cpp aborts below one for each sequence.
+        params.n_outputs_max = max(self.capacity.outputs, self.num_sequences)
+        params.n_threads = params.n_threads_batch = self.capacity.threads
+        params.kv_unified = True
+        params.swa_full = True  # a prefix of a sliding-window model can only be shared if it is kept whole
+        params.no_perf = True
+        context = llama.llama_init_from_model(self._model, params)
+        if not context:
+            self.close()
+            raise UnusableModel(f"llama.cpp cannot make a context for {self.path} with {self.capacity.cells} KV cells")
+        return context
+
+    def close(self) -> None:
+        """Free everything. Idempotent; nothing else may be called afterwards."""
+        if self._context:
+            llama.llama_free(self._context)
+        if self._model:
+            llama.llama_model_free(self._model)
+        self._context = self._model = None
+
+    @property
+    def cells(self) -> int:
+        """KV cells that there really are: llama.cpp rounds up what was asked for."""
+        return int(llama.llama_n_ctx(self._context))
+
+    @property
+    def bytes_per_cell(self) -> int:
+        """Bytes of keys and values that one token holds, as 16-bit floats."""
+        head = llama.llama_model_n_embd(self._model) // llama.llama_model_n_head(self._model)
+        size = 2 * 2 * llama.llama_model_n_layer(self._model) * llama.llama_model_n_head_kv(self._model) * head
+        return int(size)
+
+    @property
+    def build(self) -> str:
+        """What saved KV states depend on besides the model."""
+        return f"llama-cpp-python {llama.__version__}, llama.cpp {llama.llama_version().decode()}"
+
+    # Vocabulary
+
+    def token_texts(self) -> Iterator[str]:
+        """Each token as the vocabulary itself spells it, in the order of ids."""
+        for token in range(self.vocab_size):
+            yield llama.llama_vocab_get_text(self._vocab, token).decode(errors="surrogateescape")
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt, control tokens recognised; a begin-of-text token is never doubled."""
+        raw = text.encode()
+        add_special = not (self.bos_text and text.startswith(self.bos_text))
+        room = (llama.llama_token * (len(raw) + 8))()
+        count = llama.llama_tokenize(self._vocab, raw, len(raw), room, len(room), add_special, True)
+        return list(room[:count])
+
+    @property
+    def bos_text(self) -> str:
+        """The begin-of-text token as a template writes it; empty if there is none."""
+        return self._control_text(llama.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_text(self) -> str:
+        """The end-of-text token as a template writes it; empty if there is none."""
+        return self._control_text(llama.llama_vocab_eos(self._vocab))
+
+    def _control_text(self, token: int) -> str:
+        return "" if token < 0 else self._read_piece(token, special=True).decode(errors="replace")
+
+    def ends_text(self, token: int) -> bool:
+        """Whether the model says with this token that it has finished."""
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes in the answer, perhaps a part of a character; control tokens have none."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._read_piece(token, special=False)
+        return known
+
+    def label(self, token: int) -> str:
+        """The token for a person to read, control tokens included."""
+        return self._read_piece(token, special=True).decode(errors="replace")
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        room = ctypes.create_string_buffer(PIECE_BYTES)
+        size = llama.llama_token_to_piece(self._vocab, token, room, len(room), 0, special)
+        if size < 0:
+            room = ctypes.create_string_buffer(-size)
+            size = llama.llama_token_to_piece(self._vocab, token, room, len(room), 0, special)
+        return room.raw[:size]
+
+    def _metadata(self, key: str) -> str | None:
+        room = ctypes.create_string_buffer(METADATA_BYTES)
+        size = llama.llama_model_meta_val_str(self._model, key.encode(), room, len(room))
+        return room.value.decode(errors="replace") if size > 0 else None
+
+    def grammar(self, gbnf: str) -> "Grammar":
+        """A grammar's state at its start. Raises `ValueError` if llama.cpp does not understand it."""
+        sampler = llama.llama_sampler_init_grammar(self._vocab, gbnf.encode(), b"root")
+        if not sampler:
+            raise ValueError("llama.cpp does not understand the grammar (it must be GBNF and have a rule `root`)")
+        return Grammar(sampler, self.vocab_size)
+
+    # One step
+
+    def decode(self, feeds: Sequence[Feed]) -> Logits:
+        """Run one step; blocks, without holding the GIL.
+
+        Returns one row of raw logits for each feed that asked for one, in order: a view that the next call overwrites.
+        Raises `CellsExhausted` if the tokens do not fit, nothing having changed, and `RuntimeError` if llama.cpp fails.
+        """
+        outputs = self._batch.fill(feeds)
+        code = llama.llama_decode(self._context, self._batch.handle)
+        if code == NO_CELLS:
+            raise CellsExhausted(f"{self._batch.handle.n_tokens} tokens do not fit into the KV cache")
+        if code != 0:
+            raise RuntimeError(f"llama_decode returned {code} for {self._batch.handle.n_tokens} tokens")
+        return self._logits()[:outputs]
+
+    def _logits(self) -> Logits:
+        pointer = llama.llama_get_logits(self._context)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value or 0
+        if self._rows is None or self._rows[0] != address:
+            shape = (self.capacity.outputs, self.vocab_size)
+            self._rows = (address, np.ctypeslib.as_array(pointer, shape=shape))
+        return self._rows[1]
+
+    # KV cells
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Let sequence `target` share the cells of `source` at positions [start, end)."""
+        llama.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def remove(self, sequence: int, start: int = 0) -> None:
+        """Take the sequence out of its cells from position `start` on; cells without a sequence are free."""
+        llama.llama_memory_seq_rm(self._memory, sequence, start, -1)
+
+    def cut(self, sequence: int, start: int, end: int) -> None:
+        """Take the sequence out of its cells at positions [start, end)."""
+        llama.llama_memory_seq_rm(self._memory, sequence, start, end)
+
+    def save(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
+        """Write the sequence's cells and tokens to a file; whether that worked."""
+        held = (llama.llama_token * len(tokens))(*tokens)
+        written = llama.llama_state_seq_save_file(self._context, str(path).encode(), sequence, held, len(tokens))
+        return bool(written)
+
+    def load(self, sequence: int, path: Path) -> tuple[int, ...]:
+        """Read into an empty sequence what `save` wrote; its tokens, or none if the file does not fit this context."""
+        room = (llama.llama_token * self.cells)()
+        count = ctypes.c_size_t(0)
+        raw_path = str(path).encode()
+        read = llama.llama_state_seq_load_file(self._context, raw_path, sequence, room, len(room), ctypes.byref(count))
+        return tuple(room[: count.value]) if read else ()
+
+
+class _Batch:
+    """The arrays of a `llama_batch`, in memory of ours so that they are filled by slices."""
+
+    def __init__(self, tokens: int) -> None:
+        self._token = np.zeros(tokens, np.int32)
+        self._position = np.zeros(tokens, np.int32)
+        self._ones = np.ones(tokens, np.int32)
+        self._sequence = np.zeros(tokens, np.int32)
+        self._wanted = np.zeros(tokens, np.int8)
+        self._addresses = self._sequence.ctypes.data + 4 * np.arange(tokens, dtype=np.uintp)
+        self.handle = llama.llama_batch()
+        for name, array in (("token", self._token), ("pos", self._position), ("n_seq_id", self._ones)):
+            setattr(self.handle, name, array.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)))
+        pointers = ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
+        self.handle.seq_id = ctypes.cast(self._addresses.ctypes.data, pointers)
+        self.handle.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+
+    def fill(self, feeds: Sequence[Feed]) -> int:
+        """Take over the feeds; the number of rows of logits that they ask for."""
+        row = outputs = 0
+        for feed in feeds:
+            end = row + len(feed.tokens)
+            self._token[row:end] = feed.tokens
+            self._position[row:end] = range(feed.start, feed.start + len(feed.tokens))
+            self._sequence[row:end] = feed.sequence
+            self._wanted[row:end] = 0
+            self._wanted[end - 1] = feed.wants_logits
+            outputs += feed.wants_logits
+            row = end
+        self.handle.n_tokens = row
+        return outputs
+
+
+class Grammar:
+    """Where one answer stands in its grammar. `close` frees it; idempotent."""
+
+    def __init__(self, sampler: Any, vocab_size: int) -> None:
+        self._sampler = sampler
+        self._vocab_size = vocab_size
+
+    def permits(self, token: int) -> bool:
+        """Whether the answer may go on with this token."""
+        return bool(np.isfinite(self._apply(np.array([token], np.int32), np.zeros(1, np.float32)))[0])
+
+    def mask(self, logits: Logits) -> Logits:
+        """The row with minus infinity for each token that the grammar forbids here."""
+        return self._apply(np.arange(self._vocab_size, dtype=np.int32), logits)
+
+    def accept(self, token: int) -> None:
+        """Go on past a token that `permits` allows."""
+        llama.llama_sampler_accept(self._sampler, token)
+
+    def _apply(self, tokens: npt.NDArray[np.int32], logits: Logits) -> Logits:
+        table = np.zeros(len(tokens), dtype=[("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        table["id"], table["logit"] = tokens, logits
+        rows = llama.llama_token_data_array(
+            data=ctypes.cast(table.ctypes.data, llama.llama_token_data_p), size=len(table), selected=-1, sorted=False
+        )
+        llama.llama_sampler_apply(self._sampler, ctypes.byref(rows))
+        masked: Logits = table["logit"].copy()
+        return masked
+
+    def close(self) -> None:
+        """Free the grammar's state."""
+        if self._sampler:
+            llama.llama_sampler_free(self._sampler)
+        self._sampler = None
+
+
+def schema_grammar(schema_json: str) -> str:
+    """The GBNF grammar of a JSON schema. Raises `ValueError` with the reason where it cannot be expressed."""
+    from llama_cpp.llama_grammar import json_schema_to_gbnf  # noqa: PLC0415 - few requests need it
+
+    try:
+        grammar: str = json_schema_to_gbnf(schema_json)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the JSON schema cannot be made a grammar: {error}") from error
+    return grammar
+
+
+def quantize(source: Path, target: Path) -> None:
+    """Write `source` (a GGUF file) as Q4_0, which llama.cpp repacks for the CPU's vector units at load.
+
+    Raises `UnusableModel` if llama.cpp refuses.
+    """
+    params = llama.llama_model_quantize_default_params()
+    params.ftype = llama.LLAMA_FTYPE_MOSTLY_Q4_0
+    params.allow_requantize = True
+    if llama.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
+        raise UnusableModel(f"llama.cpp cannot quantize {source}")
+
+
+def _load(path: Path, gpu_layers: int) -> Any:
+    if not path.is_file():
+        raise UnusableModel(f"edge.model.path is {path}, which is not a file; `firstdraft models` lists what there is")
+    with path.open("rb") as file:
+        magic = file.read(len(GGUF_MAGIC))
+    if magic != GGUF_MAGIC:
+        raise UnusableModel(f"edge.model.path is {path}, which is not a GGUF file (it begins with {magic!r})")
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
+    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise UnusableModel(f"llama.cpp cannot load {path}; its own message is logged above")
+    return model

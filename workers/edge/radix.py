@@ -1,0 +1,162 @@
+"""A radix tree over token sequences: which live sequence holds the longest prefix of a prompt.
+
+Owns the index and the number of distinct tokens in it, which is the number of KV cells that the sequences share. Knows
+nothing about llama.cpp, about eviction order or about requests.
+"""
+
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Self
+
+
+@dataclass(eq=False, slots=True)
+class _Node:
+    """An edge of tokens; `sequences` are those that end exactly at its end."""
+
+    tokens: tuple[int, ...]
+    parent: Self | None
+    children: dict[int, Self] = field(default_factory=dict)
+    sequences: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A prefix of `length` tokens; `sequence` holds all of it (none where the length is 0)."""
+
+    length: int
+    sequence: int | None
+
+
+class RadixTree:
+    """Sequences by their tokens. Sequences with a common prefix share its nodes."""
+
+    def __init__(self) -> None:
+        self._root = _Node((), None)
+        self._ends: dict[int, _Node] = {}
+        #: Distinct tokens, a shared prefix counted once.
+        self.num_tokens = 0
+
+    def __contains__(self, sequence: int) -> bool:
+        return sequence in self._ends
+
+    def match(self, tokens: Sequence[int]) -> Match:
+        """The longest prefix of `tokens` in the tree, to the token."""
+        node, length = self._root, 0
+        while child := node.children.get(tokens[length]) if length < len(tokens) else None:
+            common = _common_length(child.tokens, tokens, length)
+            node, length = child, length + common
+            if common < len(child.tokens):
+                break
+        return Match(length, next(_sequences_below(node)) if length else None)
+
+    def place(self, sequence: int, tokens: Sequence[int]) -> None:
+        """Put the sequence at the end of `tokens` (at least one), wherever it was before."""
+        old_end = self._ends.get(sequence)
+        node, length = self._root, 0
+        while length < len(tokens):
+            child = node.children.get(tokens[length])
+            if child is None:
+                child = _Node(tuple(tokens[length:]), node)
+                node.children[child.tokens[0]] = child
+                self.num_tokens += len(child.tokens)
+            else:
+                common = _common_length(child.tokens, tokens, length)
+                if common < len(child.tokens):
+                    child = self._split(child, common)
+            node, length = child, length + len(child.tokens)
+        if old_end is node:
+            return
+        node.sequences.add(sequence)
+        self._ends[sequence] = node
+        if old_end is not None:
+            old_end.sequences.discard(sequence)
+            self._tidy(old_end)
+
+    def remove(self, sequence: int) -> int:
+        """Take the sequence out; the number of tokens that no other sequence holds, which are gone with it."""
+        before = self.num_tokens
+        node = self._ends.pop(sequence)
+        node.sequences.discard(sequence)
+        self._tidy(node)
+        return before - self.num_tokens
+
+    def trim(self, sequence: int, count: int) -> None:
+        """Shorten the sequence by its last `count` tokens, fewer than those it holds alone."""
+        node = self._ends[sequence]
+        assert count < self.exclusive(sequence)
+        node.tokens = node.tokens[: len(node.tokens) - count]
+        self.num_tokens -= count
+
+    def exclusive(self, sequence: int) -> int:
+        """Tokens that only this sequence holds."""
+        node = self._ends[sequence]
+        return 0 if node.children or len(node.sequences) > 1 else len(node.tokens)
+
+    def tokens_of(self, sequence: int) -> tuple[int, ...]:
+        """All tokens of the sequence."""
+        parts: list[tuple[int, ...]] = []
+        node: _Node | None = self._ends[sequence]
+        while node is not None:
+            parts.append(node.tokens)
+            node = node.parent
+        return tuple(token for part in reversed(parts) for token in part)
+
+    def prefixes_of(self, sequence: int) -> Iterator[int]:
+        """Other sequences that are a prefix of this one, or equal to it."""
+        node: _Node | None = self._ends[sequence]
+        while node is not None:
+            yield from node.sequences - {sequence}
+            node = node.parent
+
+    def extensions_of(self, sequence: int) -> Iterator[int]:
+        """Other sequences of which this one is a prefix."""
+        return (other for other in _sequences_below(self._ends[sequence]) if other != sequence)
+
+    def tokens_only_in(self, sequences: AbstractSet[int]) -> int:
+        """Distinct tokens that no sequence but these holds."""
+        kept = 0
+        seen: set[int] = set()
+        for other in self._ends.keys() - sequences:
+            node: _Node | None = self._ends[other]
+            while node is not None and id(node) not in seen:
+                seen.add(id(node))
+                kept += len(node.tokens)
+                node = node.parent
+        return self.num_tokens - kept
+
+    def _split(self, node: _Node, at: int) -> _Node:
+        """Cut the node in two; the new upper part keeps no sequence, so each end stays where it was."""
+        assert node.parent is not None
+        upper = _Node(node.tokens[:at], node.parent)
+        node.parent.children[upper.tokens[0]] = upper
+        node.tokens, node.parent = node.tokens[at:], upper
+        upper.children[node.tokens[0]] = node
+        return upper
+
+    def _tidy(self, node: _Node) -> None:
+        """Drop the node if nothing needs it; join it with its only child if nothing ends between them."""
+        while node.parent is not None and not node.sequences and not node.children:
+            del node.parent.children[node.tokens[0]]
+            self.num_tokens -= len(node.tokens)
+            node = node.parent
+        if node.parent is not None and not node.sequences and len(node.children) == 1:
+            (child,) = node.children.values()
+            child.tokens, child.parent = node.tokens + child.tokens, node.parent
+            node.parent.children[child.tokens[0]] = child
+
+
+def _common_length(edge: tuple[int, ...], tokens: Sequence[int], start: int) -> int:
+    piece = tuple(tokens[start : start + len(edge)])
+    if piece == edge:
+        return len(edge)
+    return next((i for i, (ours, theirs) in enumerate(zip(edge, piece, strict=False)) if ours != theirs), len(piece))
+
+
+def _sequences_below(node: _Node) -> Iterator[int]:
+    """Sequences that hold the whole node."""
+    rest = [node]
+    while rest:
+        here = rest.pop()
+        yield from here.sequences
+        rest.extend(here.children.values())
