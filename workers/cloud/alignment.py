@@ -1,0 +1,92 @@
+"""Where an answer, as it is being written, stands in the draft that it verifies.
+
+Owns the one rule for "this draft token stands in the answer", used by the proposer (what to propose next), by the
+events (accepted or corrected) and by the statistics, so that the three always agree. Pure; knows no engine.
+
+After a correction the answer often meets the draft again a few tokens on: as reference-based decoding does (LLMA,
+Yang et al. 2023; prompt lookup), the last tokens written are looked up in what follows in the draft.
+"""
+
+from collections.abc import Sequence
+
+#: How far past the last standing token the draft is searched, in tokens. A whole paragraph may have been left out.
+SEARCH_WINDOW = 64
+#: A single matching token is evidence enough if it is at most this many tokens from where it would be after a
+#: word-for-word replacement; farther away, chance matches of common tokens would lead astray.
+NEAR_TOKENS = 6
+#: Matching tokens in a row that are needed farther away than that.
+FAR_EVIDENCE = 2
+#: After this many tokens in a row that the draft does not have, a word-for-word replacement is no longer assumed.
+GUESSED_TOKENS = 3
+
+
+class Alignment:
+    """One answer against one draft. `advance` takes linear time in the window, only where the two differ."""
+
+    def __init__(self, draft: Sequence[int], *, rejoin: bool = True) -> None:
+        self._draft = draft
+        self._rejoin = rejoin
+        #: Draft tokens before this index are settled: they stand or never will.
+        self._settled = 0
+        #: Answer tokens written since the last one that stands in the draft.
+        self._differing: list[int] = []
+        #: Draft tokens that stand in the answer.
+        self.accepted = 0
+        #: Matching tokens in a row, up to the last one written.
+        self.streak = 0
+
+    def advance(self, token: int) -> bool:
+        """Take the answer's next token; whether it is the draft's own and stands there."""
+        cursor = self.continuation
+        if cursor is not None and self._draft[cursor] == token:
+            return self._stand(cursor + 1, self.streak + 1)
+        self.streak = 0
+        self._differing.append(token)
+        return self._rejoin and self._find(token)
+
+    @property
+    def continuation(self) -> int | None:
+        """Index in the draft of the token that should come next; None where the draft gives no hint."""
+        if self._differing and (not self._rejoin or len(self._differing) > GUESSED_TOKENS):
+            return None
+        cursor = self._settled + len(self._differing)
+        return cursor if cursor < len(self._draft) else None
+
+    def _stand(self, end: int, streak: int) -> bool:
+        self._settled = end
+        self._differing.clear()
+        self.accepted += 1
+        self.streak = streak
+        return True
+
+    def _find(self, token: int) -> bool:
+        """Look for the tokens just written in the draft that is not settled yet."""
+        replaced = self._settled + len(self._differing)
+        best: tuple[int, int] | None = None
+        end_of_draft = min(len(self._draft), self._settled + SEARCH_WINDOW)
+        for index in range(self._settled, end_of_draft):
+            if self._draft[index] != token:
+                continue
+            distance = abs(index + 1 - replaced)
+            evidence = self._evidence(index)
+            if distance > NEAR_TOKENS and evidence < FAR_EVIDENCE:
+                continue
+            if best is None or (evidence, -distance) > best:
+                best, end = (evidence, -distance), index + 1
+        return best is not None and self._stand(end, best[0])
+
+    def _evidence(self, index: int) -> int:
+        """How many of the last differing tokens end at draft `index`."""
+        longest = min(len(self._differing), index + 1 - self._settled)
+        length = 0
+        while length < longest and self._differing[-1 - length] == self._draft[index - length]:
+            length += 1
+        return length
+
+
+def accepted_tokens(draft: Sequence[int], answer: Sequence[int], *, rejoin: bool = True) -> int:
+    """Draft tokens that stand in the answer: all of them where the two are equal."""
+    alignment = Alignment(draft, rejoin=rejoin)
+    for token in answer:
+        alignment.advance(token)
+    return alignment.accepted

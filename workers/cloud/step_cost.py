@@ -1,0 +1,52 @@
+"""What a step of the engine costs, as a line in the number of its tokens, learned while it runs.
+
+Owns the fit. Only the two coefficients' ratio matters to those who ask, so that any unit of time will do. Pure.
+"""
+
+#: Seconds that one more token costs, over seconds of an empty step, before anything was measured.
+PRIOR_RATIO = 0.02
+#: Weight of that prior, as a sum of squared deviations in tokens: a few dozen varied steps outweigh it.
+PRIOR_WEIGHT = 400.0
+#: What a step's weight shrinks to with each later one: about the last 200 steps count.
+MEMORY = 0.995
+#: A step that took longer than this many times the expected was disturbed from outside, and counts as this much.
+OUTLIER = 3.0
+#: The base cost is at least this share of the mean step: a line through noise may cross zero.
+LEAST_BASE_SHARE = 0.05
+
+
+class StepCost:
+    """Seconds of a step = `base_s` + `token_s` times its tokens."""
+
+    def __init__(self) -> None:
+        self._weight = 0.0
+        self._mean_tokens = 0.0
+        self._mean_s = 0.0
+        self._squares = 0.0
+        self._products = 0.0
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """A step with so many tokens took so long."""
+        if self._weight >= 1.0:
+            seconds = min(seconds, OUTLIER * (self.base_s + self.token_s * tokens))
+        self._weight = self._weight * MEMORY + 1.0
+        off_tokens, off_s = tokens - self._mean_tokens, seconds - self._mean_s
+        self._mean_tokens += off_tokens / self._weight
+        self._mean_s += off_s / self._weight
+        self._squares = self._squares * MEMORY + off_tokens * (tokens - self._mean_tokens)
+        self._products = self._products * MEMORY + off_tokens * (seconds - self._mean_s)
+
+    @property
+    def token_s(self) -> float:
+        """Seconds that one more token costs; never negative."""
+        if not self._weight:
+            return PRIOR_RATIO
+        prior = PRIOR_RATIO * self._mean_s / (1.0 + PRIOR_RATIO * self._mean_tokens)
+        return max(0.0, (self._products + PRIOR_WEIGHT * prior) / (self._squares + PRIOR_WEIGHT))
+
+    @property
+    def base_s(self) -> float:
+        """Seconds of a step before its first token; always positive."""
+        if not self._weight:
+            return 1.0
+        return max(self._mean_s - self.token_s * self._mean_tokens, LEAST_BASE_SHARE * self._mean_s, 1e-9)

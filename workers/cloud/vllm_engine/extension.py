@@ -1,0 +1,76 @@
+"""Our code inside vLLM's worker process, and all that touches interfaces which vLLM calls experimental.
+
+vLLM loads two classes by name: the proposer of `speculative_config.method: custom_class`, which is handed rows and no
+request ids, and the worker extension, which gives the proposer the model runner that knows them. What was relied on:
+`runner.requests`, `runner.input_batch.req_ids`, `runner.drafter`, `runner.effective_drafter_max_model_len`.
+`environment.check_release` keeps untested releases out.
+"""
+
+import time
+from typing import Any
+
+from workers.cloud.drafts_in_flight import DraftHint, DraftsInFlight
+
+
+class EdgeDraftProposer:
+    """Proposes each request's own edge draft from where its answer stands in it."""
+
+    def __init__(self, vllm_config: Any) -> None:
+        self._most = vllm_config.speculative_config.num_speculative_tokens
+        self._context_tokens = vllm_config.model_config.max_model_len
+        self._drafts = DraftsInFlight()
+        #: Set by `WorkerExtension`, as soon as both exist.
+        self.runner: Any = None
+
+    def load_model(self, *_args: Any, **_kwargs: Any) -> None:
+        """There is no draft model here: the edge ran it."""
+
+    def propose(
+        self, sampled_token_ids: list[list[int]], num_tokens_no_spec: Any, token_ids_cpu: Any, slot_mappings: Any = None
+    ) -> list[list[int]]:
+        """Draft tokens for each row, none where the row wrote nothing in this step or has no draft."""
+        del slot_mappings
+        if self.runner is None:
+            return [[] for _ in sampled_token_ids]
+        rows = self.runner.input_batch.req_ids[: len(sampled_token_ids)]
+        for row, request_id in enumerate(rows):
+            if request_id not in self._drafts:
+                self._begin(request_id)
+            if sampled_token_ids[row]:
+                self._advance(row, request_id, num_tokens_no_spec, token_ids_cpu)
+        self._drafts.forget_all_but(self.runner.requests)
+        writing = [rows[row] for row, sampled in enumerate(sampled_token_ids) if sampled]
+        proposed = self._drafts.propose(
+            writing, now_s=time.perf_counter(), reads_prompts=len(writing) < len(sampled_token_ids)
+        )
+        return [proposed.get(rows[row], []) if sampled else [] for row, sampled in enumerate(sampled_token_ids)]
+
+    def _begin(self, request_id: str) -> None:
+        request = self.runner.requests[request_id]
+        params = request.sampling_params
+        packed = ((params.extra_args or {}) if params is not None else {}).get("firstdraft")
+        room = self._context_tokens - request.num_prompt_tokens
+        hint = DraftHint.unpack(packed) if packed else DraftHint()
+        most_tokens = min(room, params.max_tokens or room) if params is not None else room
+        self._drafts.begin(request_id, hint, most_tokens=most_tokens, most_proposed=self._most)
+
+    def _advance(self, row: int, request_id: str, num_tokens: Any, token_ids: Any) -> None:
+        prompt_tokens = self.runner.requests[request_id].num_prompt_tokens
+        begin = prompt_tokens + self._drafts.written(request_id)
+        self._drafts.advance(request_id, token_ids[row, begin : int(num_tokens[row])].tolist())
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker; called through `collective_rpc` once the engine is up."""
+
+    model_runner: Any
+
+    def bind_proposer(self) -> None:
+        """Give the proposer the runner, and keep vLLM from proposing zeros near the end of the context.
+
+        vLLM fills in zeros where a draft model's own context would overflow; ours has none, and the proposer stops
+        at the end of the context by itself.
+        """
+        runner = self.model_runner
+        runner.drafter.runner = runner
+        runner.effective_drafter_max_model_len = runner.max_model_len + runner.num_spec_tokens + 1

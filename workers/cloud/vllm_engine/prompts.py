@@ -1,0 +1,77 @@
+"""Prompts, drafts and pieces of text in the cloud model's own tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tokenizers.decoders
+
+from schemas.drafts import Draft
+from schemas.requests import Message
+from schemas.results import FailureKind, FinishReason
+from workers.failures import RequestRefused
+from workers.vocabulary import fingerprint
+
+#: The prompt of a model that ships no chat template: plain turns, so that any base model can stand in the cloud.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+class Prompts:
+    """One model's tokenizer and chat template. Thread-safe as far as the tokenizer is."""
+
+    def __init__(self, tokenizer: Any, context_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._context_tokens = context_tokens
+        self.vocabulary = fingerprint(
+            text or "" for text in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        )
+
+    def tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The conversation as the model reads it. Raises `RequestRefused` if nothing could be written after it."""
+        template = None if self._tokenizer.chat_template else PLAIN_TEMPLATE
+        text = self._tokenizer.apply_chat_template(
+            [{"role": message.role, "content": message.content} for message in messages],
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=template is not None)
+        if len(token_ids) >= self._context_tokens:
+            raise RequestRefused(
+                FailureKind.PROMPT_TOO_LONG,
+                f"the prompt has {len(token_ids)} tokens and the cloud model's context {self._context_tokens};"
+                " shorten the conversation",
+            )
+        return token_ids
+
+    def room(self, prompt: Sequence[int]) -> int:
+        """Tokens that fit behind the prompt."""
+        return self._context_tokens - len(prompt)
+
+    def draft_tokens(self, draft: Draft) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """The draft in this model's tokens, and the edge's probability of each where it is known.
+
+        Where the vocabularies differ, the two models meet at the text: it is tokenized anew, and figures of tokens
+        that do not exist here are left out.
+        """
+        if draft.vocabulary == self.vocabulary:
+            return draft.token_ids, draft.figures.probability
+        token_ids = tuple(self._tokenizer.encode(draft.text, add_special_tokens=False))
+        end = self._tokenizer.eos_token_id
+        if draft.finish_reason is FinishReason.STOP and not draft.escalated_early and end is not None:
+            token_ids = (*token_ids, end)
+        return token_ids, ()
+
+
+class TextLengths:
+    """How many characters each token of an answer adds to its text, by the rule that vLLM itself uses."""
+
+    def __init__(self, tokenizer: Any, prompt: list[int]) -> None:
+        self._tokenizer = tokenizer._tokenizer  # noqa: SLF001 - vLLM's detokenizer takes the same
+        self._stream = tokenizers.decoders.DecodeStream(ids=prompt, skip_special_tokens=True)
+
+    def added_by(self, token: int) -> int:
+        """Characters that this next token added; 0 for half a character or a control token."""
+        return len(self._stream.step(self._tokenizer, token) or "")

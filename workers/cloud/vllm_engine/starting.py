@@ -1,0 +1,65 @@
+"""How vLLM is set up: our settings as its engine arguments, and what a CPU needs.
+
+Imported only after `environment.prepare_environment`, since it imports vLLM.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+from vllm.config.kv_events import KVEventsConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+
+from config.settings import CloudSettings
+
+#: The two classes that vLLM's worker processes load.
+PROPOSER = "workers.cloud.vllm_engine.extension.EdgeDraftProposer"
+WORKER_EXTENSION = "workers.cloud.vllm_engine.extension.WorkerExtension"
+#: Bytes in a GiB.
+GIB = 2**30
+
+
+def engine_arguments(settings: CloudSettings, model_path: str, events_endpoint: str) -> AsyncEngineArgs:
+    """The engine's arguments; `cloud.model.engine_args` wins over all of them."""
+    arguments: dict[str, Any] = {
+        "model": model_path,
+        "dtype": _dtype(settings.model.dtype),
+        "max_model_len": _context_tokens(settings.model.context_tokens, model_path),
+        "enforce_eager": settings.model.eager,
+        "tensor_parallel_size": settings.model.tensor_parallel,
+        "max_num_seqs": settings.max_in_flight,
+        "enable_prefix_caching": settings.kv_cache.enabled,
+        "block_size": settings.kv_cache.block_size,
+        "num_gpu_blocks_override": settings.kv_cache.max_blocks,
+        "disable_log_stats": True,
+        "per_request_spec_decode_metrics": "summary",
+        "speculative_config": {
+            "method": "custom_class",
+            "model": PROPOSER,
+            "num_speculative_tokens": settings.draft_verifier.max_proposed,
+        },
+        "worker_extension_cls": WORKER_EXTENSION,
+    }
+    if settings.kv_cache.enabled:
+        arguments["kv_events_config"] = KVEventsConfig(
+            enable_kv_cache_events=True, publisher="zmq", endpoint=events_endpoint
+        )
+    if current_platform.is_cpu():
+        arguments["kv_cache_memory_bytes"] = settings.kv_cache.cpu_gib * GIB
+    return AsyncEngineArgs(**(arguments | settings.model.engine_args))
+
+
+def _dtype(wanted: str) -> str:
+    """`auto` means float32 on a CPU without bfloat16 instructions, where bfloat16 is several times slower."""
+    if wanted != "auto" or not current_platform.is_cpu():
+        return wanted
+    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - no public name
+    return "auto" if has_bfloat16 else "float32"
+
+
+def _context_tokens(wanted: int, model_path: str) -> int:
+    """No more than the model was trained for: vLLM refuses to start otherwise."""
+    config = AutoConfig.from_pretrained(model_path)
+    trained = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min(wanted, trained) if trained else wanted
