@@ -95,7 +95,11 @@ def _start(data: Path, socket: Path) -> subprocess.Popen[bytes]:
     }
     command = [server_binary(), *(part for name, value in options.items() for part in (f"--{name}", value))]
     # A session of its own, so that Ctrl-C reaches the server only after the workers have handed back what they hold.
-    return subprocess.Popen(command, preexec_fn=_die_with_parent, start_new_session=True)  # noqa: S603, PLW1509 - our own command; no threads yet
+    return subprocess.Popen(  # noqa: S603 - our own command
+        command,
+        start_new_session=True,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - it calls prctl and nothing else
+    )
 
 
 def _die_with_parent() -> None:

