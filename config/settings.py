@@ -11,11 +11,24 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 TierName = Literal["edge", "cloud"]
+
+#: What the environment may set starts with this.
+ENV_PREFIX = "FIRSTDRAFT_"
+#: Variables that choose files and are no settings themselves.
+PROFILE_VARIABLE, FILE_VARIABLE = f"{ENV_PREFIX}PROFILE", f"{ENV_PREFIX}CONFIG"
 
 
 class InvalidSettings(Exception):
@@ -23,9 +36,9 @@ class InvalidSettings(Exception):
 
 
 class Section(BaseModel):
-    """A part of the settings: frozen, and a misspelt key is an error."""
+    """A part of the settings: frozen, finite, and a misspelt key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RedisSettings(Section):
@@ -213,7 +226,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix="FIRSTDRAFT_",
+        env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
         nested_model_default_partial_update=True,
     )
@@ -257,17 +270,39 @@ class Settings(BaseSettings):
 def _yaml_files() -> list[Path | Traversable]:
     here = files("config")
     layers: list[Path | Traversable] = [here / "default.yaml"]
-    if profile := os.environ.get("FIRSTDRAFT_PROFILE"):
+    if profile := os.environ.get(PROFILE_VARIABLE):
         chosen = here / "profiles" / f"{profile}.yaml"
         if not chosen.is_file():
             known = ", ".join(sorted(p.name.removesuffix(".yaml") for p in (here / "profiles").iterdir()))
-            raise InvalidSettings(f"FIRSTDRAFT_PROFILE is {profile!r}; known profiles are {known}")
+            raise InvalidSettings(f"{PROFILE_VARIABLE} is {profile!r}; known profiles are {known}")
         layers.append(chosen)
-    if user_file := os.environ.get("FIRSTDRAFT_CONFIG"):
-        if not Path(user_file).is_file():
-            raise InvalidSettings(f"FIRSTDRAFT_CONFIG is {user_file!r}, which is not a file")
-        layers.append(Path(user_file))
+    if user_file := os.environ.get(FILE_VARIABLE):
+        layers.append(_checked(Path(user_file)))
     return layers
+
+
+def _checked(path: Path) -> Path:
+    """The user's file, which must hold sections. Raises `InvalidSettings`."""
+    if not path.is_file():
+        raise InvalidSettings(f"{FILE_VARIABLE} is {str(path)!r}, which is not a file")
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
+        raise InvalidSettings(f"{FILE_VARIABLE} is {str(path)!r}, which is not YAML: {error}") from error
+    if not isinstance(content, dict | None):
+        raise InvalidSettings(f"{FILE_VARIABLE} is {str(path)!r}, which holds no sections")
+    return path
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt section in the environment would otherwise be ignored; a misspelt key in one is refused anyway."""
+    known = sorted(Settings.model_fields)
+    for variable in sorted(os.environ):
+        section = variable.upper().removeprefix(ENV_PREFIX).split("__")[0].lower()
+        if not variable.upper().startswith(ENV_PREFIX) or variable in {PROFILE_VARIABLE, FILE_VARIABLE}:
+            continue
+        if section not in known:
+            raise InvalidSettings(f"{variable} names no section of the settings; sections are {', '.join(known)}")
 
 
 def read_settings(**overrides: object) -> Settings:
@@ -275,17 +310,28 @@ def read_settings(**overrides: object) -> Settings:
 
     `overrides` are sections as mappings; they win over everything. `REDIS_URL` stands for `redis.url`.
     """
+    _refuse_unknown_variables()
     if "REDIS_URL" in os.environ and "FIRSTDRAFT_REDIS__URL" not in os.environ and "redis" not in overrides:
         overrides["redis"] = {"url": os.environ["REDIS_URL"]}
     try:
         return Settings(**overrides)  # type: ignore[arg-type] # sections are validated, not typed, here
     except ValidationError as error:
-        complaints = [
-            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
-            + ("" if problem["type"] in {"missing", "value_error"} else f" (it is {problem['input']!r})")
-            for problem in error.errors(include_url=False)
-        ]
-        raise InvalidSettings("invalid settings: " + "; ".join(complaints)) from error
+        complaints = "; ".join(_complaint(problem) for problem in error.errors(include_url=False))
+        raise InvalidSettings(f"invalid settings: {complaints}") from None
+    except SettingsError as error:  # a variable that should hold JSON and does not; the message names its section
+        raise InvalidSettings(f"invalid settings: {error}") from error
+
+
+def read_secret(name: str) -> str | None:
+    """The value of an environment variable that a setting names; no setting holds a secret itself."""
+    return os.environ.get(name) or None
+
+
+def _complaint(problem: ErrorDetails) -> str:
+    """What is wrong with one setting, with its value unless that may be a secret or is named already."""
+    location = ".".join(str(part) for part in problem["loc"]) or "settings"
+    shows_value = problem["type"] not in {"missing", "value_error"} and problem["loc"][:1] != ("redis",)
+    return f"{location}: {problem['msg']}" + (f" (it is {problem['input']!r})" if shows_value else "")
 
 
 @cache

@@ -5,10 +5,11 @@ gateway's configuration.
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from schemas.plain import check_plain
 from schemas.policy import Policy
 from schemas.wire import Wire
 
@@ -18,7 +19,7 @@ MAX_STOP_STRINGS = 16
 MAX_TOP_LOGPROBS = 20
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
+Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class Message(Wire):
@@ -60,13 +61,20 @@ class Sampling(Wire):
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _agrees_with_itself(self) -> Self:
-        if self.grammar is not None and self.json_schema is not None:
+    @field_validator("top_logprobs")
+    @classmethod
+    def _has_logprobs(cls, value: int, others: ValidationInfo) -> int:
+        if value and not others.data.get("logprobs", True):
+            raise ValueError("top_logprobs needs logprobs, which is false")
+        return value
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_the_only_constraint(cls, value: dict[str, Any] | None, others: ValidationInfo) -> dict[str, Any] | None:
+        if value is not None and others.data.get("grammar") is not None:
             raise ValueError("grammar and json_schema exclude each other")
-        if self.top_logprobs and not self.logprobs:
-            raise ValueError(f"top_logprobs is {self.top_logprobs}, but logprobs is false")
-        return self
+        check_plain(value)
+        return value
 
     @property
     def greedy(self) -> bool:
@@ -138,18 +146,23 @@ class JobRequest(Sampling):
     """The body of `POST /v1/jobs`. Exactly one of `prompt` (one user message) and `messages`."""
 
     prompt: str | None = Field(None, min_length=1)
-    messages: tuple[Message, ...] | None = Field(None, min_length=1)
+    messages: tuple[Message, ...] | None = Field(None, validate_default=True)
     policy: str | None = Field(None, min_length=1)
     confidence: ConfidenceOptions | None = None
     acceptance: AcceptanceOptions | None = None
 
-    @model_validator(mode="after")
-    def _has_one_prompt(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
+    @field_validator("messages")
+    @classmethod
+    def _is_the_only_prompt(
+        cls, value: tuple[Message, ...] | None, others: ValidationInfo
+    ) -> tuple[Message, ...] | None:
+        if "prompt" in others.data and (value is None) == (others.data["prompt"] is None):
             raise ValueError("give exactly one of prompt and messages")
-        if self.messages is not None and self.messages[-1].role == "assistant":
+        if value == ():
+            raise ValueError("there must be at least one message")
+        if value is not None and value[-1].role == "assistant":
             raise ValueError("the last of messages must not be the assistant's: there would be nothing to answer")
-        return self
+        return value
 
     def conversation(self) -> tuple[Message, ...]:
         """The messages, a lone `prompt` being one of the user's."""

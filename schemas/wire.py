@@ -9,9 +9,12 @@ ModelT = TypeVar("ModelT", bound="Wire")
 
 
 class Wire(BaseModel):
-    """A frozen message; unknown fields are refused, so that two versions that disagree notice it at once."""
+    """A frozen message; unknown fields are refused, so that two versions that disagree notice it at once.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    Errors do not repeat their input: RQ keeps the traceback of a job that broke, and no prompt may end up there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", hide_input_in_errors=True)
 
 
 class UndecodableMessage(Exception):
@@ -33,5 +36,5 @@ def decode(expected: type[ModelT], raw: bytes) -> ModelT:
     """Read what `encode` wrote. Raises `UndecodableMessage` for anything else."""
     try:
         return expected.model_validate(msgpack.unpackb(raw, strict_map_key=False))
-    except (ValueError, msgpack.UnpackException, ValidationError) as error:
+    except (ValueError, TypeError, msgpack.UnpackException, ValidationError) as error:
         raise UndecodableMessage(expected.__name__, raw, str(error)) from error

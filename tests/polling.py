@@ -1,0 +1,22 @@
+"""Waiting in tests: look again until something is so, and fail when it is not in time."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: Seconds between looks.
+LOOK_S = 0.02
+
+
+def until(look: Callable[[], T], what: str, *, within_s: float = 10.0) -> T:
+    """Look until the answer is true, and give it. Raises `AssertionError` that says what did not come."""
+    deadline = time.monotonic() + within_s
+    while True:
+        answer = look()
+        if answer:
+            return answer
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"{what}: not within {within_s:g} s (last look: {answer!r})")
+        time.sleep(LOOK_S)
