@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from workers.vocabulary import fingerprint
 
-TEXTS = st.lists(st.text(max_size=5), max_size=20)
+TEXTS = st.lists(st.text(max_size=5).filter(lambda text: "\u2581" not in text), max_size=20)
 
 
 @given(TEXTS, TEXTS)
@@ -18,3 +18,7 @@ def test_moving_a_border_between_tokens_changes_the_fingerprint():
 def test_a_fingerprint_is_32_hex_digits():
     assert len(fingerprint(["a"])) == 32
     assert int(fingerprint(["a"]), 16) >= 0
+
+
+def test_two_spellings_of_a_space_are_one():
+    assert fingerprint(["\u2581the", "\u2581\u2581"]) == fingerprint(["\u2581the", "  "])

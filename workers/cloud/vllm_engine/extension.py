@@ -2,7 +2,8 @@
 
 vLLM loads two classes by name: the proposer of `speculative_config.method: custom_class`, which is handed rows and no
 request ids, and the worker extension, which gives the proposer the model runner that knows them. What was relied on:
-`runner.requests`, `runner.input_batch.req_ids`, `runner.drafter`, `runner.effective_drafter_max_model_len`.
+`runner.requests`, `runner.input_batch.req_ids`, `runner.input_batch.logitsprocs`, `runner.drafter`,
+`runner.effective_drafter_max_model_len`, and what `sampling_repair` and `logit_bias` name.
 `environment.check_release` keeps untested releases out.
 """
 
@@ -10,6 +11,9 @@ import time
 from typing import Any
 
 from workers.cloud.drafts_in_flight import DraftHint, DraftsInFlight
+from workers.cloud.vllm_engine.keys import HINT_KEY
+from workers.cloud.vllm_engine.logit_bias import SpeculativeLogitBias
+from workers.cloud.vllm_engine.sampling_repair import repair_sampling
 
 
 class EdgeDraftProposer:
@@ -48,7 +52,7 @@ class EdgeDraftProposer:
     def _begin(self, request_id: str) -> None:
         request = self.runner.requests[request_id]
         params = request.sampling_params
-        packed = ((params.extra_args or {}) if params is not None else {}).get("firstdraft")
+        packed = ((params.extra_args or {}) if params is not None else {}).get(HINT_KEY)
         room = self._context_tokens - request.num_prompt_tokens
         hint = DraftHint.unpack(packed) if packed else DraftHint()
         most_tokens = min(room, params.max_tokens or room) if params is not None else room
@@ -65,12 +69,14 @@ class WorkerExtension:
 
     model_runner: Any
 
-    def bind_proposer(self) -> None:
-        """Give the proposer the runner, and keep vLLM from proposing zeros near the end of the context.
+    def bind_proposer(self) -> bool:
+        """Give the proposer the runner, and make up for what vLLM lacks; whether sampling had to be repaired.
 
-        vLLM fills in zeros where a draft model's own context would overflow; ours has none, and the proposer stops
-        at the end of the context by itself.
+        vLLM proposes zeros where a draft model's own context would overflow; ours has none, and the proposer stops at
+        the end of the context by itself.
         """
         runner = self.model_runner
         runner.drafter.runner = runner
         runner.effective_drafter_max_model_len = runner.max_model_len + runner.num_spec_tokens + 1
+        runner.input_batch.logitsprocs.non_argmax_invariant.append(SpeculativeLogitBias(runner.device))
+        return repair_sampling()

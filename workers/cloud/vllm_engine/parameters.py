@@ -6,12 +6,16 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from schemas.requests import Sampling
+from workers.cloud.vllm_engine.keys import BIASES_KEY, HINT_KEY
 
 
 def sampling_params(
     sampling: Sampling, *, max_tokens: int, use_cache: bool, hint: dict[str, Any] | None
 ) -> SamplingParams:
     """Parameters of vLLM; `hint` travels to the proposer. `top_logprobs` 0 asks for the chosen token's alone."""
+    extra: dict[str, Any] = {HINT_KEY: hint} if hint else {}
+    if sampling.logit_bias:
+        extra[BIASES_KEY] = [[token, bias] for token, bias in sampling.logit_bias.items()]
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=sampling.temperature,
@@ -22,12 +26,11 @@ def sampling_params(
         repetition_penalty=sampling.repetition_penalty,
         frequency_penalty=sampling.frequency_penalty,
         presence_penalty=sampling.presence_penalty,
-        logit_bias=dict(sampling.logit_bias) or None,
         logprobs=sampling.top_logprobs if sampling.logprobs else None,
         structured_outputs=_structure(sampling),
         skip_reading_prefix_cache=None if use_cache else True,
         output_kind=RequestOutputKind.DELTA,
-        extra_args={"firstdraft": hint} if hint else None,
+        extra_args=extra or None,
         skip_clone=True,
     )
 
@@ -38,3 +41,10 @@ def _structure(sampling: Sampling) -> StructuredOutputsParams | None:
     if sampling.json_schema is not None:
         return StructuredOutputsParams(json=sampling.json_schema)
     return None
+
+
+def scoring_params() -> SamplingParams:
+    """For the pass that scores a draft as part of the prompt: the log-probability of each token and the favourite's."""
+    return SamplingParams(
+        max_tokens=1, temperature=0.0, prompt_logprobs=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+    )

@@ -8,6 +8,7 @@ import tokenizers.decoders
 from schemas.drafts import Draft
 from schemas.requests import Message
 from schemas.results import FailureKind, FinishReason
+from workers.cloud.accepting import begun_stop, cut_at_stop
 from workers.failures import RequestRefused
 from workers.vocabulary import fingerprint
 
@@ -16,6 +17,22 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+
+
+class TextLengths:
+    """What each token of an answer adds to its text, by the rule that vLLM itself uses."""
+
+    def __init__(self, tokenizer: Any, prompt: list[int]) -> None:
+        self._tokenizer = tokenizer._tokenizer  # noqa: SLF001 - vLLM's detokenizer takes the same
+        self._stream = tokenizers.decoders.DecodeStream(ids=prompt, skip_special_tokens=True)
+
+    def text_of(self, token: int) -> str:
+        """Text that this next token added; none for half a character or a control token."""
+        return self._stream.step(self._tokenizer, token) or ""
+
+    def added_by(self, token: int) -> int:
+        """Characters that this next token added."""
+        return len(self.text_of(token))
 
 
 class Prompts:
@@ -37,7 +54,10 @@ class Prompts:
             add_generation_prompt=True,
             tokenize=False,
         )
-        token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=template is not None)
+        # A template writes the control tokens itself; without one, the text begins with the model's own first token.
+        first = self._tokenizer.bos_token_id if template is not None else None
+        token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        token_ids = [first, *token_ids] if first is not None else token_ids
         if len(token_ids) >= self._context_tokens:
             raise RequestRefused(
                 FailureKind.PROMPT_TOO_LONG,
@@ -64,14 +84,24 @@ class Prompts:
             token_ids = (*token_ids, end)
         return token_ids, ()
 
+    def text_lengths(self, prompt: list[int]) -> TextLengths:
+        """A fresh account of an answer to this prompt."""
+        return TextLengths(self._tokenizer, prompt)
 
-class TextLengths:
-    """How many characters each token of an answer adds to its text, by the rule that vLLM itself uses."""
-
-    def __init__(self, tokenizer: Any, prompt: list[int]) -> None:
-        self._tokenizer = tokenizer._tokenizer  # noqa: SLF001 - vLLM's detokenizer takes the same
-        self._stream = tokenizers.decoders.DecodeStream(ids=prompt, skip_special_tokens=True)
-
-    def added_by(self, token: int) -> int:
-        """Characters that this next token added; 0 for half a character or a control token."""
-        return len(self._stream.step(self._tokenizer, token) or "")
+    def cut(self, prompt: list[int], tokens: Sequence[int], stops: Sequence[str]) -> tuple[str, int, bool]:
+        """Where an answer of these tokens ends: its text, how many of the tokens it takes, and whether it is over."""
+        end = self._tokenizer.eos_token_id
+        ended = end in tokens
+        kept = tokens[: tokens.index(end) + 1] if ended else tokens
+        lengths = self.text_lengths(prompt)
+        texts = [lengths.text_of(token) for token in kept]
+        text = "".join(texts)
+        cut = cut_at_stop([len(part) for part in texts], text, stops)
+        if cut is not None:
+            return text[: cut[1]], cut[0], True
+        if not ended:
+            # What may be half a stop string is left to the model to write again, so that vLLM sees it whole.
+            held_back = begun_stop(text, stops)
+            while held_back > 0:
+                held_back -= len(texts.pop())
+        return "".join(texts), len(texts), ended

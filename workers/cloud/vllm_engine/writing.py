@@ -1,165 +1,155 @@
-"""One answer on vLLM, from order to answer: exact verification, or writing from nothing."""
+"""One answer on vLLM, from order to answer: exactly verified, scored against a threshold, or written from nothing."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from vllm.outputs import RequestOutput
+from vllm import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from config.settings import VerifierSettings
 from schemas.drafts import Draft
-from schemas.results import DraftStatistics, FailureKind, FinishReason, TokenLogprob
-from workers.cloud.alignment import Alignment
+from schemas.requests import AcceptanceMode
+from schemas.results import DraftStatistics, FailureKind, FinishReason
+from workers.cloud.accepting import Standing, can_be_scored, standing_prefix
 from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
 from workers.cloud.drafts_in_flight import DraftHint
-from workers.cloud.narrating import Narration
-from workers.cloud.vllm_engine.parameters import sampling_params
-from workers.cloud.vllm_engine.prompts import Prompts, TextLengths
+from workers.cloud.flights import Progressed
+from workers.cloud.vllm_engine.parameters import sampling_params, scoring_params
+from workers.cloud.vllm_engine.prompts import Prompts
+from workers.cloud.vllm_engine.transcript import Transcript
 from workers.failures import RequestRefused
 
 #: vLLM's words for why it stopped, as ours.
 FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
-@dataclass
-class _Written:
-    """What has come out of the engine for one request."""
-
-    token_ids: list[int] = field(default_factory=list)
-    text: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    cached_tokens: int = 0
-    steps: int = 0
-    finish_reason: str | None = None
-
-
 class AnswerWriter:
     """Writes one order after another on one engine; holds nothing between them."""
 
-    def __init__(self, llm: AsyncLLM, tokenizer: Any, prompts: Prompts, verifier: VerifierSettings) -> None:
+    def __init__(self, llm: AsyncLLM, prompts: Prompts, verifier: VerifierSettings) -> None:
         self._llm = llm
-        self._tokenizer = tokenizer
         self._prompts = prompts
         self._verifier = verifier
 
-    async def write(
-        self, order: AnswerOrder, listener: Listener | None, progressed: Callable[[int], None]
-    ) -> CloudAnswer:
+    async def write(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> CloudAnswer:
         """The answer to one order. Raises `RequestRefused`, or what vLLM raises."""
-        prompt = self._prompts.tokens(order.messages)
         verifier = order.tuning or self._verifier
-        draft = order.draft if verifier.enabled else None
-        draft_tokens, probabilities = self._prompts.draft_tokens(draft) if draft else ((), ())
+        answer = _Answer(
+            self._llm, self._prompts, order, order.draft if verifier.enabled else None, listener, progressed
+        )
+        if answer.draft is None:
+            return await answer.written({})
+        if order.acceptance.mode is AcceptanceMode.THRESHOLD and can_be_scored(order.sampling):
+            return await answer.scored(order.acceptance.threshold)
         hint = DraftHint(
-            token_ids=draft_tokens,
-            probabilities=probabilities,
+            token_ids=answer.draft_tokens,
+            probabilities=answer.probabilities,
             rejoin=verifier.rejoin,
             adapt=verifier.adapt,
             max_proposed=verifier.max_proposed,
             min_edge_probability=verifier.min_edge_probability,
         )
-        params = sampling_params(
-            order.sampling,
-            max_tokens=min(order.sampling.max_tokens, self._prompts.room(prompt)),
-            use_cache=order.use_cache,
-            hint=hint.pack() if draft_tokens else None,
-        )
-        alignment = Alignment(draft_tokens)
-        telling = _Telling(self._tokenizer, prompt, alignment, listener, has_draft=draft is not None)
-        written = _Written()
-        async for output in self._llm.generate(self._input(prompt, order), params, order.request_id):
-            self._take(output, written, order)
-            telling.tell(output)
-            progressed(len(written.token_ids))
-        statistics = _statistics(draft, len(draft_tokens), alignment, written) if draft else None
-        return self._answer(order, prompt, written, statistics)
-
-    @staticmethod
-    def _input(prompt: list[int], order: AnswerOrder) -> Any:
-        """A salt of its own keeps a request's blocks from being found by any other."""
-        salt = {} if order.use_cache else {"cache_salt": uuid4().hex}
-        return {"prompt_token_ids": prompt, **salt}
-
-    @staticmethod
-    def _take(output: RequestOutput, written: _Written, order: AnswerOrder) -> None:
-        new = output.outputs[0]
-        written.token_ids.extend(new.token_ids)
-        written.text.append(new.text)
-        written.steps += bool(new.token_ids)
-        written.cached_tokens = output.num_cached_tokens or 0
-        written.finish_reason = new.finish_reason
-        if new.logprobs:
-            entries = zip(new.token_ids, new.logprobs, strict=True)
-            written.logprobs.extend(_logprob(token, entry, order.sampling.top_logprobs) for token, entry in entries)
-
-    @staticmethod
-    def _answer(order: AnswerOrder, prompt: list[int], written: _Written, draft: DraftStatistics | None) -> CloudAnswer:
-        if written.finish_reason not in FINISH_REASONS:
-            raise RequestRefused(
-                FailureKind.ENGINE_ERROR, f"vLLM ended request {order.request_id} with {written.finish_reason!r}"
-            )
-        return CloudAnswer(
-            text="".join(written.text),
-            token_ids=tuple(written.token_ids),
-            finish_reason=FINISH_REASONS[written.finish_reason],
-            prompt_tokens=len(prompt),
-            cached_tokens=written.cached_tokens,
-            draft=draft,
-            logprobs=tuple(written.logprobs),
-        )
+        return await answer.written(hint.pack())
 
 
-def _statistics(draft: Draft, drafted: int, alignment: Alignment, written: _Written) -> DraftStatistics:
-    return DraftStatistics(
-        drafted_tokens=drafted,
-        accepted_tokens=alignment.accepted,
-        rewritten_tokens=len(written.token_ids) - alignment.accepted,
-        acceptance_rate=alignment.accepted / drafted if drafted else None,
-        verified=True,
-        escalated_early=draft.escalated_early,
-        cloud_steps=written.steps,
-        lossless=True,
-    )
-
-
-class _Telling:
-    """Aligns an answer with its draft as it is written, and tells the listener."""
+class _Answer:
+    """One order being worked on."""
 
     def __init__(
         self,
-        tokenizer: Any,
-        prompt: list[int],
-        alignment: Alignment,
+        llm: AsyncLLM,
+        prompts: Prompts,
+        order: AnswerOrder,
+        draft: Draft | None,
         listener: Listener | None,
-        *,
-        has_draft: bool,
+        progressed: Progressed,
     ) -> None:
-        self._alignment = alignment
-        self._listener = listener
-        self._has_draft = has_draft
-        self._lengths = TextLengths(tokenizer, prompt) if listener and has_draft else None
-        self._narration = Narration(has_draft=has_draft)
+        self._llm = llm
+        self._prompts = prompts
+        self._order = order
+        self._progressed = progressed
+        self._prompt = prompts.tokens(order.messages)
+        self._most = min(order.sampling.max_tokens, prompts.room(self._prompt))
+        # A salt of its own keeps a request's blocks from being found by any other.
+        self._salt = {} if order.use_cache else {"cache_salt": uuid4().hex}
+        self.draft = draft
+        self.draft_tokens, self.probabilities = prompts.draft_tokens(draft) if draft else ((), ())
+        lengths = prompts.text_lengths(self._prompt) if draft and listener else None
+        self._transcript = Transcript(self.draft_tokens if draft else None, lengths, listener)
 
-    def tell(self, output: RequestOutput) -> None:
-        new = output.outputs[0]
-        if self._has_draft:
-            for token in new.token_ids:
-                accepted = self._alignment.advance(token)
-                if self._lengths:
-                    self._narration.wrote_token(self._lengths.added_by(token), accepted=accepted)
-        if self._listener:
-            for piece in self._narration.tell(new.text):
-                self._listener(piece)
+    async def written(self, hint: dict[str, Any]) -> CloudAnswer:
+        """Written by the model, which a draft only makes cheaper."""
+        await self._write_on(self._most, hint)
+        return self._answer(None)
 
+    async def scored(self, threshold: float) -> CloudAnswer:
+        """The draft as far as it stands, and the model's own from there on."""
+        standing = await self._score(threshold)
+        transcript, tokens = self._transcript, self.draft_tokens[: standing.num_tokens]
+        text, kept, stopped = self._prompts.cut(self._prompt, tokens, self._order.sampling.stop)
+        transcript.write(tokens[:kept], text)
+        transcript.steps = 1
+        transcript.finish_reason = "stop" if stopped else "length"
+        if not stopped and kept < self._most:
+            await self._write_on(self._most - kept, None)
+        return self._answer(Standing(kept, standing.shortfalls[:kept]))
 
-def _logprob(token: int, entry: Any, top: int) -> TokenLogprob:
-    """An entry of vLLM (token id to log-probability, the chosen token always among them) as ours."""
-    ranked = sorted(entry.values(), key=lambda item: -item.logprob)[:top]
-    return TokenLogprob(
-        token=entry[token].decoded_token or "",
-        token_id=token,
-        logprob=entry[token].logprob,
-        top=tuple((item.decoded_token or "", item.logprob) for item in ranked),
-    )
+    async def _score(self, threshold: float) -> Standing:
+        """One pass over prompt and draft at once."""
+        tokens = self.draft_tokens[: self._most]
+        # The pass itself writes one token, which must fit into the context behind them.
+        tokens = tokens[: self._prompts.room(self._prompt) - 1]
+        entries: Sequence[Any] = ()
+        async for output in self._generate([*self._prompt, *tokens], scoring_params(), "score"):
+            entries = (output.prompt_logprobs or ())[len(self._prompt) :]
+        chosen = [entry[token].logprob for token, entry in zip(tokens, entries, strict=True)]
+        favourites = [max(item.logprob for item in entry.values()) for entry in entries]
+        return standing_prefix(chosen, favourites, threshold)
+
+    async def _write_on(self, most_tokens: int, hint: dict[str, Any] | None) -> None:
+        """Let the model write on behind what is written. `hint` None: behind a scored draft, whose blocks are held."""
+        order, transcript = self._order, self._transcript
+        reads = order.use_cache or hint is None
+        params = sampling_params(order.sampling, max_tokens=most_tokens, use_cache=reads, hint=hint)
+        async for output in self._generate([*self._prompt, *transcript.token_ids], params, "write"):
+            transcript.take(output, order.sampling.top_logprobs)
+            self._progressed(len(transcript.token_ids))
+        if hint is None:
+            transcript.cached_tokens = 0
+
+    def _generate(self, prompt: list[int], params: SamplingParams, pass_name: str) -> Any:
+        request_id = f"{self._order.request_id}-{pass_name}"
+        return self._llm.generate({"prompt_token_ids": prompt, **self._salt}, params, request_id)
+
+    def _answer(self, standing: Standing | None) -> CloudAnswer:
+        transcript = self._transcript
+        if transcript.finish_reason not in FINISH_REASONS:
+            raise RequestRefused(
+                FailureKind.ENGINE_ERROR,
+                f"vLLM ended request {self._order.request_id} with {transcript.finish_reason!r}",
+            )
+        return CloudAnswer(
+            text=transcript.text,
+            token_ids=tuple(transcript.token_ids),
+            finish_reason=FINISH_REASONS[transcript.finish_reason],
+            prompt_tokens=len(self._prompt),
+            cached_tokens=transcript.cached_tokens,
+            draft=self._statistics(standing) if self.draft else None,
+            logprobs=tuple(transcript.logprobs),
+        )
+
+    def _statistics(self, standing: Standing | None) -> DraftStatistics:
+        drafted, accepted = len(self.draft_tokens), self._transcript.accepted
+        return DraftStatistics(
+            drafted_tokens=drafted,
+            accepted_tokens=accepted,
+            rewritten_tokens=len(self._transcript.token_ids) - accepted,
+            acceptance_rate=accepted / drafted if drafted else None,
+            verified=True,
+            escalated_early=self.draft is not None and self.draft.escalated_early,
+            cloud_steps=self._transcript.steps,
+            lossless=standing is None,
+            mean_shortfall=standing.mean_shortfall if standing else None,
+            max_shortfall=standing.max_shortfall if standing else None,
+        )

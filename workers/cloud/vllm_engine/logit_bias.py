@@ -1,0 +1,48 @@
+"""Biases on logits together with speculation, which vLLM 0.32 refuses for its own `logit_bias`.
+
+Runs in vLLM's worker process. vLLM's rejection sampler asks one kind of logits processor for a form that knows of
+proposed tokens, `MinTokensLogitsProcessor`; ours is one for that reason alone. Requests carry their biases in
+`extra_args`.
+"""
+
+from typing import Any
+
+import torch
+from vllm.v1.sample.logits_processor.builtin import MinTokensLogitsProcessor, process_dict_updates
+
+from workers.cloud.vllm_engine.keys import BIASES_KEY
+
+
+class SpeculativeLogitBias(MinTokensLogitsProcessor):
+    """Adds each request's biases to all its rows of logits, those of proposed tokens included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._biases: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def update_state(self, batch_update: Any) -> None:
+        """Follow requests as they enter, leave and move within the batch."""
+        process_dict_updates(self._biases, batch_update, lambda params, _prompt, _output: self._of(params))
+
+    def _of(self, params: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+        pairs = (params.extra_args or {}).get(BIASES_KEY)
+        if not pairs:
+            return None
+        tokens = torch.tensor([token for token, _ in pairs], dtype=torch.long, device=self._device)
+        return tokens, torch.tensor([bias for _, bias in pairs], dtype=torch.float32, device=self._device)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """One row a request."""
+        for row, (tokens, biases) in self._biases.items():
+            logits[row, tokens] += biases
+        return logits
+
+    def apply_with_spec_decode(self, logits: torch.Tensor, num_draft_tokens: list[int]) -> torch.Tensor:
+        """As many rows a request as it has proposed tokens."""
+        begins = [0]
+        for count in num_draft_tokens:
+            begins.append(begins[-1] + count)
+        for request, (tokens, biases) in self._biases.items():
+            if request < len(num_draft_tokens):
+                logits[begins[request] : begins[request + 1], tokens] += biases
+        return logits

@@ -1,0 +1,44 @@
+"""A repair of sampling with drafts on CPUs, switched on only where a check shows that it is needed.
+
+vLLM 0.32 without Triton hands each request's temperature, top-k and top-p to the rejection sampler through a C++
+stand-in that writes into a copy and throws it away, so that the sampler divides by uninitialised memory and accepts
+drafted tokens that it should not. Greedy decoding is not touched by it. Runs in vLLM's worker process.
+"""
+
+import torch
+from vllm.v1.sample import rejection_sampler
+
+
+def repair_sampling() -> bool:
+    """Check the function, and replace it if its result is wrong; whether it was."""
+    if _is_right():
+        return False
+    rejection_sampler.expand_batch_to_tokens = _expand
+    if not _is_right():
+        raise RuntimeError("sampling with drafts is wrong in this release of vLLM and the repair does not cure it")
+    return True
+
+
+def _is_right() -> bool:
+    """Whether values per request reach their tokens, the marker for greedy requests replaced."""
+    device = torch.get_default_device()
+    cumulative = torch.tensor([2, 3, 6], dtype=torch.int32, device=device)
+    for dtype, values in ((torch.float32, [0.7, 0.0, 1.3]), (torch.int32, [40, 0, 7])):
+        given = torch.tensor(values, dtype=dtype, device=device)
+        got = rejection_sampler.expand_batch_to_tokens(given, cumulative, 6, replace_from=0, replace_to=1)
+        first, _, last = values
+        if not torch.equal(got, torch.tensor([first, first, 1, last, last, last], dtype=dtype, device=device)):
+            return False
+    return True
+
+
+def _expand(
+    x: torch.Tensor, cu_num_tokens: torch.Tensor, num_tokens: int, replace_from: int = 0, replace_to: int = 0
+) -> torch.Tensor:
+    """What the replaced function promises: `x[i]` once for each token of request `i`."""
+    del num_tokens
+    counts = torch.diff(cu_num_tokens, prepend=cu_num_tokens.new_zeros(1)).long()
+    expanded = torch.repeat_interleave(x, counts)
+    if replace_from == replace_to:
+        return expanded
+    return torch.where(expanded == replace_from, torch.full_like(expanded, replace_to), expanded)
