@@ -22,6 +22,7 @@ from workers.edge.flight import DraftOrder, Flight
 from workers.edge.llama import Capacity, Llama, Logits, UnusableModel
 from workers.edge.pacing import Pacing
 from workers.edge.prefix_cache import PrefixCache
+from workers.edge.prefix_store import PrefixStore
 from workers.edge.scheduler import Scheduler, Share
 from workers.edge.writer import Writer
 from workers.failures import EngineDied, RequestCancelled, RequestRefused
@@ -60,6 +61,9 @@ class EdgeEngine:
         self._scheduler: Scheduler[Flight] = Scheduler(slots=settings.max_in_flight, step_tokens=settings.step_tokens)
         self._pacing = Pacing()
         self._writer = Writer(self._model, settings.confidence)
+        self._store = _store(settings, self._model)
+        if self._store is not None:
+            self._store.load(self._cache)
         self._thread = threading.Thread(target=self._run, name="edge-engine", daemon=True)
         self._changed = threading.Condition()
         self._flights: dict[str, Flight] = {}
@@ -128,7 +132,10 @@ class EdgeEngine:
         return self._thread.is_alive() and not self._closing and self._died is None
 
     def close(self) -> None:
-        """Stop the thread, failing what is in flight with `EngineDied`, and free llama.cpp. Blocks. Idempotent."""
+        """Stop the thread, fail what is in flight with `EngineDied`, save prefixes if configured, free llama.cpp.
+
+        Blocks. Idempotent.
+        """
         with self._changed:
             if self._closing:
                 return
@@ -137,7 +144,16 @@ class EdgeEngine:
         if self._thread.ident is not None:
             self._thread.join()
         self._fail_all(EngineDied("the edge engine was closed"))
+        self._save_prefixes()
         self._model.close()
+
+    def _save_prefixes(self) -> None:
+        if self._store is None or self._died is not None:
+            return
+        try:
+            self._store.save(self._cache)
+        except OSError as error:
+            log.warning("prefixes_not_saved reason=%r", str(error))
 
     # The engine's thread
 
@@ -273,6 +289,11 @@ def _capacity(settings: EdgeSettings) -> Capacity:
         threads=settings.model.threads or len(os.sched_getaffinity(0)),
         gpu_layers=settings.model.gpu_layers,
     )
+
+
+def _store(settings: EdgeSettings, model: Llama) -> PrefixStore | None:
+    path = settings.kv_cache.save_path
+    return PrefixStore(path, model) if path is not None and settings.kv_cache.enabled else None
 
 
 def _is_writing(share: Share[Flight]) -> bool:

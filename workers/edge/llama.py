@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.edge.feed import CellsExhausted, Feed
+from workers.edge.step_batch import StepBatch
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Llama:
         self.num_sequences = capacity.sequences if self.shares_prefixes else capacity.outputs
         self._context = self._new_context()
         self._memory = llama.llama_get_memory(self._context)
-        self._batch = _Batch(capacity.step_tokens)
+        self._batch = StepBatch(llama.llama_batch(), capacity.step_tokens)
         self._rows: tuple[int, Logits] | None = None
         self._pieces: dict[int, bytes] = {}
 
@@ -244,39 +245,6 @@ class Llama:
         raw_path = str(path).encode()
         read = llama.llama_state_seq_load_file(self._context, raw_path, sequence, room, len(room), ctypes.byref(count))
         return tuple(room[: count.value]) if read else ()
-
-
-class _Batch:
-    """The arrays of a `llama_batch`, in memory of ours so that they are filled by slices."""
-
-    def __init__(self, tokens: int) -> None:
-        self._token = np.zeros(tokens, np.int32)
-        self._position = np.zeros(tokens, np.int32)
-        self._ones = np.ones(tokens, np.int32)
-        self._sequence = np.zeros(tokens, np.int32)
-        self._wanted = np.zeros(tokens, np.int8)
-        self._addresses = self._sequence.ctypes.data + 4 * np.arange(tokens, dtype=np.uintp)
-        self.handle = llama.llama_batch()
-        for name, array in (("token", self._token), ("pos", self._position), ("n_seq_id", self._ones)):
-            setattr(self.handle, name, array.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)))
-        pointers = ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
-        self.handle.seq_id = ctypes.cast(self._addresses.ctypes.data, pointers)
-        self.handle.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
-
-    def fill(self, feeds: Sequence[Feed]) -> int:
-        """Take over the feeds; the number of rows of logits that they ask for."""
-        row = outputs = 0
-        for feed in feeds:
-            end = row + len(feed.tokens)
-            self._token[row:end] = feed.tokens
-            self._position[row:end] = range(feed.start, feed.start + len(feed.tokens))
-            self._sequence[row:end] = feed.sequence
-            self._wanted[row:end] = 0
-            self._wanted[end - 1] = feed.wants_logits
-            outputs += feed.wants_logits
-            row = end
-        self.handle.n_tokens = row
-        return outputs
 
 
 class Grammar:

@@ -1,7 +1,8 @@
 """Whether a draft in the making can still become sure; if not, its rest is a waste of edge time.
 
 Pure. Two grounds: proof (even if every token to come scored 1, the pooled confidence would stay below the threshold)
-and collapse (the confidence of the last window is far below the threshold; a judgement, not a proof).
+and collapse (the confidence of the last window is far below the threshold, and that of the whole draft below it; a
+judgement, not a proof). Either way the draft so far is unsure, so whoever assesses it escalates it.
 """
 
 import math
@@ -51,13 +52,16 @@ class Outlook:
 
     def _has_collapsed(self) -> bool:
         window = self._settings.window_tokens
-        if self.num_seen < window:
+        if self.num_seen < window or self._confidence(window) >= self._settings.collapse_share * self._rule.threshold:
             return False
-        recent = {
-            name: pool(scores[-window:], self._rule.pooling, self._rule.quantile)
-            for name, scores in self._scores.items()
-        }
-        return self._weigh(recent) < self._settings.collapse_share * self._rule.threshold
+        return self._confidence(self.num_seen) < self._rule.threshold
+
+    def _confidence(self, num_last: int) -> float:
+        """Of so many last tokens."""
+        rule = self._rule
+        return self._weigh(
+            {name: pool(scores[-num_last:], rule.pooling, rule.quantile) for name, scores in self._scores.items()}
+        )
 
     def _weigh(self, parts: Mapping[str, float]) -> float:
         return math.fsum(self._weights[name] * part for name, part in parts.items())

@@ -107,8 +107,7 @@ class PrefixCache:
         self._sequences.copy(match.sequence, sequence, active.computed, match.length)
         self._tree.place(sequence, tokens[: match.length])
         active.computed = active.attached = match.length
-        if match.sequence in self._idle:
-            self._idle.move_to_end(match.sequence)
+        self.touch(match.sequence)
         return spared
 
     def count_saved(self, num_tokens: int) -> None:
@@ -152,6 +151,11 @@ class PrefixCache:
     def take_for_loading(self) -> int | None:
         """A sequence to load a saved prefix into, for `adopt`; None if there is none unused."""
         return self._unused.pop() if self._unused else None
+
+    def touch(self, sequence: int) -> None:
+        """Make an idle prefix the most recently used one; one that was given up since is ignored."""
+        if sequence in self._idle:
+            self._idle.move_to_end(sequence)
 
     def make_room(self, num_cells: int) -> bool:
         """Cut idle prefixes, least recently used first, until so many cells are free; whether that was enough."""
