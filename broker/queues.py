@@ -50,7 +50,7 @@ class TransportJob(Job):
     def func(self) -> Callable[[str], None]:
         """The function in the worker's table. Raises `ForbiddenFunction` for every other name."""
         name = self.func_name
-        if self.instance is not None or name not in self.functions:
+        if self.instance is not None or not isinstance(name, str) or name not in self.functions:
             raise ForbiddenFunction(f"job {self.id} names {name!r}, which is not in this worker's table")
         return self.functions[name]
 

@@ -103,6 +103,7 @@ class RequestStore:
             wire.encode(Queued(tier=tier)),
         ]
         with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.multi()  # RQ would otherwise call it, too late
             self._create(keys=self._keys(request_id), args=arguments, client=pipeline)
             self._queues.push(request_id, tier, attempt=0, pipeline=pipeline)
             pipeline.execute()

@@ -1,5 +1,6 @@
 """The HTTP API: routes in, the broker out. `create_app` is given what it works with and builds nothing at import."""
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -8,10 +9,12 @@ from threading import BoundedSemaphore
 from typing import cast
 
 from flask import Response, request
-from flask_openapi3.models import Info
+from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, Field
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from werkzeug.exceptions import HTTPException
 
 from broker.presence import Presence
@@ -29,6 +32,8 @@ from schemas.workers import WorkerReport
 
 #: Seconds that a client should wait before it asks again, where nothing better is known.
 RETRY_AFTER_S = "1"
+#: What Redis answers when it cannot take anything; every other error of it is a bug of ours.
+REDIS_AWAY = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OutOfMemoryError)
 
 
 class JobPath(BaseModel):
@@ -83,11 +88,13 @@ def _add_errors(app: OpenAPI) -> None:
     def on_refusal(error: Refused) -> Response:
         return refused(error)
 
-    @app.errorhandler(RedisError)
-    def on_redis_error(error: RedisError) -> Response:
+    def on_redis_away(error: Exception) -> Response:
         app.logger.warning("redis_away error=%s", error)
         headers = {"Retry-After": RETRY_AFTER_S}
         return problem(503, "Redis is away", "Nothing was stored; try again.", headers=headers)
+
+    for kind in REDIS_AWAY:
+        app.register_error_handler(kind, on_redis_away)
 
     @app.before_request
     def check_body() -> Response | None:
@@ -96,7 +103,10 @@ def _add_errors(app: OpenAPI) -> None:
         if not request.is_json:
             detail = f"The body must be application/json (Content-Type is {request.content_type!r})"
             return problem(415, "Unsupported media type", detail)
-        request.get_json()  # raises a 400 that says where the JSON breaks
+        try:
+            json.loads(request.get_data())
+        except ValueError as error:
+            return problem(400, "The body is not JSON", str(error))
         return None
 
 
@@ -160,7 +170,7 @@ def _add_health(app: OpenAPI, services: Services) -> None:
     def live() -> list[WorkerReport] | None:
         try:
             return services.presence.live()
-        except RedisError:
+        except REDIS_AWAY:
             return None
 
     @app.get("/healthz", responses={200: Health})

@@ -43,6 +43,8 @@ def shown(value: object) -> object:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         return repr(value)[:MAX_SHOWN]
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deeply to show"
     return value if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 

@@ -1,0 +1,239 @@
+"""Engines without models: a word a token, as slow as they are told, sure or not by what the prompt says.
+
+They keep the interfaces that `workers.edge.drafting` and `workers.cloud.verifying` use, and what the real engines
+promise about futures, listeners and cancelling. A prompt may ask for behaviour by words of its last message:
+
+    unsure        the edge's confidence is 0.1 instead of 0.9
+    slow          ten times the delay a token
+    forever       a token every delay, until cancelled
+    refuse        the future fails with `RequestRefused`
+    break         the future fails with a RuntimeError
+    die           the engine dies, and with it everything in flight
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from schemas.drafts import Draft, TokenFigures
+from schemas.events import AcceptedText, CorrectedText, DraftText, WrittenText
+from schemas.results import DraftStatistics, FailureKind, FinishReason
+from schemas.workers import CacheStatistics, VerificationStatistics
+from workers.cloud.answering import AnswerOrder, CloudAnswer
+from workers.edge.engine import DraftOrder
+from workers.failures import EngineDied, RequestCancelled, RequestRefused
+
+OrderT = TypeVar("OrderT", DraftOrder, AnswerOrder)
+ProductT = TypeVar("ProductT", Draft, CloudAnswer)
+
+#: Tokens of an answer where `max_tokens` allows more.
+NUM_TOKENS = 12
+SURE, UNSURE = 0.9, 0.1
+
+
+def words(order: DraftOrder | AnswerOrder) -> list[str]:
+    """The words that the edge answers with: the prompt's own, upside down; the cloud shouts every third."""
+    spoken = order.messages[-1].content.split()[::-1] or ["nothing"]
+    num = min(order.sampling.max_tokens, NUM_TOKENS)
+    return [f"{spoken[place % len(spoken)]} " for place in range(num)]
+
+
+@dataclass
+class Flight(Generic[OrderT, ProductT]):
+    """One order in flight."""
+
+    order: OrderT
+    future: "Future[ProductT]"
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    written: int = 0
+
+
+class FakeEngine(Generic[OrderT, ProductT]):
+    """What both tiers' stand-ins share: one thread a request, memory of every order, death on demand."""
+
+    model_name = "fake"
+    vocabulary = "fake-words"
+
+    def __init__(self, *, delay_s: float = 0.005) -> None:
+        self.delay_s = delay_s
+        #: Every order ever taken, in order.
+        self.orders: list[OrderT] = []
+        #: The most that were ever in flight.
+        self.most_in_flight = 0
+        self._flights: dict[str, Flight[OrderT, ProductT]] = {}
+        self._lock = threading.Lock()
+        self._alive = True
+
+    def start(self) -> None:
+        """Nothing to load."""
+
+    def submit(self, order: OrderT, listener: Callable[..., None] | None = None) -> "Future[ProductT]":
+        future: Future[ProductT] = Future()
+        future.set_running_or_notify_cancel()
+        flight: Flight[OrderT, ProductT] = Flight(order, future)
+        with self._lock:
+            if order.request_id in self._flights:
+                raise ValueError(f"request {order.request_id} is in flight already")
+            self.orders.append(order)
+            self._flights[order.request_id] = flight
+            self.most_in_flight = max(self.most_in_flight, len(self._flights))
+        threading.Thread(target=self._run, args=(flight, listener or (lambda _: None)), daemon=True).start()
+        return future
+
+    def cancel(self, request_id: str) -> None:
+        with self._lock:
+            flight = self._flights.get(request_id)
+        if flight is not None:
+            flight.cancelled.set()
+
+    def progress(self, request_id: str) -> int:
+        with self._lock:
+            flight = self._flights.get(request_id)
+        return 0 if flight is None else flight.written
+
+    def statistics(self) -> CacheStatistics:
+        return CacheStatistics(enabled=True, entries=len(self.orders))
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._flights)
+
+    @property
+    def alive(self) -> bool:
+        return self._alive
+
+    def close(self) -> None:
+        self._die("the engine was closed")
+
+    def write(self, flight: Flight[OrderT, ProductT], listener: Callable[..., None]) -> ProductT:
+        """Write all tokens of the order, telling the listener of each."""
+        raise NotImplementedError
+
+    def pause(self, flight: Flight[OrderT, ProductT]) -> None:
+        """One token's time. Raises when the order is not wanted any more."""
+        behaviour = flight.order.messages[-1].content
+        if flight.cancelled.wait(self.delay_s * (10 if "slow" in behaviour else 1)):
+            raise RequestCancelled(flight.order.request_id)
+        if not self._alive:
+            raise EngineDied("the engine died")
+        flight.written += 1
+
+    def _run(self, flight: Flight[OrderT, ProductT], listener: Callable[..., None]) -> None:
+        behaviour = flight.order.messages[-1].content
+        try:
+            if "refuse" in behaviour:
+                raise RequestRefused(FailureKind.PROMPT_TOO_LONG, "the fake refuses this prompt")  # noqa: TRY301
+            if "break" in behaviour:
+                raise RuntimeError("the fake breaks")  # noqa: TRY301 - as an engine would
+            if "die" in behaviour:
+                self._die("the fake was told to die")
+            while "forever" in behaviour:
+                self.pause(flight)
+            product = self.write(flight, listener)
+        except Exception as error:  # noqa: BLE001 - whatever it is goes to whoever waits
+            self._leave(flight)
+            flight.future.set_exception(error)
+        else:
+            self._leave(flight)
+            flight.future.set_result(product)
+
+    def _leave(self, flight: Flight[OrderT, ProductT]) -> None:
+        with self._lock:
+            self._flights.pop(flight.order.request_id, None)
+
+    def _die(self, why: str) -> None:
+        self._alive = False
+        self.why_it_died = why
+
+
+class FakeEdge(FakeEngine[DraftOrder, Draft]):
+    """Drafts the prompt's words upside down."""
+
+    model_name = "fake-small"
+
+    def write(self, flight: Flight[DraftOrder, Draft], listener: Callable[[DraftText], None]) -> Draft:
+        text = ""
+        written = words(flight.order)
+        for word in written:
+            self.pause(flight)
+            listener(DraftText(position=len(text), text=word))
+            text += word
+        sure = UNSURE if "unsure" in flight.order.messages[-1].content else SURE
+        column = (sure,) * len(written)
+        return Draft(
+            text=text,
+            token_ids=tuple(range(len(written))),
+            figures=TokenFigures(
+                probability=column,
+                scaled_probability=column,
+                margin=column,
+                normalised_entropy=tuple(1.0 - value for value in column),
+                top_k_mass=column,
+            ),
+            finish_reason=FinishReason.LENGTH,
+            prompt_tokens=len(flight.order.messages[-1].content.split()) or 1,
+            model=self.model_name,
+            vocabulary=self.vocabulary,
+        )
+
+
+class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
+    """Answers with the same words, every third in capitals: what the draft had otherwise is accepted."""
+
+    model_name = "fake-large"
+    engine_name = "fake"
+
+    def __init__(self, *, delay_s: float = 0.005) -> None:
+        super().__init__(delay_s=delay_s)
+        self._verified = VerificationStatistics()
+
+    def write(self, flight: Flight[AnswerOrder, CloudAnswer], listener: Callable[..., None]) -> CloudAnswer:
+        draft, text, accepted = flight.order.draft, "", 0
+        written = [word.upper() if place % 3 == 2 else word for place, word in enumerate(words(flight.order))]
+        drafted = words(flight.order) if draft else []
+        for place, word in enumerate(written):
+            self.pause(flight)
+            stands = bool(draft) and drafted[place] == word
+            accepted += stands
+            kind = (AcceptedText if stands else CorrectedText) if draft else WrittenText
+            listener(kind(position=len(text), text=word))
+            text += word
+        statistics = self._count(draft, accepted, len(written))
+        return CloudAnswer(
+            text=text,
+            token_ids=tuple(range(len(written))),
+            finish_reason=FinishReason.LENGTH,
+            prompt_tokens=len(flight.order.messages[-1].content.split()) or 1,
+            cached_tokens=0,
+            draft=statistics,
+        )
+
+    def _count(self, draft: Draft | None, accepted: int, num_tokens: int) -> DraftStatistics | None:
+        before = self._verified
+        drafted = len(draft.token_ids) if draft else 0
+        with self._lock:
+            self._verified = VerificationStatistics(
+                requests=before.requests + 1,
+                drafts=before.drafts + bool(draft),
+                drafted_tokens=before.drafted_tokens + drafted,
+                accepted_tokens=before.accepted_tokens + accepted,
+                rewritten_tokens=before.rewritten_tokens + num_tokens - accepted,
+            )
+        if draft is None:
+            return None
+        return DraftStatistics(
+            drafted_tokens=drafted,
+            accepted_tokens=accepted,
+            rewritten_tokens=num_tokens - accepted,
+            acceptance_rate=accepted / drafted if drafted else None,
+            verified=True,
+            lossless=True,
+        )
+
+    def cache_statistics(self) -> CacheStatistics:
+        return self.statistics()
+
+    def verification_statistics(self) -> VerificationStatistics:
+        return self._verified
