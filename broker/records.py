@@ -46,6 +46,11 @@ class Hold:
     attempt: int
     worker: str
 
+    @property
+    def work_id(self) -> str:
+        """What an engine knows this attempt by: the request may come back while its last one still runs there."""
+        return f"{self.request_id}-{self.attempt}"
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -217,11 +222,17 @@ class RequestStore:
             counter="cancelled",
         )
 
-    def renew(self, holds: Iterable[Hold]) -> None:
-        """Renew the leases of requests in hand. Idempotent."""
-        ids = [hold.request_id for hold in holds]
-        if ids:
-            self._renew(keys=[keys.leases()], args=[self._lifetimes.lease_s, *ids])
+    def renew(self, holds: Iterable[Hold]) -> list[Hold]:
+        """Renew the leases of requests in hand. Answers the holds that are lost: stop working on them. Idempotent."""
+        asked = list(holds)
+        if not asked:
+            return []
+        arguments: list[str | int | float] = [self._lifetimes.lease_s]
+        for hold in asked:
+            arguments += [hold.request_id, hold.attempt, states.WORKING[hold.tier]]
+        records = [keys.request(hold.request_id) for hold in asked]
+        lost = cast("list[int]", self._renew(keys=[keys.leases(), *records], args=arguments))
+        return [asked[place] for place in lost]
 
     def reap(self) -> list[str]:
         """Look after requests whose lease has lapsed or whose job is gone. Answers the ids that were pushed again.
@@ -241,12 +252,13 @@ class RequestStore:
         return {tier.value: self._queues.length(tier) for tier in Tier}
 
     def _look_after(self, request_id: str) -> bool:
-        state = self.state(request_id)
+        raw = cast("list[bytes | None]", self._redis.hmget(keys.request(request_id), "state", "attempt"))
+        state = None if raw[0] is None else State(raw[0].decode())
         if state is None or state in states.FINISHED:
             self._redis.zrem(keys.leases(), request_id)
             return False
         tier = next(t for t in Tier if state in (states.WAITING[t], states.WORKING[t]))
-        attempt = int(cast("bytes", self._redis.hget(keys.request(request_id), "attempt")))
+        attempt = int(raw[1] or 0)
         if state == states.WAITING[tier]:
             if self._queues.holds(request_id, tier, attempt):
                 return False

@@ -95,15 +95,22 @@ return 1
 """
 )
 
-#: KEYS: leases. ARGV: lease seconds, then id, ... Renews the leases of unfinished requests. Answers how many.
+#: KEYS: leases, record, ... ARGV: lease seconds, then for each record its id, attempt and state expected.
+#: Renews the leases of requests that the caller still holds. Answers the places, from 0, of those that it does not.
 RENEW = """
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
-local renewed = 0
-for i = 2, #ARGV do
-  renewed = renewed + redis.call('ZADD', KEYS[1], 'XX', 'CH', now + tonumber(ARGV[1]), ARGV[i])
+local lost = {}
+for i = 2, #KEYS do
+  local id, attempt, expected = unpack(ARGV, 3 * i - 4, 3 * i - 2)
+  local held = redis.call('HMGET', KEYS[i], 'state', 'attempt')
+  if held[1] == expected and held[2] == attempt then
+    redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), id)
+  else
+    lost[#lost + 1] = i - 2
+  end
 end
-return renewed
+return lost
 """
 
 #: KEYS: leases. ARGV: seconds until the next look, how many. Claims what is due, so that only one reaper has each.

@@ -67,6 +67,8 @@ class EventHub:
     def follow(self, request_id: str, after: str, deadline: float) -> Iterator[StreamedEvent | None]:
         """Events after the position as they come, until a final one or the deadline (of `time.monotonic`).
 
+        Ends as well when the stream has expired.
+
         Yields None at least every `POLL_S` seconds in which nothing happened, so that the caller can send a sign of
         life. Blocks between events.
         """
@@ -86,6 +88,8 @@ class EventHub:
                 if remaining <= 0:
                     return
                 if not bell.wait(min(remaining, POLL_S)):
+                    if not self._redis.exists(keys.events(request_id)):
+                        return
                     yield None
         finally:
             with self._lock:

@@ -72,7 +72,9 @@ def create_app(services: Services) -> OpenAPI:
     app = OpenAPI("gateway", info=info, validation_error_callback=invalid, doc_ui=False)
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
     _add_errors(app)
-    _add_jobs(app, services)
+    streams = BoundedSemaphore(services.settings.max_streams)
+    _add_jobs(app, services, streams)
+    _add_events(app, services, streams)
     _add_health(app, services)
     return app
 
@@ -88,6 +90,10 @@ def _add_errors(app: OpenAPI) -> None:
     def on_refusal(error: Refused) -> Response:
         return refused(error)
 
+    @app.errorhandler(RecursionError)
+    def on_recursion(_error: RecursionError) -> Response:
+        return problem(400, "The body is nested too deeply", "Nothing was stored.")
+
     def on_redis_away(error: Exception) -> Response:
         app.logger.warning("redis_away error=%s", error)
         headers = {"Retry-After": RETRY_AFTER_S}
@@ -96,23 +102,24 @@ def _add_errors(app: OpenAPI) -> None:
     for kind in REDIS_AWAY:
         app.register_error_handler(kind, on_redis_away)
 
-    @app.before_request
-    def check_body() -> Response | None:
-        if request.method != "POST":
-            return None
-        if not request.is_json:
-            detail = f"The body must be application/json (Content-Type is {request.content_type!r})"
-            return problem(415, "Unsupported media type", detail)
-        try:
-            json.loads(request.get_data())
-        except ValueError as error:
-            return problem(400, "The body is not JSON", str(error))
+    app.before_request(_check_body)
+
+
+def _check_body() -> Response | None:
+    if request.method != "POST":
         return None
+    if not request.is_json:
+        detail = f"The body must be application/json (Content-Type is {request.content_type!r})"
+        return problem(415, "Unsupported media type", detail)
+    try:
+        json.loads(request.get_data())
+    except ValueError as error:
+        return problem(400, "The body is not JSON", str(error))
+    return None
 
 
-def _add_jobs(app: OpenAPI, services: Services) -> None:
+def _add_jobs(app: OpenAPI, services: Services, streams: BoundedSemaphore) -> None:
     store, limits = services.store, services.settings
-    streams = BoundedSemaphore(limits.max_streams)
 
     @app.post("/v1/jobs", responses={202: Job})
     def submit(body: JobRequest) -> Response:
@@ -151,13 +158,18 @@ def _add_jobs(app: OpenAPI, services: Services) -> None:
         record = store.read(path.job_id)
         return _not_found(path) if record is None else _job(record)
 
+
+def _add_events(app: OpenAPI, services: Services, streams: BoundedSemaphore) -> None:
     @app.get("/v1/jobs/<job_id>/events")
     def events(path: JobPath, header: ResumeHeader) -> Response:
         """Follow the job: server-sent events, its whole history first, resumable by Last-Event-ID."""
-        if store.state(path.job_id) is None:
+        state = services.store.state(path.job_id)
+        if state is None:
             return _not_found(path)
+        if state in FINISHED and not services.hub.read(path.job_id, header.last_event_id):
+            return Response(status=204)  # what tells an EventSource not to connect again
         if not streams.acquire(blocking=False):
-            return _too_many(limits)
+            return _too_many(services.settings)
         following = services.hub.follow(path.job_id, header.last_event_id, deadline=float("inf"))
         response = Response(_server_sent(following), content_type="text/event-stream")
         response.headers["Cache-Control"] = "no-store"

@@ -119,7 +119,7 @@ class Assembly:
         cache: Callable[[], CacheStatistics],
         verification: Callable[[], VerificationStatistics] | None = None,
     ) -> int:
-        """Take jobs until told to stop. Blocks; answers the process's exit status, which is 1 if the engine died."""
+        """Take jobs until told to stop. Blocks; answers the process's exit status: 1 if it was not told, but broke."""
 
         def report() -> WorkerReport:
             return WorkerReport(
@@ -143,7 +143,8 @@ class Assembly:
         worker = ConcurrentWorker(
             self.redis,
             self.tier,
-            self.worker_id,
+            # RQ refuses a name whose last bearer was killed within the minutes for which it remembers it.
+            f"{self.worker_id}-{self._epoch}",
             capacity=capacity,
             functions={FUNCTION_NAMES[self.tier]: stage.run},
             healthy=lambda: self.engine.alive,
@@ -162,7 +163,7 @@ class Assembly:
             alive = self.engine.alive
             self.engine.close()
         log.info("worker_ended worker=%s engine_alive=%s", self.worker_id, alive)
-        return 0 if alive else 1
+        return 0 if alive and worker.told_to_stop else 1
 
     def _drain(self) -> None:
         """Let what is in flight finish for a while, then hand it back."""

@@ -87,9 +87,9 @@ class Holdings:
     def stop_all(self) -> None:
         """Tell the engine to stop whatever is in hand."""
         with self._lock:
-            ids = [hold.request_id for hold in self._pending]
-        for request_id in ids:
-            self._stop_engine(request_id)
+            holds = list(self._pending)
+        for hold in holds:
+            self._stop_engine(hold.work_id)
 
     def _publish(self) -> None:
         while not self._ended.wait(GATHER_S):
@@ -108,15 +108,22 @@ class Holdings:
             log.warning("events_not_published request_id=%s error=%s", hold.request_id, error)
             return
         if not held:
-            log.info("hold_lost request_id=%s attempt=%s", hold.request_id, hold.attempt)
-            self._stop_engine(hold.request_id)
+            self._give_up(hold)
+
+    def _give_up(self, hold: Hold) -> None:
+        with self._lock:
+            if hold not in self._pending:  # its own job has just finished it
+                return
+        log.info("hold_lost request_id=%s attempt=%s", hold.request_id, hold.attempt)
+        self._stop_engine(hold.work_id)
 
     def _renew(self) -> None:
         while not self._ended.wait(self._lease_s / 3):
             with self._lock:
                 holds = list(self._pending)
             try:
-                self._store.renew(holds)
+                for hold in self._store.renew(holds):
+                    self._give_up(hold)
                 for request_id in self._store.reap():
                     log.info("request_pushed_again request_id=%s", request_id)
             except RedisError as error:

@@ -93,6 +93,11 @@ class ConcurrentWorker(BaseWorker):
         self._heartbeat_at = 0.0
         self._ended = threading.Event()
 
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether it was asked to stop; if it ended without that, something broke."""
+        return bool(self._stop_requested)
+
     def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
         """Take no more jobs; what is in flight is drained. Never raises into the main thread's Redis calls."""
         log.info("stop_requested signal=%s", signal.Signals(signum).name)
@@ -134,6 +139,9 @@ class ConcurrentWorker(BaseWorker):
                 log.warning("redis_away error=%s", error)
                 time.sleep(DEQUEUE_S)
                 continue
+            except Exception as error:  # noqa: BLE001 - a record that RQ cannot read must not end the worker
+                self._throw_away(error)
+                continue
             finally:
                 if taken is None:
                     self._slots.release()
@@ -147,9 +155,11 @@ class ConcurrentWorker(BaseWorker):
         """Start the job on the pool and return at once."""
         try:
             execution = self.prepare_execution(job)
-        except BaseException:
+        except RedisError as error:
+            # The request waits on in its record, and its job is pushed again.
+            log.warning("job_not_started job=%s error=%s", job.id, error)
             self._slots.release()
-            raise
+            return
         with self._running_lock:
             self._running[execution.id] = (job, execution)
         self._pool.submit(self._perform, job, queue, execution)
@@ -160,7 +170,10 @@ class ConcurrentWorker(BaseWorker):
         if pipeline is None and now - self._heartbeat_at < HEARTBEAT_S / 2:
             return
         self._heartbeat_at = now
-        super().heartbeat(timeout, pipeline=pipeline)
+        try:
+            super().heartbeat(timeout, pipeline=pipeline)
+        except RedisError as error:
+            log.warning("redis_away error=%s", error)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002 - RQ's signature
         """Seconds for which an execution's heartbeat counts."""
@@ -182,6 +195,15 @@ class ConcurrentWorker(BaseWorker):
         self._drain()
         self._pool.shutdown(wait=True)
         super().teardown()
+
+    def _throw_away(self, error: Exception) -> None:
+        """Take a job that cannot be read out of RQ's hands for good. Raises the error if it is not of a job."""
+        job_id = getattr(error, "job_id", None)
+        if job_id is None:
+            raise error
+        log.error("job_unreadable job=%s error=%s", job_id, error)
+        for queue in self.queues:
+            queue.intermediate_queue.remove(job_id)
 
     def _perform(self, job: Job, queue: Queue, execution: Execution) -> None:
         try:

@@ -25,7 +25,7 @@ class Verifying:
         """Hand the request to the engine; the text that stands is published as it comes."""
         request, hold = taken.request, taken.hold
         order = AnswerOrder(
-            request_id=request.request_id,
+            request_id=hold.work_id,
             messages=request.messages,
             sampling=request.sampling,
             draft=taken.draft if request.policy.verify_draft else None,

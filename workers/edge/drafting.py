@@ -28,7 +28,7 @@ class Drafting:
         """Hand the request to the engine; its text is published as it is written."""
         request, hold = taken.request, taken.hold
         order = DraftOrder(
-            request_id=request.request_id,
+            request_id=hold.work_id,
             messages=request.messages,
             sampling=request.sampling,
             rule=request.confidence,

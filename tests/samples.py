@@ -1,0 +1,37 @@
+"""Requests, drafts and results as tests need them: whole, valid, and the same every time but for what is asked."""
+
+import uuid
+
+from config.settings import read_settings
+from gateway.admission import Admission
+from schemas.drafts import Draft, TokenFigures
+from schemas.policy import Tier
+from schemas.requests import AcceptedRequest, JobRequest
+from schemas.results import FinishReason, Models, Result, Usage
+
+
+def a_request(prompt: str = "why is the sky blue", **body: object) -> AcceptedRequest:
+    """A request as the gateway accepts it, under the default settings."""
+    return Admission(read_settings()).accept(JobRequest(prompt=prompt, **body), uuid.uuid4().hex, 1.0)
+
+
+def a_draft(text: str = "because of scattering") -> Draft:
+    """A draft of one token a word."""
+    num = len(text.split())
+    figures = TokenFigures(**dict.fromkeys(TokenFigures.model_fields, (0.25,) * num))
+    return Draft(
+        text=text,
+        token_ids=tuple(range(num)),
+        figures=figures,
+        finish_reason=FinishReason.STOP,
+        prompt_tokens=5,
+        model="small",
+        vocabulary="words",
+    )
+
+
+def a_result(text: str = "because of scattering", tier: Tier = Tier.EDGE) -> Result:
+    """An answer."""
+    return Result(
+        text=text, finish_reason=FinishReason.STOP, tier=tier, policy="baseline", usage=Usage(), models=Models()
+    )
