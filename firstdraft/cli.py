@@ -46,11 +46,14 @@ def _settings() -> Settings:
         return read_settings()
 
 
-def _stop_on_sigterm() -> None:
+def _stop_on_signals() -> None:
+    """SIGTERM stops as Ctrl-C does, and Ctrl-C stops also where a shell has us started in the background."""
+
     def interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,7 +66,7 @@ def main() -> None:
 @procfile_option
 def up(procfile: Path) -> None:
     """Run everything on this machine until Ctrl-C."""
-    _stop_on_sigterm()
+    _stop_on_signals()
     settings = _settings()
     console = Console(highlight=False)
     try:
@@ -78,7 +81,7 @@ def up(procfile: Path) -> None:
 @procfile_option
 def demo(procfile: Path) -> None:
     """Run everything, answer a handful of prompts, show what became of each, stop."""
-    _stop_on_sigterm()
+    _stop_on_signals()
     settings = _settings()
     console = Console(highlight=False)
     log = state_folder() / "demo.log"

@@ -1,7 +1,6 @@
 """Runs the whole system on one machine: the embedded server, and what the Procfile names, through honcho."""
 
-import os
-import signal
+import contextlib
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import httpx
+import psutil
 
 from config.environment import child_environment
 from config.settings import Settings, state_folder
@@ -83,12 +83,19 @@ def _start(procfile: Path, redis_url: str, output: IO[bytes] | None) -> "subproc
 
 
 def _stop(honcho: "subprocess.Popen[bytes]") -> None:
+    """Stop honcho and what it started, then whatever any of those left behind."""
+    started = psutil.Process(honcho.pid).children(recursive=True) if honcho.poll() is None else []
     honcho.terminate()
     try:
         honcho.wait(STOP_S)
     except subprocess.TimeoutExpired:
-        os.killpg(honcho.pid, signal.SIGKILL)
+        honcho.kill()
         honcho.wait()
+    left = [process for process in started if process.is_running()]
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=1.0)
 
 
 def _wait_until_ready(system: RunningSystem, say: Callable[[str], None]) -> None:

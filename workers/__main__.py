@@ -5,8 +5,10 @@ honcho starts what a Procfile names and never restarts it; where systemd or Kube
 short one; one that cannot start (bad settings, a missing model) is tried a few times and then given up.
 """
 
+import contextlib
 import ctypes
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -56,6 +58,7 @@ class Restarter:
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has no threads
             )
             status = self._child.wait()
+            self._sweep(self._child.pid)
             if self._stopping or status == 0:
                 return 0
             short_lives = 0 if time.monotonic() - began > LONG_LIFE_S else short_lives + 1
@@ -67,6 +70,12 @@ class Restarter:
             time.sleep(delay)
             if self._stopping:
                 return 0
+
+    @staticmethod
+    def _sweep(session: int) -> None:
+        """End what a killed worker left in its session: vLLM's processes would hold the memory of the next."""
+        with contextlib.suppress(ProcessLookupError):  # nothing was left
+            os.killpg(session, signal.SIGKILL)
 
 
 def _die_with_parent() -> None:

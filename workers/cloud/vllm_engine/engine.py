@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from config.settings import CloudSettings
+from schemas.requests import Message
 from schemas.results import FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics
 from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
@@ -21,7 +22,7 @@ from workers.cloud.vllm_engine.environment import check_release, prepare_environ
 from workers.failures import EngineDied, RequestRefused
 
 #: How long closing waits for vLLM's processes, in seconds; vLLM kills what is left then.
-CLOSE_TIMEOUT_S = 3.0
+CLOSE_TIMEOUT_S = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class VllmEngine:
     def start(self) -> None:
         """Block until vLLM has loaded the model: a minute on a small machine."""
         release = check_release()
-        prepare_environment(self._model_path)
+        prepare_environment(self._model_path, eager=self._settings.model.eager)
         self._flights.start()
         try:
             repaired = self._flights.run(self._start())
@@ -122,6 +123,16 @@ class VllmEngine:
     def progress(self, request_id: str) -> int:
         """Tokens written so far."""
         return self._flights.progress(request_id)
+
+    def prompt_of(self, messages: Sequence[Message]) -> list[int]:
+        """The conversation in the model's tokens. Raises `RequestRefused` if it is too long."""
+        tokens: list[int] = self._prompts.tokens(messages)
+        return tokens
+
+    def tokens_of(self, text: str) -> list[int]:
+        """A piece of text in the model's tokens."""
+        tokens: list[int] = self._prompts.text_tokens(text)
+        return tokens
 
     def cached_prefix_tokens(self, token_ids: Sequence[int]) -> int:
         """How many of these first tokens of a prompt the cache holds, as far as vLLM's events have told."""
