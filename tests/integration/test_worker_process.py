@@ -1,0 +1,293 @@
+import pickle
+import signal
+
+import msgpack
+import pytest
+from rq import Queue, Worker
+from rq.registry import FailedJobRegistry, StartedJobRegistry
+
+from broker.presence import Presence
+from broker.queues import QUEUE_NAMES, MsgpackSerializer, TransportJob, queue
+from broker.states import FINISHED, State
+from broker.streams import EventHub
+from schemas.policy import Tier
+from schemas.results import FailureKind
+from tests.polling import until
+from tests.samples import a_request, a_result
+
+#: Seconds in which a stopping worker must have ended, and in which a crashed one's request must be going on.
+STOP_S, TAKEOVER_S = 6.0, 15.0
+
+
+@pytest.fixture
+def ask(worker_store):
+    def submit(prompt="why is the sky blue", **body):
+        request = a_request(prompt, **body)
+        worker_store.create(request)
+        return request.request_id
+
+    return submit
+
+
+@pytest.fixture
+def ended(worker_store):
+    """Waits until the request has ended, and gives its record."""
+
+    def wait(request_id, within_s=20.0):
+        until(lambda: worker_store.state(request_id) in FINISHED, f"{request_id} ends", within_s=within_s)
+        return worker_store.read(request_id)
+
+    return wait
+
+
+@pytest.fixture
+def is_drafting(worker_store):
+    def wait(request_id, within_s=10.0):
+        until(lambda: worker_store.state(request_id) == State.DRAFTING, "the draft is begun", within_s=within_s)
+
+    return wait
+
+
+def outcomes(redis, request_id):
+    kinds = [streamed.event.type for streamed in EventHub(redis).read(request_id)]
+    return [kind for kind in kinds if kind in {"done", "failed", "cancelled"}]
+
+
+def rq_workers(redis, tier):
+    return Worker.all(queue=queue(redis, tier), job_class=TransportJob, serializer=MsgpackSerializer)
+
+
+def test_32_requests_over_both_tiers_end_in_exactly_one_outcome_each(
+    ask, ended, start_worker, redis_connection, worker_store
+):
+    start_worker("edge", capacity=8)
+    start_worker("cloud", capacity=8)
+    prompts = ["why is the sky blue", "unsure of this", "refuse this", "break on this"] * 8
+    ids = [ask(prompt) for prompt in prompts]
+    records = [ended(request_id) for request_id in ids]
+    told = [(record.state, record.result and record.result.tier) for record in records]
+    assert (
+        told
+        == [
+            (State.SUCCEEDED, Tier.EDGE),
+            (State.SUCCEEDED, Tier.CLOUD),
+            (State.FAILED, None),
+            (State.FAILED, None),
+        ]
+        * 8
+    )
+    assert all(len(outcomes(redis_connection, request_id)) == 1 for request_id in ids)
+    assert {record.failure.kind for record in records[2::4]} == {FailureKind.PROMPT_TOO_LONG}
+    assert {record.failure.kind for record in records[3::4]} == {FailureKind.ENGINE_ERROR}
+    counted = worker_store.counters()
+    assert (counted["answered_edge"], counted["answered_cloud"], counted["failed"]) == (8, 8, 16)
+    assert "stale_commits" not in counted
+
+
+def test_a_verified_answer_tells_what_became_of_its_draft(ask, ended, start_worker, redis_connection):
+    start_worker("edge")
+    start_worker("cloud")
+    record = ended(ask("unsure of this"))
+    draft = record.result.draft
+    assert (draft.drafted_tokens, draft.accepted_tokens, draft.rewritten_tokens) == (12, 8, 4)
+    assert record.result.confidence.value < record.result.confidence.threshold
+    timings = record.result.timings
+    assert min(timings.drafting_ms, timings.verifying_ms, timings.total_ms) > 0
+    assert timings.total_ms >= timings.queued_ms + timings.drafting_ms + timings.verify_queued_ms
+    events = [streamed.event for streamed in EventHub(redis_connection).read(record.request_id)]
+    answer = "".join(event.text for event in events if event.type in {"accepted", "corrected"})
+    assert answer == record.result.text
+    assert "".join(event.text for event in events if event.type == "draft") == record.draft.text
+    assert [event.type for event in events if event.type not in {"draft", "accepted", "corrected"}] == [
+        "queued",
+        "started",
+        "decision",
+        "queued",
+        "started",
+        "done",
+    ]
+
+
+def test_no_more_is_taken_than_there_is_room_for_and_rq_sees_the_worker_with_its_executions(
+    ask, start_worker, redis_connection, worker_store, is_drafting
+):
+    start_worker("edge", capacity=3)
+    ids = [ask("forever") for _ in range(8)]
+    until(lambda: worker_store.waiting()["edge"] == 5, "as many are taken as there is room for")
+    for request_id in ids[:3]:
+        is_drafting(request_id)
+    assert [worker_store.state(request_id) for request_id in ids[3:]] == [State.QUEUED] * 5
+    (worker,) = rq_workers(redis_connection, Tier.EDGE)
+    assert worker.get_state() == "busy"
+    registry = StartedJobRegistry(queue=queue(redis_connection, Tier.EDGE))
+    assert sorted(registry.get_job_ids()) == sorted(f"{request_id}-edge-0" for request_id in ids[:3])
+    (report,) = until(
+        lambda: [r for r in Presence(redis_connection, 2.0).live() if r.in_flight == 3], "the report tells of three"
+    )
+    assert (report.capacity, report.tier, report.ready) == (3, Tier.EDGE, True)
+    for request_id in ids:
+        assert worker_store.cancel(request_id)
+    until(lambda: worker_store.waiting()["edge"] == 0, "cancelled requests give their slots back")
+    until(lambda: registry.get_job_ids() == [], "nothing is started any more")
+
+
+def test_a_cancelled_request_stops_the_engine_and_its_slot_is_free(ask, ended, start_worker, worker_store, is_drafting):
+    start_worker("edge", capacity=1)
+    endless = ask("forever")
+    is_drafting(endless)
+    waiting = ask()
+    assert worker_store.cancel(endless)
+    assert ended(waiting).state == State.SUCCEEDED
+    assert worker_store.state(endless) == State.CANCELLED
+
+
+def test_a_worker_that_is_told_to_stop_lets_what_is_nearly_done_finish(ask, ended, start_worker, is_drafting):
+    worker = start_worker("edge", delay_s=0.05)
+    request_id = ask()
+    is_drafting(request_id)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(STOP_S) == 0
+    assert ended(request_id, within_s=0.1).state == State.SUCCEEDED
+
+
+def test_a_worker_that_is_told_to_stop_hands_back_what_is_not_done_and_says_good_bye(
+    ask, start_worker, redis_connection, worker_store, is_drafting
+):
+    worker = start_worker("edge")
+    ids = [ask("forever") for _ in range(4)]
+    for request_id in ids:
+        is_drafting(request_id)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(STOP_S) == 0
+    assert [worker_store.state(request_id) for request_id in ids] == [State.QUEUED] * 4
+    assert worker_store.waiting()["edge"] == 4
+    assert worker_store.counters()["handed_back"] == 4
+    assert Presence(redis_connection, 2.0).live() == []
+    assert rq_workers(redis_connection, Tier.EDGE) == []
+
+
+def test_what_a_killed_worker_held_another_finishes_in_time(ask, ended, start_worker, is_drafting):
+    killed = start_worker("edge", delay_s=0.5)
+    request_id = ask()
+    is_drafting(request_id)
+    start_worker("edge")
+    killed.signal(signal.SIGKILL)
+    record = ended(request_id, within_s=TAKEOVER_S)
+    assert (record.state, record.attempt) == (State.SUCCEEDED, 2)
+
+
+def test_a_worker_that_slept_past_its_lease_is_refused(ask, ended, start_worker, worker_store, is_drafting):
+    sleeper = start_worker("edge", delay_s=0.1)
+    request_id = ask()
+    is_drafting(request_id)
+    sleeper.signal(signal.SIGSTOP)
+    start_worker("edge")
+    record = ended(request_id, within_s=TAKEOVER_S)
+    sleeper.signal(signal.SIGCONT)
+    until(lambda: sleeper.said("hold_lost") or sleeper.said("commit_came_too_late"), "the sleeper learns of it")
+    assert worker_store.read(request_id) == record
+    assert (record.state, record.attempt) == (State.SUCCEEDED, 2)
+    assert ended(ask()).state == State.SUCCEEDED
+
+
+def test_a_request_that_comes_back_to_a_worker_that_still_works_on_it_succeeds(
+    ask, ended, start_worker, worker_store, is_drafting, make_due
+):
+    start_worker("edge", delay_s=0.2)
+    request_id = ask()
+    is_drafting(request_id)
+    hold = worker_store.read(request_id)
+    make_due(request_id)
+    until(lambda: worker_store.reap() or worker_store.read(request_id).attempt > hold.attempt, "it is taken over")
+    record = ended(request_id)
+    assert (record.state, record.failure) == (State.SUCCEEDED, None)
+    assert record.attempt == 2
+
+
+def test_when_the_engine_dies_the_worker_ends_with_status_1_and_others_go_on(ask, ended, start_worker, is_drafting):
+    dying = start_worker("edge", delay_s=0.05, capacity=2)
+    bystander = ask("forever young")
+    is_drafting(bystander)
+    deadly = ask("die")
+    assert dying.wait(STOP_S) == 1
+    again = start_worker("edge", capacity=2)
+    assert again.wait(TAKEOVER_S) == 1
+    third = start_worker("edge", capacity=2)
+    assert third.wait(TAKEOVER_S) == 1
+    assert ended(deadly).failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
+    assert "died" in dying.log.read_text()
+
+
+def put_by_hand(redis, job_id, data, **fields):
+    """Put a job on the edge's queue as someone would who can write to Redis."""
+    redis.hset(
+        f"rq:job:{job_id}",
+        mapping={"data": data, "status": "queued", "origin": QUEUE_NAMES[Tier.EDGE], "timeout": 60, **fields},
+    )
+    redis.rpush(Queue(QUEUE_NAMES[Tier.EDGE], connection=redis).key, job_id)
+
+
+def test_jobs_that_would_run_code_run_nothing_and_do_not_end_the_worker(
+    ask, ended, start_worker, redis_connection, tmp_path
+):
+    marker = tmp_path / "it-was-run"
+    touch = f"touch {marker}"
+
+    class Bomb:
+        def __reduce__(self):
+            import os  # noqa: PLC0415 - what a pickle would do
+
+            return os.system, (touch,)
+
+    good = ["workers.edge.drafting.draft", None, ["nobody"], {}]
+    payloads = {
+        "pickle": pickle.dumps(("os.system", None, (touch,), {})),
+        "bomb": pickle.dumps(Bomb()),
+        "os.system": msgpack.packb(["os.system", None, [touch], {}]),
+        "eval": msgpack.packb(["builtins.eval", None, [f"open({str(marker)!r}, 'w')"], {}]),
+        "method": msgpack.packb(["system", "os", [touch], {}]),
+        "list": msgpack.packb([["os", "system"], None, [touch], {}]),
+        "arguments": msgpack.packb([good[0], None, [], {"request_id": {}, "x": 1}]),
+        "nothing": b"",
+    }
+    start_worker("edge")
+    for name, data in payloads.items():
+        put_by_hand(redis_connection, name, data)
+    callbacks = {f"{kind}_callback_name": "os.system" for kind in ("success", "failure", "stopped")}
+    put_by_hand(redis_connection, "callbacks", msgpack.packb(good), **callbacks)
+    put_by_hand(redis_connection, "failing", msgpack.packb(["os.system", None, [touch], {}]), **callbacks)
+    put_by_hand(redis_connection, "unreadable", msgpack.packb(good), created_at="never", timeout="long")
+    redis_connection.rpush(queue(redis_connection, Tier.EDGE).key, "not-there")
+    assert ended(ask()).state == State.SUCCEEDED
+    registry = FailedJobRegistry(queue=queue(redis_connection, Tier.EDGE))
+    refused = {*payloads, "failing"}
+    until(lambda: refused <= set(registry.get_job_ids(cleanup=False)), "every bad job is refused")
+    assert not marker.exists()
+
+
+def test_no_prompt_is_in_any_key_of_rq_whatever_became_of_the_request(ask, ended, start_worker, redis_connection):
+    word = "xyzzyplugh"
+    redis_connection.config_set("rdbcompression", "no")
+    start_worker("edge")
+    start_worker("cloud")
+    for behaviour in ("", "unsure", "refuse", "break"):
+        ended(ask(f"{word} {behaviour}"))
+    raw = b"".join(name + (redis_connection.dump(name) or b"") for name in redis_connection.scan_iter("rq:*"))
+    assert raw
+    assert word.encode() not in raw
+
+
+def test_a_worker_goes_on_when_its_connections_are_cut(ask, ended, start_worker, redis_connection):
+    start_worker("edge", delay_s=0.05)
+    first = ask()
+    redis_connection.client_kill_filter(_type="normal", skipme=True)
+    redis_connection.client_kill_filter(_type="pubsub")
+    assert ended(first).state == State.SUCCEEDED
+    assert ended(ask()).state == State.SUCCEEDED
+
+
+def test_a_stale_commit_is_counted(ask, worker_store):
+    hold = worker_store.begin(ask(), Tier.EDGE, "w1").hold
+    assert worker_store.cancel(hold.request_id)
+    assert not worker_store.succeed(hold, a_result(), [])
+    assert worker_store.counters()["stale_commits"] == 1
