@@ -147,6 +147,9 @@ class ConcurrentWorker(BaseWorker):
                     self._slots.release()
             if taken is not None:
                 job, queue = taken
+                if not self._healthy():  # the engine died while this looked at the queue
+                    self._put_back(job, queue)
+                    return None
                 job.redis_server_version = self.get_redis_server_version()
                 return job, queue
         return None
@@ -195,6 +198,14 @@ class ConcurrentWorker(BaseWorker):
         self._drain()
         self._pool.shutdown(wait=True)
         super().teardown()
+
+    def _put_back(self, job: Job, queue: Queue) -> None:
+        """Leave the job to another worker, as if it had not been taken."""
+        self._slots.release()
+        with self.connection.pipeline(transaction=True) as pipeline:
+            queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
+            pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
+            pipeline.execute()
 
     def _throw_away(self, error: Exception) -> None:
         """Take a job that cannot be read out of RQ's hands for good. Raises the error if it is not of a job."""

@@ -204,18 +204,19 @@ def test_a_request_that_comes_back_to_a_worker_that_still_works_on_it_succeeds(
     assert record.attempt == 2
 
 
-def test_when_the_engine_dies_the_worker_ends_with_status_1_and_others_go_on(ask, ended, start_worker, is_drafting):
-    dying = start_worker("edge", delay_s=0.05, capacity=2)
-    bystander = ask("forever young")
+def test_when_the_engine_dies_the_worker_ends_with_status_1_and_another_goes_on(
+    ask, ended, start_worker, worker_store, is_drafting
+):
+    dying = start_worker("edge", delay_s=0.1, capacity=2)
+    bystander = ask("slow and steady")
     is_drafting(bystander)
     deadly = ask("die")
     assert dying.wait(STOP_S) == 1
-    again = start_worker("edge", capacity=2)
-    assert again.wait(TAKEOVER_S) == 1
-    third = start_worker("edge", capacity=2)
-    assert third.wait(TAKEOVER_S) == 1
-    assert ended(deadly).failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
     assert "died" in dying.log.read_text()
+    assert worker_store.cancel(deadly)
+    start_worker("edge", delay_s=0.001)
+    assert ended(bystander).state == State.SUCCEEDED
+    assert worker_store.counters()["taken_over"] == 2
 
 
 def put_by_hand(redis, job_id, data, **fields):
@@ -243,7 +244,7 @@ def test_jobs_that_would_run_code_run_nothing_and_do_not_end_the_worker(
     payloads = {
         "pickle": pickle.dumps(("os.system", None, (touch,), {})),
         "bomb": pickle.dumps(Bomb()),
-        "os.system": msgpack.packb(["os.system", None, [touch], {}]),
+        "system": msgpack.packb(["os.system", None, [touch], {}]),
         "eval": msgpack.packb(["builtins.eval", None, [f"open({str(marker)!r}, 'w')"], {}]),
         "method": msgpack.packb(["system", "os", [touch], {}]),
         "list": msgpack.packb([["os", "system"], None, [touch], {}]),
@@ -261,7 +262,7 @@ def test_jobs_that_would_run_code_run_nothing_and_do_not_end_the_worker(
     assert ended(ask()).state == State.SUCCEEDED
     registry = FailedJobRegistry(queue=queue(redis_connection, Tier.EDGE))
     refused = {*payloads, "failing"}
-    until(lambda: refused <= set(registry.get_job_ids(cleanup=False)), "every bad job is refused")
+    until(lambda: not refused - set(registry.get_job_ids(cleanup=False)), f"{refused} are refused")
     assert not marker.exists()
 
 
