@@ -1,0 +1,170 @@
+"""What the queue itself costs: milliseconds per job of RQ's own workers and of ours, on one Redis, in turn.
+
+Every side drains the same number of waiting jobs that do nothing; ours does so with 16 in flight, once bare and once
+with all that a request needs (record, lease, events, fenced commit). One process drains; this one only waits.
+
+    python -m experiments.bench_queue
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from concurrent.futures import Future
+from pathlib import Path
+
+from redis import Redis
+from rich.console import Console
+from rich.table import Table
+from rq import Queue
+
+from broker.connection import connect
+from broker.queues import FUNCTION_NAMES, JobQueues, MsgpackSerializer
+from broker.records import Lifetimes, RequestStore, Taken
+from config.environment import child_environment
+from firstdraft.embedded import embedded_server
+from schemas.policy import Policy, Tier
+from schemas.requests import AcceptanceRule, AcceptedRequest, ConfidenceRule, Message, Sampling
+from schemas.results import FinishReason, Models, Result, Usage
+from workers.holding import Holdings
+from workers.process import ConcurrentWorker
+from workers.stage import Stage
+
+#: Jobs that each side drains in each round, and rounds.
+NUM_JOBS, NUM_ROUNDS = 300, 3
+#: Jobs in flight in our worker.
+IN_FLIGHT = 16
+#: The sides, in the order in which they take turns.
+SIDES = ("rq_simple_worker", "rq_worker", "ours_bare", "ours_whole")
+LIFETIMES = Lifetimes(result_ttl_s=600, unfinished_ttl_s=600, lease_s=10.0, max_attempts=3)
+POLICY = Policy(name="edge_only", tiers=(Tier.EDGE,), confidence_decides=False, verify_draft=False, kv_caches=True)
+
+
+def nothing(*_arguments: object) -> None:
+    """The job of every side."""
+
+
+def main() -> None:
+    """Run all sides in turn, print a table and one JSON document."""
+    took: dict[str, list[float]] = {side: [] for side in SIDES}
+    with tempfile.TemporaryDirectory() as folder, embedded_server(Path(folder)) as url:
+        redis = connect(url)
+        for _ in range(NUM_ROUNDS):
+            for side in SIDES:
+                redis.flushall()
+                _fill(redis, side)
+                took[side].append(_drain(redis, url, side) / NUM_JOBS * 1000)
+        redis.close()
+    medians = {side: statistics.median(values) for side, values in took.items()}
+    table = Table("side", "ms a job (median)", "jobs/s", caption="includes none of the worker's start")
+    for side, ms in medians.items():
+        table.add_row(side, f"{ms:.2f}", f"{1000 / ms:.0f}")
+    Console().print(table)
+    figures = {f"{side}_ms": ms for side, ms in medians.items()}
+    figures["vs_simple_worker"] = medians["rq_simple_worker"] / medians["ours_whole"]
+    figures["vs_fork_worker"] = medians["rq_worker"] / medians["ours_whole"]
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "jobs": NUM_JOBS}
+    print(json.dumps({"bench": "queue", "machine": machine, "figures": figures}))
+
+
+def _fill(redis: Redis, side: str) -> None:
+    if side.startswith("rq_"):
+        queue = Queue("plain", connection=redis, serializer=MsgpackSerializer)
+        for _ in range(NUM_JOBS):
+            queue.enqueue_call("experiments.bench_queue.nothing", args=(uuid.uuid4().hex,), result_ttl=0)
+    elif side == "ours_bare":
+        queues = JobQueues(redis, 600)
+        for _ in range(NUM_JOBS):
+            queues.push(uuid.uuid4().hex, Tier.EDGE, 0)
+    else:
+        store = RequestStore(redis, LIFETIMES)
+        for _ in range(NUM_JOBS):
+            store.create(_request())
+
+
+def _request() -> AcceptedRequest:
+    return AcceptedRequest(
+        request_id=uuid.uuid4().hex,
+        messages=(Message(role="user", content="What is the capital of France?"),),
+        sampling=Sampling(),
+        policy=POLICY,
+        confidence=ConfidenceRule(),
+        acceptance=AcceptanceRule(),
+        accepted_at_s=time.time(),
+    )
+
+
+def _drain(redis: Redis, url: str, side: str) -> float:
+    """Seconds from the first job taken off the queue to the last one closed."""
+    key = "rq:queue:plain" if side.startswith("rq_") else "rq:queue:edge"
+    command = [sys.executable, "-m", "experiments.bench_queue", side, url]
+    with subprocess.Popen(command, env=child_environment()) as worker:  # noqa: S603 - this module
+        while redis.llen(key) == NUM_JOBS:
+            time.sleep(0.001)
+        began = time.perf_counter()
+        while worker.poll() is None and _unfinished(redis, key):
+            time.sleep(0.002)
+        elapsed = time.perf_counter() - began
+        if side.startswith("ours"):
+            worker.terminate()  # RQ's end by themselves when there is nothing left
+    return elapsed
+
+
+def _unfinished(redis: Redis, queue_key: str) -> bool:
+    name = queue_key.removeprefix("rq:queue:")
+    return bool(redis.llen(queue_key) or redis.zcard(f"rq:wip:{name}") or redis.llen(f"{queue_key}:intermediate"))
+
+
+def _work(side: str, url: str) -> None:
+    """The worker of one side, until it is stopped."""
+    redis = connect(url)
+    if side.startswith("rq_"):
+        from rq import SimpleWorker, Worker  # noqa: PLC0415 - their import is not measured on our side
+
+        kind = SimpleWorker if side == "rq_simple_worker" else Worker
+        queue = Queue("plain", connection=redis, serializer=MsgpackSerializer)
+        kind([queue], connection=redis, serializer=MsgpackSerializer).work(burst=True, logging_level="WARNING")
+        return
+    store = RequestStore(redis, LIFETIMES)
+    holdings = Holdings(store, nothing, LIFETIMES.lease_s)
+    holdings.start()
+
+    def submit(_taken: Taken) -> Future[str]:
+        done: Future[str] = Future()
+        done.set_result("Paris")
+        return done
+
+    def conclude(taken: Taken, text: str, _seconds: float) -> bool:
+        result = Result(
+            text=text,
+            finish_reason=FinishReason.STOP,
+            tier=Tier.EDGE,
+            policy="edge_only",
+            usage=Usage(),
+            models=Models(),
+        )
+        return store.succeed(taken.hold, result, holdings.unsaid(taken.hold))
+
+    stage = Stage(Tier.EDGE, "bench", store, holdings, submit, conclude)
+    ConcurrentWorker(
+        redis,
+        Tier.EDGE,
+        "bench",
+        capacity=IN_FLIGHT,
+        functions={FUNCTION_NAMES[Tier.EDGE]: nothing if side == "ours_bare" else stage.run},
+        healthy=lambda: True,
+        drain=lambda: None,
+        cancel=nothing,
+    ).work(logging_level="WARNING")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        _work(*sys.argv[1:])
+    else:
+        main()
