@@ -32,12 +32,16 @@ def check_release() -> str:
     raise EngineDied("vLLM is not installed. Install firstdraft[cloud], or firstdraft[cloud-cpu] without a GPU")
 
 
-def prepare_environment(model_path: str) -> None:
+def prepare_environment(model_path: str, *, eager: bool) -> None:
     """Set what vLLM reads when it is imported, and what its worker processes inherit. Idempotent."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if Path(model_path).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if eager:
+        # vLLM compiles a few small functions even then, the first of them when the first request asks for logprobs:
+        # everybody would wait half a minute for a C++ compiler.
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     # On a CPU, vLLM keeps one core back for itself unless told otherwise; its own processes wait most of the time.
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if cores:

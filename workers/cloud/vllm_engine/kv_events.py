@@ -26,7 +26,8 @@ class KvEventReader:
         self._held = HeldBlocks()
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._socket = _zmq.Context.instance().socket(_zmq.SUB)
+        self._context = _zmq.Context()
+        self._socket = self._context.socket(_zmq.SUB)
         self._socket.setsockopt_string(_zmq.SUBSCRIBE, "")
         self._socket.connect(endpoint)
         self._thread = threading.Thread(target=self._read, name="kv-events", daemon=True)
@@ -61,6 +62,7 @@ class KvEventReader:
                 with self._lock:
                     self._held.apply(int.from_bytes(sequence, "big"), events)
         self._socket.close(linger=0)
+        self._context.term()
 
 
 def _translated(events: Iterable[Any]) -> Iterator[BlockEvent]:

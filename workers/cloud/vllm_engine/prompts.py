@@ -66,6 +66,11 @@ class Prompts:
             )
         return token_ids
 
+    def text_tokens(self, text: str) -> list[int]:
+        """A piece of text in this model's tokens, nothing added."""
+        token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return token_ids
+
     def room(self, prompt: Sequence[int]) -> int:
         """Tokens that fit behind the prompt."""
         return self._context_tokens - len(prompt)
@@ -78,7 +83,7 @@ class Prompts:
         """
         if draft.vocabulary == self.vocabulary:
             return draft.token_ids, draft.figures.probability
-        token_ids = tuple(self._tokenizer.encode(draft.text, add_special_tokens=False))
+        token_ids = tuple(self.text_tokens(draft.text))
         end = self._tokenizer.eos_token_id
         if draft.finish_reason is FinishReason.STOP and not draft.escalated_early and end is not None:
             token_ids = (*token_ids, end)

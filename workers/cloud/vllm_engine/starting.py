@@ -21,19 +21,9 @@ GIB = 2**30
 
 
 def engine_arguments(settings: CloudSettings, model_path: str, events_endpoint: str) -> AsyncEngineArgs:
-    """The engine's arguments; `cloud.model.engine_args` wins over all of them."""
+    """The arguments of the engine that verifies drafts; `cloud.model.engine_args` wins over all of them."""
     arguments: dict[str, Any] = {
-        "model": model_path,
-        "dtype": _dtype(settings.model.dtype),
-        "max_model_len": _context_tokens(settings.model.context_tokens, model_path),
-        "enforce_eager": settings.model.eager,
-        "tensor_parallel_size": settings.model.tensor_parallel,
-        "max_num_seqs": settings.max_in_flight,
-        "enable_prefix_caching": settings.kv_cache.enabled,
-        "block_size": settings.kv_cache.block_size,
-        "num_gpu_blocks_override": settings.kv_cache.max_blocks,
         "disable_log_stats": True,
-        "per_request_spec_decode_metrics": "summary",
         "speculative_config": {
             "method": "custom_class",
             "model": PROPOSER,
@@ -45,9 +35,25 @@ def engine_arguments(settings: CloudSettings, model_path: str, events_endpoint: 
         arguments["kv_events_config"] = KVEventsConfig(
             enable_kv_cache_events=True, publisher="zmq", endpoint=events_endpoint
         )
+    return AsyncEngineArgs(**(arguments | common_arguments(settings, model_path)))
+
+
+def common_arguments(settings: CloudSettings, model_path: str) -> dict[str, Any]:
+    """The arguments of any engine on this model, with or without drafts."""
+    arguments: dict[str, Any] = {
+        "model": model_path,
+        "dtype": _dtype(settings.model.dtype),
+        "max_model_len": _context_tokens(settings.model.context_tokens, model_path),
+        "enforce_eager": settings.model.eager,
+        "tensor_parallel_size": settings.model.tensor_parallel,
+        "max_num_seqs": settings.max_in_flight,
+        "enable_prefix_caching": settings.kv_cache.enabled,
+        "block_size": settings.kv_cache.block_size,
+        "num_gpu_blocks_override": settings.kv_cache.max_blocks,
+    }
     if current_platform.is_cpu():
         arguments["kv_cache_memory_bytes"] = settings.kv_cache.cpu_gib * GIB
-    return AsyncEngineArgs(**(arguments | settings.model.engine_args))
+    return arguments | settings.model.engine_args
 
 
 def _dtype(wanted: str) -> str:
