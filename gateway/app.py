@@ -69,7 +69,7 @@ class Services:
 def create_app(services: Services) -> OpenAPI:
     """The WSGI application."""
     info = Info(title="Firstdraft", version="0.1.0")
-    app = OpenAPI("gateway", info=info, validation_error_callback=invalid, doc_ui=False)
+    app = OpenAPI("gateway", info=info, validation_error_callback=invalid)
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
     _add_errors(app)
     streams = BoundedSemaphore(services.settings.max_streams)
