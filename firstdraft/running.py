@@ -1,6 +1,7 @@
 """Runs the whole system on one machine: the embedded server, and what the Procfile names, through honcho."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -63,19 +64,30 @@ def running_system(
         else:
             redis_url = settings.redis.url.get_secret_value()
             say("using the Redis server that redis.url names")
-        honcho = _start(procfile, redis_url, output)
+        honcho = _start(procfile, child_environment(REDIS_URL=redis_url, **_shares(settings)), output)
         stack.callback(_stop, honcho)
         system = RunningSystem(f"http://{settings.gateway.host}:{settings.gateway.port}", redis_url, honcho)
         _wait_until_ready(system, say)
         yield system
 
 
-def _start(procfile: Path, redis_url: str, output: IO[bytes] | None) -> "subprocess.Popen[bytes]":
+def _shares(settings: Settings) -> dict[str, str]:
+    """What each tier gets of this machine, where the settings leave it open.
+
+    Both tiers' threads wait for each other by spinning, and where they share a core one tier starves: with all cores
+    each, a draft took 18 times as long while the cloud was at work (docs/log.md).
+    """
+    if settings.edge.model.threads:
+        return {}
+    return {"FIRSTDRAFT_EDGE__MODEL__THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
+
+
+def _start(procfile: Path, environment: dict[str, str], output: IO[bytes] | None) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "honcho", "start", "-f", str(procfile)]
     # A session of its own, so that Ctrl-C reaches this process alone, which then stops the others in order.
     return subprocess.Popen(  # noqa: S603 - our own command
         command,
-        env=child_environment(REDIS_URL=redis_url, PYTHONUNBUFFERED="1"),
+        env={**environment, "PYTHONUNBUFFERED": "1"},
         stdout=output,
         stderr=subprocess.STDOUT if output else None,
         start_new_session=True,
