@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from workers.cloud.alignment import Alignment
-from workers.cloud.proposing import UNKNOWN_PROBABILITY, AcceptanceTable, Trust, candidates, share_out
+from workers.cloud.echo import Echo
+from workers.cloud.proposing import UNKNOWN_PROBABILITY, AcceptanceTable, Candidates, Trust, candidates, share_out
 from workers.cloud.step_cost import StepCost
 
 
@@ -41,33 +42,54 @@ class DraftHint:
 class _InFlight:
     hint: DraftHint
     alignment: Alignment
+    echo: Echo
     #: Where the answer will be cut: `max_tokens` or the context.
     most_tokens: int
     most_proposed: int
     trust: Trust = field(default_factory=Trust)
     written: int = 0
+    #: The tokens of a repeated phrase that were proposed last.
+    echoed: list[int] = field(default_factory=list)
 
     def probability(self, index: int) -> float:
         known = self.hint.probabilities
         return known[index] if index < len(known) else UNKNOWN_PROBABILITY
+
+    @property
+    def room(self) -> int:
+        """Tokens that may be proposed: the step writes one beyond them, which must fit as well."""
+        return max(0, min(self.most_proposed, self.most_tokens - self.written - 1))
 
     def offered(self) -> range:
         """Indices of the draft tokens that may be proposed now."""
         begin = self.alignment.continuation
         if begin is None:
             return range(0)
-        # The step writes one token beyond those proposed, which must fit as well.
-        room = min(self.most_proposed, self.most_tokens - self.written - 1)
-        end = max(begin, min(begin + room, len(self.hint.token_ids)))
+        end = max(begin, min(begin + self.room, len(self.hint.token_ids)))
         for index in range(begin, end):
             if self.probability(index) < self.hint.min_edge_probability:
                 return range(begin, index)
         return range(begin, end)
 
+    def phrase(self) -> list[int]:
+        """What may be proposed instead, where nothing confirms that the draft goes on."""
+        if not (self.hint.token_ids and self.hint.rejoin and self.hint.adapt and self.guess):
+            return []
+        return self.echo.continuation(self.room)
+
     @property
     def guess(self) -> bool:
         """Whether nothing confirms yet that the draft goes on where it is thought to."""
         return self.written > 0 and self.alignment.streak == 0
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """What one request could have verified: its tokens, and the chances that each and all before it are accepted."""
+
+    tokens: Sequence[int]
+    chances: Candidates
+    is_echo: bool = False
 
 
 class DraftsInFlight:
@@ -87,7 +109,7 @@ class DraftsInFlight:
         """Take up a request that has written nothing yet."""
         alignment = Alignment(hint.token_ids, rejoin=hint.rejoin)
         most = min(most_proposed, hint.max_proposed) if hint.max_proposed else most_proposed
-        self._requests[request_id] = _InFlight(hint, alignment, most_tokens, most)
+        self._requests[request_id] = _InFlight(hint, alignment, Echo(hint.token_ids), most_tokens, most)
 
     def written(self, request_id: str) -> int:
         """Tokens of the answer that are accounted for."""
@@ -96,16 +118,23 @@ class DraftsInFlight:
     def advance(self, request_id: str, tokens: Sequence[int]) -> None:
         """The model wrote these tokens next."""
         request = self._requests[request_id]
-        for token in tokens:
+        for place, token in enumerate(tokens):
+            self._judge_echo(request, place, token)
             index, guess = request.alignment.continuation, request.guess
-            stood = request.alignment.advance(token)
+            request.alignment.advance(token)
+            request.echo.advance(token)
             request.written += 1
             if index is None:
                 continue
-            accepted = stood and request.hint.token_ids[index] == token
+            accepted = request.hint.token_ids[index] == token
             probability = request.probability(index)
             request.trust.learn(self._table.expected(probability, guess=guess), accepted=accepted)
             self._table.learn(probability, guess=guess, accepted=accepted)
+        request.echoed = []
+
+    def _judge_echo(self, request: _InFlight, place: int, token: int) -> None:
+        if place < len(request.echoed):
+            self._table.learn_echo(accepted=request.echoed[place] == token)
 
     def propose(self, writing: Sequence[str], *, now_s: float, reads_prompts: bool = False) -> dict[str, list[int]]:
         """Draft tokens to verify in the next step, for those of the requests that get any.
@@ -115,15 +144,29 @@ class DraftsInFlight:
         if reads_prompts:
             self._step = None
         self._time(writing, now_s)
-        offered = {request_id: self._requests[request_id].offered() for request_id in writing}
-        counts = self._counts(offered)
-        tokens = len(writing) + sum(counts.values())
-        self._step = (frozenset(writing), tokens, now_s)
-        return {
-            request_id: list(self._requests[request_id].hint.token_ids[span.start : span.start + counts[request_id]])
-            for request_id, span in offered.items()
-            if counts[request_id]
-        }
+        offers = {request_id: self._offer(self._requests[request_id]) for request_id in writing}
+        counts = self._counts(offers)
+        self._step = (frozenset(writing), len(writing) + sum(counts.values()), now_s)
+        proposed = {}
+        for request_id, offer in offers.items():
+            tokens = list(offer.tokens[: counts[request_id]])
+            self._requests[request_id].echoed = tokens if offer.is_echo else []
+            if tokens:
+                proposed[request_id] = tokens
+        return proposed
+
+    def _offer(self, request: _InFlight) -> _Offer:
+        """The draft's next tokens, or a repeated phrase where that promises more."""
+        span, guess = request.offered(), request.guess
+        probabilities = [request.probability(index) for index in span]
+        chances = candidates(probabilities, guess=guess, table=self._table, trust=request.trust)
+        draft = _Offer(request.hint.token_ids[span.start : span.stop], chances)
+        phrase = request.phrase()
+        if not phrase:
+            return draft
+        chance = self._table.expected_echo()
+        echo = _Offer(phrase, Candidates(tuple(chance**n for n in range(1, len(phrase) + 1))), is_echo=True)
+        return max(draft, echo, key=lambda offer: sum(offer.chances.survival))
 
     def forget_all_but(self, alive: Container[str]) -> None:
         """Drop requests that the engine has finished."""
@@ -138,16 +181,11 @@ class DraftsInFlight:
         if rows.issuperset(writing) and writing:
             self._cost.observe(tokens, now_s - began_s)
 
-    def _counts(self, offered: dict[str, range]) -> dict[str, int]:
-        if not any(offered.values()):
-            return dict.fromkeys(offered, 0)
-        batch = []
-        for request_id, span in offered.items():
-            request = self._requests[request_id]
-            probabilities = [request.probability(index) for index in span]
-            batch.append(candidates(probabilities, guess=request.guess, table=self._table, trust=request.trust))
-        counts = share_out(batch, self._cost)
+    def _counts(self, offers: dict[str, _Offer]) -> dict[str, int]:
+        if not any(offer.tokens for offer in offers.values()):
+            return dict.fromkeys(offers, 0)
+        counts = share_out([offer.chances for offer in offers.values()], self._cost)
         return {
-            request_id: counts[row] if self._requests[request_id].hint.adapt else len(span)
-            for row, (request_id, span) in enumerate(offered.items())
+            request_id: counts[row] if self._requests[request_id].hint.adapt else len(offer.tokens)
+            for row, (request_id, offer) in enumerate(offers.items())
         }

@@ -18,6 +18,8 @@ PROBABILITY_BORDERS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.995)
 PRIOR_ACCEPTANCE = (0.25, 0.4, 0.5, 0.65, 0.8, 0.88, 0.94, 0.98, 0.995)
 #: The same for the token after a correction, where a word-for-word replacement is only assumed.
 PRIOR_GUESS = 0.4
+#: The same for a token of a phrase that stood elsewhere.
+PRIOR_ECHO = 0.5
 #: How many verified tokens a prior is worth.
 PRIOR_TOKENS = 20.0
 #: What an observation's weight shrinks to with each later one of its bin.
@@ -36,7 +38,7 @@ class AcceptanceTable:
     """How often drafted tokens are accepted, by the edge's probability of them, over all requests of this worker."""
 
     def __init__(self) -> None:
-        self._accepted = [mean * PRIOR_TOKENS for mean in (*PRIOR_ACCEPTANCE, PRIOR_GUESS)]
+        self._accepted = [mean * PRIOR_TOKENS for mean in (*PRIOR_ACCEPTANCE, PRIOR_GUESS, PRIOR_ECHO)]
         self._verified = [PRIOR_TOKENS] * len(self._accepted)
 
     def expected(self, probability: float, *, guess: bool) -> float:
@@ -44,9 +46,19 @@ class AcceptanceTable:
         index = self._bin(probability, guess=guess)
         return self._accepted[index] / self._verified[index]
 
-    def learn(self, probability: float, *, guess: bool, accepted: bool) -> None:
+    def expected_echo(self) -> float:
+        """The same for a token of a phrase that stood elsewhere."""
+        return self._accepted[-1] / self._verified[-1]
+
+    def learn_echo(self, *, accepted: bool) -> None:
         """The model decided about such a token."""
-        index = self._bin(probability, guess=guess)
+        self._learn(len(self._accepted) - 1, accepted=accepted)
+
+    def learn(self, probability: float, *, guess: bool, accepted: bool) -> None:
+        """The model decided about such a token of the draft."""
+        self._learn(self._bin(probability, guess=guess), accepted=accepted)
+
+    def _learn(self, index: int, *, accepted: bool) -> None:
         self._accepted[index] = self._accepted[index] * TABLE_MEMORY + accepted
         self._verified[index] = self._verified[index] * TABLE_MEMORY + 1.0
 

