@@ -70,6 +70,8 @@ class EdgeEngine:
         self._arrived: list[Flight] = []
         self._cancelled: set[str] = set()
         self._num_arrivals = 0
+        #: Callers of `submit` that are reading the vocabulary: it must not be freed under them.
+        self._num_preparing = 0
         self._closing = False
         self._died: BaseException | None = None
 
@@ -88,29 +90,37 @@ class EdgeEngine:
         future: Future[Draft] = Future()
         future.set_running_or_notify_cancel()
         with self._changed:
-            arrival = self._num_arrivals = self._num_arrivals + 1
-        try:
-            flight = self._admission.prepare(order, arrival, future, listener)
-        except RequestRefused as refusal:
-            future.set_exception(refusal)
-            return future
-        with self._changed:
-            if order.request_id in self._flights:
-                raise ValueError(f"request {order.request_id} is in flight already")
             if self._closing or self._died is not None:
                 future.set_exception(EngineDied(f"the edge engine no longer runs: {self._died or 'it was closed'}"))
                 return future
-            self._flights[order.request_id] = flight
-            self._arrived.append(flight)
-            self._changed.notify()
+            self._num_preparing += 1
+            arrival = self._num_arrivals = self._num_arrivals + 1
+        try:
+            self._enlist(self._admission.prepare(order, arrival, future, listener))
+        except RequestRefused as refusal:
+            future.set_exception(refusal)
+        finally:
+            with self._changed:
+                self._num_preparing -= 1
+                self._changed.notify_all()
         return future
+
+    def _enlist(self, flight: Flight) -> None:
+        request_id = flight.order.request_id
+        with self._changed:
+            if request_id in self._flights:
+                flight.end()
+                raise ValueError(f"request {request_id} is in flight already")
+            self._flights[request_id] = flight
+            self._arrived.append(flight)
+            self._changed.notify_all()
 
     def cancel(self, request_id: str) -> None:
         """Give the request up; its slot is free at the next step. Idempotent, unknown ids are ignored."""
         with self._changed:
             if request_id in self._flights:
                 self._cancelled.add(request_id)
-                self._changed.notify()
+                self._changed.notify_all()
 
     def progress(self, request_id: str) -> int:
         """Tokens written so far; 0 if the request is unknown."""
@@ -140,7 +150,8 @@ class EdgeEngine:
             if self._closing:
                 return
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._num_preparing == 0)
         if self._thread.ident is not None:
             self._thread.join()
         self._fail_all(EngineDied("the edge engine was closed"))
@@ -266,8 +277,7 @@ class EdgeEngine:
         if flight.sequence is not None:
             self._cache.close(flight.sequence, flight.tokens, keep=True)
             flight.sequence = None
-        if flight.constraint is not None:
-            flight.constraint.close()
+        flight.end()
         with self._changed:
             self._flights.pop(flight.order.request_id, None)
 
@@ -275,8 +285,7 @@ class EdgeEngine:
         with self._changed:
             flights, self._flights = list(self._flights.values()), {}
         for flight in flights:
-            if flight.constraint is not None:
-                flight.constraint.close()
+            flight.end()
             flight.future.set_exception(error)
 
 

@@ -128,6 +128,11 @@ class Flight:
             logprobs=tuple(self.logprobs),
         )
 
+    def end(self) -> None:
+        """Free what the flight holds. Idempotent."""
+        if self.constraint is not None:
+            self.constraint.close()
+
     def _is_hopeless(self) -> bool:
         outlook = self.outlook
         if outlook is None or not outlook.is_due(self.num_written):
