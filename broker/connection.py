@@ -4,6 +4,8 @@ from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from config.settings import InvalidSettings, RedisSettings
+
 #: Seconds to wait for a connection, and for an answer that is not a blocking read.
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 30.0
@@ -20,3 +22,10 @@ def connect(url: str, *, retries: int = 3) -> Redis:
         health_check_interval=HEALTH_CHECK_S,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries),
     )
+
+
+def connect_configured(settings: RedisSettings) -> Redis:
+    """A client of the server that the settings name. Raises `InvalidSettings` where they name none."""
+    if settings.url is None:
+        raise InvalidSettings("redis.url is not set: give REDIS_URL, or start everything with `firstdraft up`")
+    return connect(settings.url.get_secret_value())

@@ -6,13 +6,14 @@ comes too late (the lease lapsed, the user cancelled) is refused and counted, an
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 from redis import Redis
 
 from broker import keys, scripts, states
 from broker.queues import JobQueues
 from broker.states import State
+from config.settings import RequestSettings
 from schemas import wire
 from schemas.drafts import Draft
 from schemas.events import Cancelled, Done, Event, Failed, Queued
@@ -35,6 +36,16 @@ class Lifetimes:
     unfinished_ttl_s: int
     lease_s: float
     max_attempts: int
+
+    @classmethod
+    def configured(cls, requests: RequestSettings) -> Self:
+        """As the settings say."""
+        return cls(
+            result_ttl_s=requests.result_ttl_s,
+            unfinished_ttl_s=requests.unfinished_ttl_s,
+            lease_s=requests.lease_s,
+            max_attempts=requests.max_attempts,
+        )
 
 
 @dataclass(frozen=True)

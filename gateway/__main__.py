@@ -7,7 +7,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
-from broker.connection import connect
+from broker.connection import connect_configured
 from broker.presence import Presence
 from broker.records import Lifetimes, RequestStore
 from broker.streams import EventHub
@@ -24,23 +24,15 @@ GRACE_S = 2
 
 def build(settings: Settings) -> Any:
     """The application with everything that it needs. Starts one thread, so build it in the process that serves."""
-    if settings.redis.url is None:
-        raise InvalidSettings("redis.url is not set: give REDIS_URL, or start everything with `firstdraft up`")
-    redis = connect(settings.redis.url.get_secret_value())
+    redis = connect_configured(settings.redis)
     requests = settings.requests
-    lifetimes = Lifetimes(
-        result_ttl_s=requests.result_ttl_s,
-        unfinished_ttl_s=requests.unfinished_ttl_s,
-        lease_s=requests.lease_s,
-        max_attempts=requests.max_attempts,
-    )
     hub = EventHub(redis)
     hub.start()
     return create_app(
         Services(
             settings=settings.gateway,
             admission=Admission(settings),
-            store=RequestStore(redis, lifetimes),
+            store=RequestStore(redis, Lifetimes.configured(requests)),
             hub=hub,
             presence=Presence(redis, requests.lease_s),
         )

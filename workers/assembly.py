@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from redis import Redis
 from redis.exceptions import RedisError
 
-from broker.connection import connect
+from broker.connection import connect_configured
 from broker.presence import Presence
 from broker.queues import FUNCTION_NAMES
 from broker.records import Lifetimes, RequestStore
-from config.settings import InvalidSettings, Settings
+from config.settings import Settings
 from schemas.policy import Tier
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
 from workers.holding import Holdings
@@ -96,17 +95,9 @@ class Assembly:
         self.tier = tier
         self.engine = engine
         self.worker_id = f"{tier}-{socket.gethostname()}-{os.getpid()}"
-        self.redis = _connect(settings)
+        self.redis = connect_configured(settings.redis)
         self.lease_s = requests.lease_s
-        self.store = RequestStore(
-            self.redis,
-            Lifetimes(
-                result_ttl_s=requests.result_ttl_s,
-                unfinished_ttl_s=requests.unfinished_ttl_s,
-                lease_s=requests.lease_s,
-                max_attempts=requests.max_attempts,
-            ),
-        )
+        self.store = RequestStore(self.redis, Lifetimes.configured(requests))
         self.holdings = Holdings(self.store, engine.cancel, requests.lease_s)
         self._epoch = secrets.token_hex(8)
         self._started_at_s = time.time()
@@ -171,9 +162,3 @@ class Assembly:
             log.info("handing_back requests=%d", len(self.holdings))
             self.holdings.stop_all()
             self.holdings.wait_until_empty(HAND_BACK_S)
-
-
-def _connect(settings: Settings) -> Redis:
-    if settings.redis.url is None:
-        raise InvalidSettings("redis.url is not set: give REDIS_URL, or start everything with `firstdraft up`")
-    return connect(settings.redis.url.get_secret_value())

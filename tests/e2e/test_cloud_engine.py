@@ -11,7 +11,8 @@ from schemas.drafts import Draft, TokenFigures
 from schemas.events import AcceptedText, CorrectedText, WrittenText
 from schemas.requests import AcceptanceMode, AcceptanceRule, Message, Sampling
 from schemas.results import FailureKind, FinishReason
-from workers.cloud.answering import AnswerOrder, CloudAnswer, build_engine
+from workers.cloud.answering import AnswerOrder, CloudAnswer
+from workers.cloud.engines import build_engine
 from workers.failures import EngineDied, RequestCancelled, RequestRefused
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]

@@ -6,7 +6,7 @@ from config.logs import configure_logs
 from config.settings import InvalidSettings, read_settings
 from schemas.policy import Tier
 from workers.assembly import Assembly
-from workers.cloud.answering import build_engine
+from workers.cloud.engines import build_engine
 from workers.cloud.verifying import Verifying
 from workers.model_paths import cloud_model_path
 from workers.stage import Stage
@@ -16,7 +16,8 @@ def main() -> int:
     """Run until told to stop. Answers the exit status."""
     settings = read_settings()
     configure_logs(settings.log_level)
-    engine = build_engine(settings.cloud, cloud_model_path(settings))
+    model_path = cloud_model_path(settings) if settings.cloud.engine == "vllm" else ""
+    engine = build_engine(settings.cloud, model_path)
     engine.start()
     assembly = Assembly(settings, Tier.CLOUD, engine)
     verifying = Verifying(engine, assembly.store, assembly.holdings)

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from config.settings import CloudSettings, VerifierSettings
+from config.settings import VerifierSettings
 from schemas.drafts import Draft
 from schemas.events import AcceptedText, CorrectedText, WrittenText
 from schemas.requests import AcceptanceRule, Message, Sampling
@@ -94,14 +94,3 @@ class CloudEngine(Protocol):
 
     def close(self) -> None:
         """Release the engine; what is in flight fails with `EngineDied`. Idempotent; blocks for seconds."""
-
-
-def build_engine(settings: CloudSettings, model_path: str) -> CloudEngine:
-    """The engine that `cloud.engine` names, not started. Only the `vllm` engine ever imports vLLM."""
-    if settings.engine == "openai":
-        from workers.cloud.remote import RemoteEngine  # noqa: PLC0415 - no HTTP client where none is wanted
-
-        return RemoteEngine(settings)
-    from workers.cloud.vllm_engine.engine import VllmEngine  # noqa: PLC0415 - vLLM is an extra
-
-    return VllmEngine(settings, model_path)
