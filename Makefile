@@ -33,6 +33,7 @@ unit: setup ## Run the tests that need no engine and no Redis (seconds)
 	@$(BIN)/pytest tests/unit -q
 
 bench-edge: models ## Measure the edge against llama-cpp-python and llama.cpp's server
+	@$(BIN)/pip install --quiet --editable '.[edge,bench]'
 	@$(BIN)/python -m experiments.bench_edge
 
 bench-cloud: models ## Measure verification against vLLM without drafts

@@ -1,0 +1,116 @@
+"""The edge engine beside what a user would pick instead: one GGUF file, the same prompts and threads, sides in turn.
+
+    python -m experiments.bench_edge        (or make bench-edge)
+
+Figures are medians of three rounds. Caveats: what else runs on the machine disturbs all sides, so look at ratios; the
+sides count a request's end-of-text token differently, which is one token in about sixty.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from config.settings import read_settings
+from experiments import edge_latency
+from firstdraft.ablation import read_prompts
+from workers.model_paths import edge_model_path
+
+#: Rounds, of which medians are taken.
+NUM_ROUNDS = 3
+#: The throughput sides with their requests in flight, in the order in which they take turns.
+SIDES = (
+    ("ours", 8),
+    ("llama_cpp_python", 8),
+    ("llama_server", 8),
+    ("llama_cpp_python_logprobs", 8),
+    ("ours", 1),
+    ("create_completion", 1),
+)
+
+
+def main() -> None:
+    """Run everything, print a table and one JSON document."""
+    model = edge_model_path(read_settings())
+    threads = os.cpu_count() or 1
+    console = Console()
+    runs: dict[tuple[str, int], list[dict[str, Any]]] = {side: [] for side in SIDES}
+    latency: dict[str, list[float]] = {}
+    for number in range(NUM_ROUNDS):
+        Console(stderr=True).print(f"round {number + 1} of {NUM_ROUNDS}")
+        for side in SIDES:
+            # The logprobs side is there for its memory; one round of its hundreds of milliseconds a token is enough.
+            if side[0] != "llama_cpp_python_logprobs" or number == 0:
+                runs[side].append(_run_side(*side, model, threads))
+        for name, value in _latency_round(model, threads).items():
+            latency.setdefault(name, []).append(value)
+    speed = {side: statistics.median(run["tokens_per_s"] for run in done) for side, done in runs.items()}
+    memory = {side: max(run["peak_mb"] for run in done) for side, done in runs.items()}
+    _print_sides(console, runs, speed, memory)
+    medians = {name: statistics.median(values) for name, values in latency.items()}
+    figures = {
+        "vs_llama_cpp_python_8": speed["ours", 8] / speed["llama_cpp_python", 8],
+        "vs_llama_server_8": speed["ours", 8] / speed["llama_server", 8],
+        "vs_create_completion_1": speed["ours", 1] / speed["create_completion", 1],
+        "ttft_shared_prefix": medians["shared_off_s"] / medians["shared_on_s"],
+        "ttft_conversation": medians["conversation_off_s"] / medians["conversation_on_s"],
+        "rss_vs_llama_cpp_python": memory["ours", 8] / memory["llama_cpp_python_logprobs", 8],
+        "stall_p99_ratio": medians["p99_gap_busy_s"] / medians["p99_gap_calm_s"],
+        "figures_ms_at_152k": edge_latency.figures_ms_per_token(),
+        **edge_latency.early_escalation_saving(model, threads, _prompts()),
+    }
+    table = Table("figure", "value")
+    for name, value in {**figures, **medians}.items():
+        table.add_row(name, f"{value:.3f}")
+    console.print(table)
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "model": model.name}
+    print(json.dumps({"bench": "edge", "machine": machine, "figures": figures}))
+
+
+def _run_side(side: str, in_flight: int, model: Path, threads: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "experiments.edge_sides", side, str(model), str(in_flight), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    answers = [line for line in done.stdout.splitlines() if line.startswith('{"tokens"')]
+    if not answers:
+        sys.exit(f"{side} gave no answer (pip install 'firstdraft[bench]'?):\n{done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(answers[-1])
+    return answer
+
+
+def _latency_round(model: Path, threads: int) -> dict[str, float]:
+    return {
+        "shared_off_s": edge_latency.ttft_shared_prefix(model, threads, use_cache=False),
+        "shared_on_s": edge_latency.ttft_shared_prefix(model, threads, use_cache=True),
+        "conversation_off_s": edge_latency.ttft_conversation(model, threads, use_cache=False),
+        "conversation_on_s": edge_latency.ttft_conversation(model, threads, use_cache=True),
+        "p99_gap_calm_s": edge_latency.p99_gap_s(model, threads, long_prompt=False),
+        "p99_gap_busy_s": edge_latency.p99_gap_s(model, threads, long_prompt=True),
+    }
+
+
+def _prompts() -> list[str]:
+    shipped = read_prompts(Path(__file__).with_name("prompts.jsonl"))
+    return [body["prompt"] for body in shipped if "prompt" in body]
+
+
+def _print_sides(
+    console: Console,
+    runs: dict[tuple[str, int], list[dict[str, Any]]],
+    speed: dict[tuple[str, int], float],
+    memory: dict[tuple[str, int], float],
+) -> None:
+    table = Table("side", "in flight", "tokens/s", "peak MB", "build")
+    for side, done in runs.items():
+        table.add_row(side[0], str(side[1]), f"{speed[side]:.1f}", f"{memory[side]:.0f}", str(done[0]["build"])[:60])
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
