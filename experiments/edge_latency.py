@@ -24,7 +24,7 @@ from workers.edge.figures import Meter
 SHARED = "Follow policy number seven and answer in one line. " * 44
 #: Turns of the conversation, and what each question adds.
 NUM_TURNS = 6
-QUESTION = "Tell me more about point {}, please, and be as exact as you can about what it means in practice. " * 3
+QUESTION = "Tell me more about point {0}, please, and be as exact as you can about what it means in practice. " * 3
 #: The vocabulary at which the figures' cost is stated, and rows measured.
 LARGE_VOCABULARY, NUM_ROWS = 152_000, 200
 #: Writers whose gaps are watched while a long prompt is read, and their tokens.

@@ -35,9 +35,10 @@ ANSWER_S = 300.0
 Answer = Callable[[str], int]
 
 
-def prompts(in_flight: int) -> list[str]:
-    """Four prompts for each request in flight; no two alike."""
-    return [f"{number}. Tell me a story about {thing}." for number, thing in enumerate(THINGS[: 4 * in_flight])]
+def prompts(side: str, in_flight: int) -> list[str]:
+    """Four prompts for each request in flight, no two alike; one for each where only memory is of interest."""
+    rounds = 1 if side == "llama_cpp_python_logprobs" else 4
+    return [f"{number}. Tell me a story about {thing}." for number, thing in enumerate(THINGS[: rounds * in_flight])]
 
 
 def ours(model: Path, in_flight: int, threads: int) -> tuple[Answer, str]:
@@ -153,7 +154,7 @@ def main(side: str, model: Path, in_flight: int, threads: int) -> None:
     answer("Say hello.")
     began = time.perf_counter()
     with ThreadPoolExecutor(in_flight) as pool:
-        tokens = sum(pool.map(answer, prompts(in_flight)))
+        tokens = sum(pool.map(answer, prompts(side, in_flight)))
     elapsed_s = time.perf_counter() - began
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
