@@ -13,10 +13,10 @@ setup: ## Make .venv and install everything
 models: setup ## Prepare the demo's models, once
 	@$(BIN)/firstdraft models prepare >/dev/null
 
-demo: models ## Run everything, answer a handful of prompts, show what became of each, stop
+demo: setup ## Run everything, answer a handful of prompts, show what became of each, stop
 	@$(BIN)/firstdraft demo
 
-up: models ## Run everything until Ctrl-C
+up: setup ## Run everything until Ctrl-C
 	@$(BIN)/firstdraft up
 
 check: setup ## Lint, format, types, layers

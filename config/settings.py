@@ -29,6 +29,8 @@ TierName = Literal["edge", "cloud"]
 ENV_PREFIX = "FIRSTDRAFT_"
 #: Variables that choose files and are no settings themselves.
 PROFILE_VARIABLE, FILE_VARIABLE = f"{ENV_PREFIX}PROFILE", f"{ENV_PREFIX}CONFIG"
+#: How the address of a Redis server starts: plain, over TLS, on a socket.
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class InvalidSettings(Exception):
@@ -45,6 +47,13 @@ class RedisSettings(Section):
     """Where Redis is."""
 
     url: SecretStr | None
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(REDIS_SCHEMES):
+            raise ValueError(f"it must start with one of {', '.join(REDIS_SCHEMES)}")
+        return value
 
 
 class GatewaySettings(Section):
@@ -308,10 +317,11 @@ def _refuse_unknown_variables() -> None:
 def read_settings(**overrides: object) -> Settings:
     """Read and check all settings. Raises `InvalidSettings`, which names each bad setting and its value.
 
-    `overrides` are sections as mappings; they win over everything. `REDIS_URL` stands for `redis.url`.
+    `overrides` are sections as mappings; they win over everything. `REDIS_URL` stands for `redis.url`; empty, it
+    counts as unset.
     """
     _refuse_unknown_variables()
-    if "REDIS_URL" in os.environ and "FIRSTDRAFT_REDIS__URL" not in os.environ and "redis" not in overrides:
+    if os.environ.get("REDIS_URL") and "FIRSTDRAFT_REDIS__URL" not in os.environ and "redis" not in overrides:
         overrides["redis"] = {"url": os.environ["REDIS_URL"]}
     try:
         return Settings(**overrides)  # type: ignore[arg-type] # sections are validated, not typed, here

@@ -38,8 +38,17 @@ repair_torch_companions() {
   esac
 }
 
+# Installs from the configured package index, and with PyTorch's own beside it only where torch's CPU build is what
+# the first lacks: a retry after any other failure would only repeat it.
 install() {
-  "$venv/bin/pip" install --quiet --editable ".[$extras]" "$@"
+  local complaints="$venv/install-complaints"
+  if "$venv/bin/pip" install --quiet --editable ".[$extras]" 2> "$complaints"; then
+    return
+  fi
+  cat "$complaints" >&2
+  grep -q 'torch==' "$complaints" || fail "the installation failed; the reason is above"
+  say "the package index has no CPU build of torch; trying again with PyTorch's own index"
+  "$venv/bin/pip" install --quiet --editable ".[$extras]" --extra-index-url "$torch_cpu_index"
 }
 
 stamp=$venv/.set-up
@@ -57,10 +66,7 @@ say "installing into $venv (ten minutes the first time: llama.cpp is built for t
 "$venv/bin/pip" install --quiet --upgrade pip
 # Leave out of llama.cpp what is not used; the optimisations for this CPU stay on.
 export CMAKE_ARGS="-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAVA_BUILD=OFF${CMAKE_ARGS:+ $CMAKE_ARGS}"
-if ! install; then
-  say "trying again with PyTorch's own index for its CPU build"
-  install --extra-index-url "$torch_cpu_index"
-fi
+install
 repair_torch_companions
 echo "$wanted" > "$stamp"
 say "done"

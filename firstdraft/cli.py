@@ -45,6 +45,7 @@ def expected_failures() -> Iterator[None]:
         SystemNotRunning,
         DemoFailed,
         AblationFailed,
+        OSError,  # a folder that cannot be written, a full disk: the message names it
     ) as failure:
         raise click.ClickException(str(failure)) from failure
 
@@ -55,9 +56,14 @@ def _settings() -> Settings:
 
 
 def _stop_on_signals() -> None:
-    """SIGTERM stops as Ctrl-C does, and Ctrl-C stops also where a shell has us started in the background."""
+    """SIGTERM stops as Ctrl-C does, and Ctrl-C stops also where a shell has us started in the background.
+
+    Only the first counts: a second must not keep the stop, which is bounded, from ending every process.
+    """
 
     def interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
@@ -93,9 +99,11 @@ def demo(procfile: Path) -> None:
     settings = _settings()
     console = Console(highlight=False)
     log = state_folder() / "demo.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    with expected_failures():
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = log.open("wb")
     try:
-        with log.open("wb") as output, expected_failures():
+        with output, expected_failures():
             console.print(f"what the processes print goes to {log}")
             with running_system(settings, procfile, console.print, output) as system:
                 run_demo(system.base_url, console)
@@ -169,7 +177,9 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def list_command(*, as_json: bool) -> None:
     """List them, with where they are."""
-    found = list_models(_settings())
+    settings = _settings()
+    with expected_failures():
+        found = list_models(settings)
     if as_json:
         click.echo(json.dumps([_plain(model) for model in found]))
         return

@@ -25,20 +25,30 @@ WAIT_S = 30
 
 
 class DemoFailed(Exception):
-    """A prompt got no answer."""
+    """A prompt got no answer; the message says why."""
 
 
 def run_demo(base_url: str, console: Console, prompts: Sequence[str] = PROMPTS) -> list[Result]:
     """Submit every prompt, then show each answer. Blocks until all are done; raises `DemoFailed`."""
-    with httpx.Client(base_url=base_url, trust_env=False, timeout=WAIT_S + 10) as client:
-        locations = [_submit(client, prompt) for prompt in prompts]
-        results = []
-        for prompt, location in zip(prompts, locations, strict=True):
-            result = _wait(client, location)
-            console.print(_shown(prompt, result))
-            results.append(result)
+    try:
+        with httpx.Client(base_url=base_url, trust_env=False, timeout=WAIT_S + 10) as client:
+            results = _answers(client, console, prompts)
+    except httpx.HTTPStatusError as error:
+        answer = error.response
+        raise DemoFailed(f"{error.request.url} answered {answer.status_code}: {answer.text}") from error
+    except httpx.HTTPError as error:
+        raise DemoFailed(f"the gateway at {base_url} does not answer any more: {error}") from error
     at_edge = sum(result.tier == "edge" for result in results)
-    console.print(f"{at_edge} of {len(results)} answers left from the edge; the cloud verified the others.")
+    console.print(f"{at_edge} of {len(results)} answers left from the edge, the others from the cloud.")
+    return results
+
+
+def _answers(client: httpx.Client, console: Console, prompts: Sequence[str]) -> list[Result]:
+    locations = [_submit(client, prompt) for prompt in prompts]
+    results = []
+    for prompt, location in zip(prompts, locations, strict=True):
+        results.append(_wait(client, location))
+        console.print(_shown(prompt, results[-1]))
     return results
 
 

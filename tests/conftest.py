@@ -9,6 +9,7 @@ from redis import Redis
 from broker.connection import connect
 from config.settings import Settings, read_settings
 from firstdraft.embedded import embedded_server
+from firstdraft.model_store import prepare_configured_models
 from workers.model_paths import cloud_model_path as resolve_cloud_model
 from workers.model_paths import edge_model_path as resolve_edge_model
 
@@ -33,10 +34,18 @@ def settings(redis_url: str) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def edge_model_path() -> Path:
-    return resolve_edge_model(read_settings())
+def settings_with_models() -> Settings:
+    """The settings, after making the models that they name; in seconds where they are there already."""
+    settings = read_settings()
+    prepare_configured_models(settings, print)
+    return settings
 
 
 @pytest.fixture(scope="session")
-def cloud_model_path() -> str:
-    return resolve_cloud_model(read_settings())
+def edge_model_path(settings_with_models: Settings) -> Path:
+    return resolve_edge_model(settings_with_models)
+
+
+@pytest.fixture(scope="session")
+def cloud_model_path(settings_with_models: Settings) -> str:
+    return resolve_cloud_model(settings_with_models)

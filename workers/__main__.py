@@ -6,7 +6,6 @@ short one; one that cannot start (bad settings, a missing model) is tried a few 
 """
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -17,6 +16,7 @@ from types import FrameType
 
 from config.logs import configure_logs
 from config.settings import InvalidSettings, read_settings
+from workers.lifeline import ending_with_parent
 
 log = logging.getLogger("workers")
 
@@ -27,8 +27,8 @@ FIRST_DELAY_S, LAST_DELAY_S = 0.5, 30.0
 LONG_LIFE_S = 60.0
 #: Short lives in a row after which the worker is given up.
 MAX_SHORT_LIVES = 5
-#: Linux's prctl option: the signal that a process gets when its parent ends.
-_PR_SET_PDEATHSIG = 1
+#: Seconds until a stop during the delay is noticed.
+LOOK_S = 0.1
 
 
 class Restarter:
@@ -55,8 +55,10 @@ class Restarter:
             self._child = subprocess.Popen(  # noqa: S603 - our own command
                 self._command,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has no threads
+                preexec_fn=ending_with_parent(signal.SIGKILL),  # noqa: PLW1509 - it calls prctl and nothing else
             )
+            if self._stopping:  # the stop came while it started, and missed it
+                self._child.terminate()
             status = self._child.wait()
             self._sweep(self._child.pid)
             if self._stopping or status == 0:
@@ -67,20 +69,21 @@ class Restarter:
                 return 1
             delay = min(FIRST_DELAY_S * 2 ** max(short_lives - 1, 0), LAST_DELAY_S)
             log.warning("worker_ended command=%s status=%d restart_in_s=%.1f", self._command[-1], status, delay)
-            time.sleep(delay)
+            self._pause(delay)
             if self._stopping:
                 return 0
+
+    def _pause(self, delay_s: float) -> None:
+        """Wait for the delay, or until told to stop."""
+        until = time.monotonic() + delay_s
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, LOOK_S))
 
     @staticmethod
     def _sweep(session: int) -> None:
         """End what a killed worker left in its session: vLLM's processes would hold the memory of the next."""
         with contextlib.suppress(ProcessLookupError):  # nothing was left
             os.killpg(session, signal.SIGKILL)
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> int:

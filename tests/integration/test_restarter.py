@@ -1,5 +1,6 @@
 import signal
 import sys
+import time
 from pathlib import Path
 from threading import Thread
 
@@ -7,7 +8,7 @@ import psutil
 
 from tests.polling import until
 from tests.processes import running
-from workers.__main__ import Restarter
+from workers.__main__ import FIRST_DELAY_S, Restarter
 
 COUNTING = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); n = len(p.read_text()) + 1 if p.exists() else 1; "
 
@@ -40,6 +41,19 @@ def test_a_stop_ends_the_worker_and_starts_no_other(tmp_path: Path) -> None:
     thread.join(10)
     assert statuses == [0]
     assert len(starts.read_text()) == 1
+
+
+def test_a_stop_does_not_wait_for_the_next_start(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    restarter = Restarter(counting(starts, "sys.exit(7)"))
+    thread = Thread(target=restarter.run)
+    thread.start()
+    until(lambda: starts.exists() and len(starts.read_text()) == 4, "the start before a delay of seconds")
+    began = time.monotonic()
+    restarter.stop(signal.SIGTERM, None)
+    thread.join(10)
+    assert time.monotonic() - began < FIRST_DELAY_S * 2**3 / 2
+    assert len(starts.read_text()) == 4
 
 
 def test_a_restarter_that_is_killed_takes_its_worker_with_it(tmp_path: Path, redis_url: str) -> None:

@@ -138,6 +138,11 @@ def test_redis_url_stands_for_the_setting_and_the_setting_wins(monkeypatch):
     assert read_settings().redis.url.get_secret_value() == "redis://two"
 
 
+def test_an_empty_redis_url_counts_as_unset(monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "")
+    assert read_settings().redis.url is None
+
+
 def test_the_password_of_redis_is_shown_nowhere(monkeypatch):
     monkeypatch.setenv("FIRSTDRAFT_REDIS__URL", "redis://:secret@host")
     settings = read_settings()
@@ -146,7 +151,12 @@ def test_the_password_of_redis_is_shown_nowhere(monkeypatch):
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("FIRSTDRAFT_REDIS", "redis://:secret@host"), ("FIRSTDRAFT_REDIS__ULR", "redis://:secret@host")],
+    [
+        ("FIRSTDRAFT_REDIS", "redis://:secret@host"),
+        ("FIRSTDRAFT_REDIS__ULR", "redis://:secret@host"),
+        ("FIRSTDRAFT_REDIS__URL", "http://:secret@host"),
+        ("REDIS_URL", ":secret@host"),
+    ],
 )
 def test_the_password_of_redis_is_not_in_complaints(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
