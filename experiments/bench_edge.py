@@ -1,11 +1,12 @@
 """The edge engine beside what a user would pick instead: one GGUF file, the same prompts and threads, sides in turn.
 
-    python -m experiments.bench_edge        (or make bench-edge)
+    python -m experiments.bench_edge [--rounds 3]        (or make bench-edge)
 
-Figures are medians of three rounds. Caveats: what else runs on the machine disturbs all sides, so look at ratios; the
+Figures are medians of the rounds. Caveats: what else runs on the machine disturbs all sides, so look at ratios; the
 sides count a request's end-of-text token differently, which is one token in about sixty.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -23,8 +24,6 @@ from experiments import edge_latency
 from firstdraft.ablation import read_prompts
 from workers.model_paths import edge_model_path
 
-#: Rounds, of which medians are taken.
-NUM_ROUNDS = 3
 #: The throughput sides with their requests in flight, in the order in which they take turns.
 SIDES = (
     ("ours", 8),
@@ -36,15 +35,15 @@ SIDES = (
 )
 
 
-def main() -> None:
+def main(num_rounds: int) -> None:
     """Run everything, print a table and one JSON document."""
     model = edge_model_path(read_settings())
     threads = os.cpu_count() or 1
     console = Console()
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {side: [] for side in SIDES}
     latency: dict[str, list[float]] = {}
-    for number in range(NUM_ROUNDS):
-        Console(stderr=True).print(f"round {number + 1} of {NUM_ROUNDS}")
+    for number in range(num_rounds):
+        Console(stderr=True).print(f"round {number + 1} of {num_rounds}")
         for side in SIDES:
             # The logprobs side is there for its memory; one round of its hundreds of milliseconds a token is enough.
             if side[0] != "llama_cpp_python_logprobs" or number == 0:
@@ -70,7 +69,7 @@ def main() -> None:
     for name, value in {**figures, **medians}.items():
         table.add_row(name, f"{value:.3f}")
     console.print(table)
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "model": model.name}
+    machine = {"cpu": platform.machine(), "cores": os.cpu_count(), "model": model.name, "rounds": num_rounds}
     print(json.dumps({"bench": "edge", "machine": machine, "figures": figures}))
 
 
@@ -113,4 +112,6 @@ def _print_sides(
 
 
 if __name__ == "__main__":
-    main()
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--rounds", type=int, default=3)
+    main(arguments.parse_args().rounds)
