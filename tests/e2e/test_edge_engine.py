@@ -259,23 +259,9 @@ def test_a_file_that_is_no_model_is_refused_with_its_name(tmp_path, content, mes
     assert str(path) in str(problem.value)
 
 
-def test_sharing_and_batching_change_no_bit_while_cells_stay_in_one_block(edge_model_path):
-    """llama.cpp's attention adds up cells in their order, in one pass if they are few: then nothing may differ."""
-    prompts = PROMPTS[:3]
-    with running(edge_model_path) as engine:
-        alone = [draft_of(engine, f"alone{i}", prompt, use_cache=False) for i, prompt in enumerate(prompts)]
-    with running(edge_model_path) as engine:
-        shared = [draft_of(engine, f"shared{i}", prompt) for i, prompt in enumerate(prompts)]
-    with running(edge_model_path) as engine:
-        batched = drafts_of(engine, [order(f"batched{i}", prompt) for i, prompt in enumerate(prompts)])
-    assert shared[1].cached_tokens > 20
-    for others in (shared, batched):
-        assert [draft.token_ids for draft in others] == [draft.token_ids for draft in alone]
-        assert [draft.figures for draft in others] == [draft.figures for draft in alone]
-
-
 #: Where two runs part, the likeliest token led by no more than this (in probability): rounding decided. The order in
-#: which cells are added up differs between runs, and 8-bit activations make steps of what it changes.
+#: which cells are added up differs between runs, the kernel of a matrix product depends on the rows of its batch (on
+#: some processors the two add up alike, on others they do not), and 8-bit activations make steps of what it changes.
 MAX_MARGIN_AT_PARTING = 0.25
 
 
