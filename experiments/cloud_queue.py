@@ -17,7 +17,7 @@ from redis import Redis
 from broker.connection import connect
 from broker.presence import Presence
 from broker.records import Lifetimes, RequestStore
-from broker.states import State
+from broker.states import FINISHED
 from config.environment import child_environment
 from config.settings import Settings
 from experiments.cloud_workload import QUESTIONS, conversation
@@ -75,12 +75,14 @@ def _through_the_queue(redis: Redis, max_tokens: int) -> float:
         store.create(request)
     waiting = {request.request_id for request in requests}
     while waiting:
-        waiting = {request_id for request_id in waiting if store.state(request_id) is not State.SUCCEEDED}
+        waiting = {request_id for request_id in waiting if store.state(request_id) not in FINISHED}
         time.sleep(POLL_S)
     seconds = time.perf_counter() - began
     records = [store.read(request.request_id) for request in requests]
-    tokens = sum(record.result.usage.completion_tokens for record in records if record and record.result)
-    return tokens / seconds
+    results = [record.result for record in records if record and record.result]
+    if len(results) < len(requests):
+        raise RuntimeError(f"{len(requests) - len(results)} of {len(requests)} jobs failed: see the worker's log")
+    return sum(result.usage.completion_tokens for result in results) / seconds
 
 
 @contextmanager

@@ -56,8 +56,11 @@ def edge_drafts(settings: Settings, max_tokens: int) -> list[Draft]:
         engine.close()
 
 
-def drafted(token_ids: Sequence[int], vocabulary: str, claimed: float | None = None) -> Draft:
-    """A draft of these tokens, without figures or with the same claim for each token."""
+def drafted(token_ids: Sequence[int], vocabulary: str, model: str, claimed: float | None = None) -> Draft:
+    """A draft of these tokens by a model of this name, without figures or with the same claim for each token.
+
+    What the cloud learns of one model's drafts does not touch another's, so each kind of draft has its own name.
+    """
     column = () if claimed is None else (claimed,) * len(token_ids)
     return Draft(
         text="",
@@ -71,7 +74,7 @@ def drafted(token_ids: Sequence[int], vocabulary: str, claimed: float | None = N
         ),
         finish_reason=FinishReason.STOP,
         prompt_tokens=1,
-        model="benchmark",
+        model=model,
         vocabulary=vocabulary,
     )
 

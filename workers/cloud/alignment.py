@@ -90,11 +90,3 @@ class Alignment:
         while length < longest and self._differing[-1 - length] == self._draft[index - length]:
             length += 1
         return length
-
-
-def accepted_tokens(draft: Sequence[int], answer: Sequence[int], *, rejoin: bool = True) -> int:
-    """Draft tokens that stand in the answer: all of them where the two are equal."""
-    alignment = Alignment(draft, rejoin=rejoin)
-    for token in answer:
-        alignment.advance(token)
-    return alignment.accepted

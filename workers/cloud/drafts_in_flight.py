@@ -4,13 +4,22 @@ Owns the state per request and ties alignment and policy together. Pure but for 
 inside the engine's worker process.
 """
 
+from collections import defaultdict
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from workers.cloud.alignment import Alignment
 from workers.cloud.echo import Echo
-from workers.cloud.proposing import UNKNOWN_PROBABILITY, AcceptanceTable, Candidates, Trust, candidates, share_out
+from workers.cloud.proposing import (
+    UNKNOWN_PROBABILITY,
+    AcceptanceTable,
+    Candidates,
+    Trust,
+    candidates,
+    echo_candidates,
+    share_out,
+)
 from workers.cloud.step_cost import StepCost
 
 
@@ -21,6 +30,8 @@ class DraftHint:
     token_ids: Sequence[int] = ()
     #: The edge's probability of each token; shorter than `token_ids` where it is not known.
     probabilities: Sequence[float] = ()
+    #: The model that wrote the draft: what is learned about the drafts of one says nothing of another's.
+    model: str = ""
     rejoin: bool = True
     adapt: bool = True
     #: The most tokens proposed in one step.
@@ -43,13 +54,15 @@ class _InFlight:
     hint: DraftHint
     alignment: Alignment
     echo: Echo
+    table: AcceptanceTable
     #: Where the answer will be cut: `max_tokens` or the context.
     most_tokens: int
     most_proposed: int
     trust: Trust = field(default_factory=Trust)
     written: int = 0
-    #: The tokens of a repeated phrase that were proposed last.
-    echoed: list[int] = field(default_factory=list)
+    #: The tokens that were proposed last because they had followed the last `matched` ones elsewhere.
+    echoed: Sequence[int] = ()
+    matched: int = 0
 
     def probability(self, index: int) -> float:
         known = self.hint.probabilities
@@ -71,10 +84,10 @@ class _InFlight:
                 return range(begin, index)
         return range(begin, end)
 
-    def phrase(self) -> list[int]:
-        """What may be proposed instead, where nothing confirms that the draft goes on."""
-        if not (self.hint.token_ids and self.hint.rejoin and self.hint.adapt and self.guess):
-            return []
+    def phrase(self) -> tuple[list[int], int]:
+        """What may be proposed instead, where nothing confirms that the draft goes on, and how many tokens matched."""
+        if not (self.hint.token_ids and self.hint.rejoin and self.guess):
+            return [], 0
         return self.echo.continuation(self.room)
 
     @property
@@ -89,7 +102,8 @@ class _Offer:
 
     tokens: Sequence[int]
     chances: Candidates
-    is_echo: bool = False
+    #: Tokens that matched elsewhere, if that is where these come from.
+    matched: int = 0
 
 
 class DraftsInFlight:
@@ -97,7 +111,7 @@ class DraftsInFlight:
 
     def __init__(self) -> None:
         self._requests: dict[str, _InFlight] = {}
-        self._table = AcceptanceTable()
+        self._tables: defaultdict[str, AcceptanceTable] = defaultdict(AcceptanceTable)
         self._cost = StepCost()
         #: Rows and tokens of the step under way, and when it began; None where it cannot be told.
         self._step: tuple[frozenset[str], int, float] | None = None
@@ -105,11 +119,21 @@ class DraftsInFlight:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._requests
 
-    def begin(self, request_id: str, hint: DraftHint, *, most_tokens: int, most_proposed: int) -> None:
+    def begin(
+        self,
+        request_id: str,
+        hint: DraftHint,
+        *,
+        most_tokens: int,
+        most_proposed: int,
+        prompt_tokens: Sequence[int] = (),
+    ) -> None:
         """Take up a request that has written nothing yet."""
         alignment = Alignment(hint.token_ids, rejoin=hint.rejoin)
         most = min(most_proposed, hint.max_proposed) if hint.max_proposed else most_proposed
-        self._requests[request_id] = _InFlight(hint, alignment, Echo(hint.token_ids), most_tokens, most)
+        echo = Echo(hint.token_ids, prompt_tokens if hint.token_ids and hint.rejoin else ())
+        table = self._tables[hint.model]
+        self._requests[request_id] = _InFlight(hint, alignment, echo, table, most_tokens, most)
 
     def written(self, request_id: str) -> int:
         """Tokens of the answer that are accounted for."""
@@ -119,7 +143,8 @@ class DraftsInFlight:
         """The model wrote these tokens next."""
         request = self._requests[request_id]
         for place, token in enumerate(tokens):
-            self._judge_echo(request, place, token)
+            if place < len(request.echoed):
+                request.table.learn_echo(request.matched + place, accepted=request.echoed[place] == token)
             index, guess = request.alignment.continuation, request.guess
             request.alignment.advance(token)
             request.echo.advance(token)
@@ -128,13 +153,9 @@ class DraftsInFlight:
                 continue
             accepted = request.hint.token_ids[index] == token
             probability = request.probability(index)
-            request.trust.learn(self._table.expected(probability, guess=guess), accepted=accepted)
-            self._table.learn(probability, guess=guess, accepted=accepted)
-        request.echoed = []
-
-    def _judge_echo(self, request: _InFlight, place: int, token: int) -> None:
-        if place < len(request.echoed):
-            self._table.learn_echo(accepted=request.echoed[place] == token)
+            request.trust.learn(request.table.expected(probability, guess=guess), accepted=accepted)
+            request.table.learn(probability, guess=guess, accepted=accepted)
+        request.echoed = ()
 
     def propose(self, writing: Sequence[str], *, now_s: float, reads_prompts: bool = False) -> dict[str, list[int]]:
         """Draft tokens to verify in the next step, for those of the requests that get any.
@@ -150,7 +171,8 @@ class DraftsInFlight:
         proposed = {}
         for request_id, offer in offers.items():
             tokens = list(offer.tokens[: counts[request_id]])
-            self._requests[request_id].echoed = tokens if offer.is_echo else []
+            request = self._requests[request_id]
+            request.echoed, request.matched = (tokens, offer.matched) if offer.matched else ((), 0)
             if tokens:
                 proposed[request_id] = tokens
         return proposed
@@ -159,13 +181,12 @@ class DraftsInFlight:
         """The draft's next tokens, or a repeated phrase where that promises more."""
         span, guess = request.offered(), request.guess
         probabilities = [request.probability(index) for index in span]
-        chances = candidates(probabilities, guess=guess, table=self._table, trust=request.trust)
+        chances = candidates(probabilities, guess=guess, table=request.table, trust=request.trust)
         draft = _Offer(request.hint.token_ids[span.start : span.stop], chances)
-        phrase = request.phrase()
+        phrase, matched = request.phrase()
         if not phrase:
             return draft
-        chance = self._table.expected_echo()
-        echo = _Offer(phrase, Candidates(tuple(chance**n for n in range(1, len(phrase) + 1))), is_echo=True)
+        echo = _Offer(phrase, echo_candidates(len(phrase), matched, request.table), matched)
         return max(draft, echo, key=lambda offer: sum(offer.chances.survival))
 
     def forget_all_but(self, alive: Container[str]) -> None:

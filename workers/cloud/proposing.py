@@ -8,6 +8,8 @@ doubtful draft and a slow machine all lower their number by this one rule. Pure;
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 
 from workers.cloud.step_cost import StepCost
 
@@ -18,8 +20,8 @@ PROBABILITY_BORDERS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.995)
 PRIOR_ACCEPTANCE = (0.25, 0.4, 0.5, 0.65, 0.8, 0.88, 0.94, 0.98, 0.995)
 #: The same for the token after a correction, where a word-for-word replacement is only assumed.
 PRIOR_GUESS = 0.4
-#: The same for a token of a phrase that stood elsewhere.
-PRIOR_ECHO = 0.5
+#: The same for a token that once followed the 1, 2, 3, 4 or more tokens before it.
+PRIOR_ECHO = (0.15, 0.4, 0.6, 0.75)
 #: How many verified tokens a prior is worth.
 PRIOR_TOKENS = 20.0
 #: What an observation's weight shrinks to with each later one of its bin.
@@ -35,10 +37,10 @@ SUREST = 0.999
 
 
 class AcceptanceTable:
-    """How often drafted tokens are accepted, by the edge's probability of them, over all requests of this worker."""
+    """How often drafted tokens are accepted, by the edge's probability of them, over all drafts of one edge model."""
 
     def __init__(self) -> None:
-        self._accepted = [mean * PRIOR_TOKENS for mean in (*PRIOR_ACCEPTANCE, PRIOR_GUESS, PRIOR_ECHO)]
+        self._accepted = [mean * PRIOR_TOKENS for mean in (*PRIOR_ACCEPTANCE, PRIOR_GUESS, *PRIOR_ECHO)]
         self._verified = [PRIOR_TOKENS] * len(self._accepted)
 
     def expected(self, probability: float, *, guess: bool) -> float:
@@ -46,13 +48,14 @@ class AcceptanceTable:
         index = self._bin(probability, guess=guess)
         return self._accepted[index] / self._verified[index]
 
-    def expected_echo(self) -> float:
-        """The same for a token of a phrase that stood elsewhere."""
-        return self._accepted[-1] / self._verified[-1]
+    def expected_echo(self, matched: int) -> float:
+        """The same for a token that followed so many (at least 1) of the tokens before it elsewhere."""
+        index = self._echo_bin(matched)
+        return self._accepted[index] / self._verified[index]
 
-    def learn_echo(self, *, accepted: bool) -> None:
+    def learn_echo(self, matched: int, *, accepted: bool) -> None:
         """The model decided about such a token."""
-        self._learn(len(self._accepted) - 1, accepted=accepted)
+        self._learn(self._echo_bin(matched), accepted=accepted)
 
     def learn(self, probability: float, *, guess: bool, accepted: bool) -> None:
         """The model decided about such a token of the draft."""
@@ -67,6 +70,10 @@ class AcceptanceTable:
         if guess:
             return len(PRIOR_ACCEPTANCE)
         return sum(probability >= border for border in PROBABILITY_BORDERS)
+
+    @staticmethod
+    def _echo_bin(matched: int) -> int:
+        return len(PRIOR_ACCEPTANCE) + min(matched, len(PRIOR_ECHO))
 
 
 class Trust:
@@ -110,6 +117,12 @@ def candidates(probabilities: Sequence[float], *, guess: bool, table: Acceptance
         chain *= trust.adjust(table.expected(probability, guess=guess and offset == 0))
         survival.append(chain)
     return Candidates(tuple(survival))
+
+
+def echo_candidates(num_tokens: int, matched: int, table: AcceptanceTable) -> Candidates:
+    """The chances of so many tokens that once followed the last `matched`; each that is right lengthens the match."""
+    chances = (table.expected_echo(matched + offset) for offset in range(num_tokens))
+    return Candidates(tuple(accumulate(chances, mul)))
 
 
 def share_out(batch: Sequence[Candidates], cost: StepCost) -> list[int]:

@@ -2,12 +2,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.cloud.alignment import Alignment, accepted_tokens
+from workers.cloud.alignment import Alignment
 
 TOKENS = st.lists(st.integers(0, 9), max_size=60)
 DISTINCT = st.lists(st.integers(0, 10_000), unique=True, min_size=8, max_size=80)
 #: A token that no draft below holds.
 FOREIGN = 99_999
+
+
+def accepted_tokens(draft, answer, *, rejoin=True):
+    alignment = Alignment(draft, rejoin=rejoin)
+    for token in answer:
+        alignment.advance(token)
+    return alignment.accepted
 
 
 @given(TOKENS)

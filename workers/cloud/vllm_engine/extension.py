@@ -56,7 +56,13 @@ class EdgeDraftProposer:
         room = self._context_tokens - request.num_prompt_tokens
         hint = DraftHint.unpack(packed) if packed else DraftHint()
         most_tokens = min(room, params.max_tokens or room) if params is not None else room
-        self._drafts.begin(request_id, hint, most_tokens=most_tokens, most_proposed=self._most)
+        self._drafts.begin(
+            request_id,
+            hint,
+            most_tokens=most_tokens,
+            most_proposed=self._most,
+            prompt_tokens=request.prompt_token_ids or (),
+        )
 
     def _advance(self, row: int, request_id: str, num_tokens: Any, token_ids: Any) -> None:
         prompt_tokens = self.runner.requests[request_id].num_prompt_tokens

@@ -16,7 +16,12 @@ class Transcript:
     """Grows with each output of the engine."""
 
     def __init__(
-        self, draft_tokens: Sequence[int] | None, lengths: TextLengths | None, listener: Listener | None
+        self,
+        draft_tokens: Sequence[int] | None,
+        lengths: TextLengths | None,
+        listener: Listener | None,
+        *,
+        rejoin: bool = True,
     ) -> None:
         self.token_ids: list[int] = []
         self.text = ""
@@ -27,7 +32,7 @@ class Transcript:
         self.steps = 0
         #: vLLM's own word.
         self.finish_reason: str | None = None
-        self._alignment = Alignment(draft_tokens or ())
+        self._alignment = Alignment(draft_tokens or (), rejoin=rejoin)
         self._lengths = lengths
         self._listener = listener
         self._narration = Narration(has_draft=draft_tokens is not None)

@@ -8,7 +8,6 @@ from vllm import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from config.settings import VerifierSettings
-from schemas.drafts import Draft
 from schemas.requests import AcceptanceMode
 from schemas.results import DraftStatistics, FailureKind, FinishReason
 from workers.cloud.accepting import Standing, can_be_scored, standing_prefix
@@ -35,9 +34,7 @@ class AnswerWriter:
     async def write(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> CloudAnswer:
         """The answer to one order. Raises `RequestRefused`, or what vLLM raises."""
         verifier = order.tuning or self._verifier
-        answer = _Answer(
-            self._llm, self._prompts, order, order.draft if verifier.enabled else None, listener, progressed
-        )
+        answer = _Answer(self._llm, self._prompts, order, verifier, listener, progressed)
         if answer.draft is None:
             return await answer.written({})
         if order.acceptance.mode is AcceptanceMode.THRESHOLD and can_be_scored(order.sampling):
@@ -45,6 +42,7 @@ class AnswerWriter:
         hint = DraftHint(
             token_ids=answer.draft_tokens,
             probabilities=answer.probabilities,
+            model=answer.draft.model,
             rejoin=verifier.rejoin,
             adapt=verifier.adapt,
             max_proposed=verifier.max_proposed,
@@ -61,7 +59,7 @@ class _Answer:
         llm: AsyncLLM,
         prompts: Prompts,
         order: AnswerOrder,
-        draft: Draft | None,
+        verifier: VerifierSettings,
         listener: Listener | None,
         progressed: Progressed,
     ) -> None:
@@ -73,10 +71,10 @@ class _Answer:
         self._most = min(order.sampling.max_tokens, prompts.room(self._prompt))
         # A salt of its own keeps a request's blocks from being found by any other.
         self._salt = {} if order.use_cache else {"cache_salt": uuid4().hex}
-        self.draft = draft
+        self.draft = draft = order.draft if verifier.enabled else None
         self.draft_tokens, self.probabilities = prompts.draft_tokens(draft) if draft else ((), ())
         lengths = prompts.text_lengths(self._prompt) if draft and listener else None
-        self._transcript = Transcript(self.draft_tokens if draft else None, lengths, listener)
+        self._transcript = Transcript(self.draft_tokens if draft else None, lengths, listener, rejoin=verifier.rejoin)
 
     async def written(self, hint: dict[str, Any]) -> CloudAnswer:
         """Written by the model, which a draft only makes cheaper."""
