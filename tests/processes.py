@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,3 +60,10 @@ def running(module: str, *arguments: str, log: Path, **environment: str) -> Iter
         yield process
     finally:
         process.end()
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

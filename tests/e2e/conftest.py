@@ -1,7 +1,6 @@
 """The whole system, as `firstdraft up` runs it, once for all tests that use it."""
 
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from schemas.events import Event, event_adapter
 from schemas.jobs import Job
 from schemas.results import Result
 from tests.polling import until
-from tests.processes import running
+from tests.processes import free_port, running
 
 #: Seconds until both engines have started.
 READY_S = 240.0
@@ -61,12 +60,6 @@ class System:
     def _finished(self, job_id: str) -> Job | None:
         job = self.job(job_id, wait_s=10.0)
         return job if job.status in {"succeeded", "failed", "cancelled"} else None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

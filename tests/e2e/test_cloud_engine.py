@@ -7,11 +7,11 @@ import psutil
 import pytest
 
 from config.settings import read_settings
-from schemas.drafts import Draft, TokenFigures
 from schemas.events import AcceptedText, CorrectedText, WrittenText
-from schemas.requests import AcceptanceMode, AcceptanceRule, Message, Sampling
+from schemas.requests import AcceptanceMode, AcceptanceRule
 from schemas.results import FailureKind, FinishReason
-from workers.cloud.answering import AnswerOrder, CloudAnswer
+from tests.e2e.cloud_orders import a_draft, order
+from workers.cloud.answering import CloudAnswer
 from workers.cloud.engines import build_engine
 from workers.failures import EngineDied, RequestCancelled, RequestRefused
 
@@ -23,42 +23,17 @@ QUESTIONS = (
     "Why is the sky blue?",
     "Name the planets of the solar system.",
 )
+#: Blocks of the cache of the engine below, of which vLLM keeps one for itself.
+MAX_BLOCKS = 160
 
 
 @pytest.fixture(scope="module")
 def engine(cloud_model_path):
-    settings = read_settings(cloud={"model": {"context_tokens": 1024}, "kv_cache": {"cpu_gib": 1}}).cloud
+    settings = read_settings(cloud={"model": {"context_tokens": 1024}, "kv_cache": {"max_blocks": MAX_BLOCKS}}).cloud
     built = build_engine(settings, str(cloud_model_path))
     built.start()
     yield built
     built.close()
-
-
-_numbers = iter(range(1_000_000))
-
-
-def order(question: str, *, draft=None, use_cache=True, acceptance=None, **sampling) -> AnswerOrder:
-    return AnswerOrder(
-        request_id=f"request-{next(_numbers)}",
-        messages=(Message(role="user", content=question),),
-        sampling=Sampling(**({"max_tokens": 40} | sampling)),
-        draft=draft,
-        acceptance=acceptance or AcceptanceRule(),
-        use_cache=use_cache,
-    )
-
-
-def a_draft(token_ids, vocabulary: str, text: str = "", probability: float = 0.9) -> Draft:
-    column = (probability,) * len(token_ids)
-    return Draft(
-        text=text,
-        token_ids=tuple(token_ids),
-        figures=TokenFigures(**dict.fromkeys(TokenFigures.model_fields, column)),
-        finish_reason=FinishReason.STOP,
-        prompt_tokens=10,
-        model="edge",
-        vocabulary=vocabulary,
-    )
 
 
 def spoilt(token_ids, every: int) -> list[int]:
@@ -183,7 +158,17 @@ def test_cache_statistics_come_from_vllm(engine):
     after = engine.cache_statistics()
     assert after.tokens_saved - before.tokens_saved == sum(answer.cached_tokens for answer in answers)
     assert after.hits > before.hits
-    assert after.max_tokens > 1_000
+    assert after.max_tokens == MAX_BLOCKS * 32
+
+
+def test_a_cache_of_so_many_blocks_gives_up_its_oldest_and_goes_on(engine):
+    before = engine.cache_statistics()
+    questions = [f"{number}: " + f"item{number} and so on and on. " * 60 for number in range(16)]
+    futures = [engine.submit(order(question, max_tokens=2)) for question in questions]
+    assert all(len(future.result().token_ids) == 2 for future in futures)
+    after = engine.cache_statistics()
+    assert after.evictions > before.evictions
+    assert 0 < after.tokens <= after.max_tokens
 
 
 def wait_until(condition, seconds: float = 20.0) -> None:

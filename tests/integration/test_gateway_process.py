@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import threading
 from contextlib import ExitStack
 
@@ -16,17 +15,11 @@ from schemas.events import DraftText
 from schemas.policy import Tier
 from tests.integration.conftest import LIFETIMES
 from tests.polling import until
-from tests.processes import running
+from tests.processes import free_port, running
 from tests.samples import a_result
 
 #: Seconds for which any one request of these tests may take.
 TIMEOUT_S = 10.0
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def answers(client):

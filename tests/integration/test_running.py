@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.polling import until
-from tests.processes import ROOT, Process, running
+from tests.processes import ROOT, Process, free_port, running
 
 #: What a stop may take, in seconds.
 STOP_S = 10.0
@@ -25,12 +25,6 @@ if len(sys.argv) > 2:
     subprocess.Popen([sys.executable, __file__, sys.argv[1]], start_new_session=True)
 time.sleep(600)
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ Pure: learns from the time that steps took. Knows nothing of requests.
 
 #: A step with prompt tokens in it may take this many times as long as one without.
 STALL_FACTOR = 2.5
+#: What a step may take that nobody waits on to write: whoever arrives or cancels meanwhile waits for its end.
+MOST_READING_S = 0.5
 #: Weight of the newest step in the running averages.
 LEARNING_RATE = 0.2
-#: Prompt tokens that ride along however slow the machine: a prompt must progress.
-MIN_PROMPT_TOKENS = 16
+#: Prompt tokens that ride along however slow the machine: a prompt must progress. On a CPU, one of a long prompt's last
+#: tokens can cost as much as several writers, so that more would stall them; the prompt ends hardly later.
+MIN_PROMPT_TOKENS = 4
 #: Seconds that a prompt token and a written token cost before anything was measured.
 ASSUMED_PROMPT_TOKEN_S, ASSUMED_WRITTEN_TOKEN_S = 0.001, 0.006
 
@@ -24,7 +27,7 @@ class Pacing:
     def prompt_tokens(self, num_writing: int, step_tokens: int) -> int:
         """How many prompt tokens the next step may read beside so many that write."""
         if num_writing == 0:
-            return step_tokens
+            return max(MIN_PROMPT_TOKENS, min(step_tokens, int(MOST_READING_S / self._prompt_token_s)))
         spare_s = (STALL_FACTOR - 1.0) * self._expected_s(num_writing)
         return max(MIN_PROMPT_TOKENS, min(step_tokens - num_writing, int(spare_s / self._prompt_token_s)))
 

@@ -1,6 +1,6 @@
 import pytest
 
-from workers.edge.pacing import MIN_PROMPT_TOKENS, STALL_FACTOR, Pacing
+from workers.edge.pacing import MIN_PROMPT_TOKENS, MOST_READING_S, STALL_FACTOR, Pacing
 
 STEP_TOKENS = 512
 
@@ -13,8 +13,11 @@ def learned(write_s, prompt_s, num_writing=8, chunk=64):
     return pacing
 
 
-def test_a_step_without_writers_reads_as_much_as_it_holds():
-    assert Pacing().prompt_tokens(0, STEP_TOKENS) == STEP_TOKENS
+@pytest.mark.parametrize(("prompt_s", "wanted"), [(0.0001, STEP_TOKENS), (0.005, 100), (9.0, MIN_PROMPT_TOKENS)])
+def test_a_step_without_writers_reads_as_much_as_it_holds_but_ends_soon(prompt_s, wanted):
+    count = learned(0.02, prompt_s).prompt_tokens(0, STEP_TOKENS)
+    assert count == pytest.approx(wanted, abs=1)
+    assert count == wanted or count * prompt_s <= MOST_READING_S
 
 
 @pytest.mark.parametrize(("write_s", "prompt_s"), [(0.04, 0.001), (0.01, 0.0002), (0.1, 0.002)])
