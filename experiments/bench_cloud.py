@@ -14,8 +14,10 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from uuid import uuid4
 
 from rich.console import Console
 from rich.table import Table
@@ -43,7 +45,10 @@ TARGETS = {
     "edge_draft_1": 1.3,
     "edge_draft_16": 1.0,
 }
-#: Sides beside the plain one: with one request in flight, and with all at once.
+#: Requests in flight of the fuller runs, and how often each question is asked in them: the time in which the last
+#: answers are waited for with an emptying batch should not count for much.
+IN_FLIGHT, TURNS = 16, 3
+#: Sides beside the plain one: with one request in flight, and with many.
 ALONE = ("perfect", "near", "hostile", "edge", "edge, no re-joining", "edge, not adapting", "near, no re-joining")
 TOGETHER = ("hostile", "edge", "edge, no re-joining", "edge, not adapting")
 
@@ -85,7 +90,6 @@ class Bench:
         self._engine = engine
         self._verifier = settings.cloud.draft_verifier
         self._options = options
-        self._number = 0
         self._plain = [self._one(question, None, None) for question in QUESTIONS]
         self._drafts = self._kinds(drafts)
         self.differences = 0
@@ -107,9 +111,8 @@ class Bench:
     def _order(
         self, question: str, draft: Draft | None, tuning: VerifierSettings | None, **options: object
     ) -> AnswerOrder:
-        self._number += 1
         return AnswerOrder(
-            request_id=f"bench-{self._number}",
+            request_id="",
             messages=conversation(question),
             sampling=Sampling.model_validate({"max_tokens": self._options.max_tokens, **options}),
             draft=draft,
@@ -119,7 +122,7 @@ class Bench:
         )
 
     def _one(self, question: str, draft: Draft | None, tuning: VerifierSettings | None) -> CloudAnswer:
-        return self._engine.submit(self._order(question, draft, tuning)).result()
+        return self._answer(self._order(question, draft, tuning))
 
     def _of(self, side: str) -> tuple[list[Draft | None], VerifierSettings | None]:
         """A side's drafts, and how they are verified if not as configured."""
@@ -149,7 +152,7 @@ class Bench:
         return sides
 
     def together(self) -> dict[str, Side]:
-        """Each side with all requests at once; they take turns batch by batch."""
+        """Each side with `IN_FLIGHT` requests in flight from its beginning to near its end; they take turns."""
         sides: dict[str, Side] = defaultdict(Side)
         for round_number in range(self._options.rounds):
             rates = {}
@@ -158,17 +161,22 @@ class Bench:
                 drafts, tuning = self._of(side)
                 orders = [
                     self._order(question, draft, tuning) for question, draft in zip(QUESTIONS, drafts, strict=True)
-                ]
+                ] * TURNS
                 began = time.perf_counter()
-                answers = [future.result() for future in [self._engine.submit(item) for item in orders]]
+                with ThreadPoolExecutor(IN_FLIGHT) as pool:
+                    answers = list(pool.map(self._answer, orders))
                 seconds = time.perf_counter() - began
                 sides[side].add(answers, seconds)
                 rates[side] = sum(len(answer.token_ids) for answer in answers) / seconds
                 for index, answer in enumerate(answers):
-                    self._compare(index, answer)
+                    self._compare(index % len(QUESTIONS), answer)
             for side, rate in rates.items():
                 sides[side].speedups.append(rate / rates["plain"])
         return sides
+
+    def _answer(self, order: AnswerOrder) -> CloudAnswer:
+        """A request of its own, though the same order is used again."""
+        return self._engine.submit(replace(order, request_id=uuid4().hex)).result()
 
     def _compare(self, index: int, answer: CloudAnswer) -> None:
         """Count the answer if it is not the plain one and no tie explains it."""
@@ -181,9 +189,9 @@ class Bench:
 
     def _is_tie(self, index: int, place: int, other: int) -> bool:
         """Whether the plain answer might as well have had this other token at this place."""
-        scored = self._engine.submit(
+        scored = self._answer(
             self._order(QUESTIONS[index], None, None, max_tokens=place + 1, logprobs=True, top_logprobs=NUM_TOP)
-        ).result()
+        )
         own = scored.logprobs[place]
         rivals = [value for text, value in own.top if self._engine.tokens_of(text) == [other]]
         return any(own.logprob - value <= TIE for value in rivals)

@@ -73,10 +73,9 @@ def _through_the_queue(redis: Redis, max_tokens: int) -> float:
     began = time.perf_counter()
     for request in requests:
         store.create(request)
-    waiting = {request.request_id for request in requests}
-    while waiting:
-        waiting = {request_id for request_id in waiting if store.state(request_id) not in FINISHED}
-        time.sleep(POLL_S)
+    for request in requests:
+        while store.state(request.request_id) not in FINISHED:
+            time.sleep(POLL_S)
     seconds = time.perf_counter() - began
     records = [store.read(request.request_id) for request in requests]
     results = [record.result for record in records if record and record.result]
