@@ -14,7 +14,8 @@ from broker.streams import EventHub
 from config.logs import configure_logs
 from config.settings import InvalidSettings, Settings, read_settings
 from gateway.admission import Admission
-from gateway.app import Services, create_app
+from gateway.app import create_app
+from gateway.services import Services
 
 log = logging.getLogger("gateway")
 

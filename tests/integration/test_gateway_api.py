@@ -11,7 +11,8 @@ from broker.streams import EventHub
 from config.settings import InvalidSettings, read_settings
 from gateway.__main__ import build
 from gateway.admission import Admission
-from gateway.app import Services, create_app
+from gateway.app import create_app
+from gateway.services import Services
 from schemas.events import Decision, DraftText
 from schemas.policy import Tier
 from schemas.results import Failure, FailureKind
@@ -402,6 +403,24 @@ def test_statistics_count_requests_queues_and_workers(client, live, store, submi
 def test_the_page_for_machines_lists_every_route(client):
     paths = set(client.get("/openapi/openapi.json").json["paths"])
     assert {"/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/events", "/healthz", "/readyz", "/v1/stats"} <= paths
+
+
+def test_the_page_for_machines_says_what_errors_look_like(client):
+    document = client.get("/openapi/openapi.json").json
+    submit = document["paths"]["/v1/jobs"]["post"]["responses"]
+    assert {"202", "400", "413", "415", "422", "503"} <= set(submit)
+    described = submit["422"]["content"]["application/problem+json"]["schema"]["$ref"]
+    assert described == "#/components/schemas/Problem"
+    assert set(document["components"]["schemas"]["Problem"]["required"]) == {"title", "status", "detail"}
+    resume = document["paths"]["/v1/jobs/{job_id}/events"]["get"]["parameters"]
+    assert "Last-Event-ID" in {parameter["name"] for parameter in resume}
+
+
+def test_there_is_a_page_to_try_the_api_out_and_it_needs_no_other_host(client):
+    page = client.get("/openapi/swagger")
+    assert page.status_code == 200
+    assert "swagger-ui" in page.text
+    assert 'src="http' not in page.text
 
 
 def test_a_full_redis_is_told_as_away_and_stores_nothing(client, redis_connection):

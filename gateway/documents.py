@@ -1,0 +1,45 @@
+"""What the OpenAPI document says beyond what flask-openapi3 reads off the routes: errors, tags, headers."""
+
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any
+
+from flask_openapi3.models.info import Info
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel
+
+INFO = Info(
+    title="Firstdraft",
+    version=version("firstdraft"),
+    description="A small model drafts every answer; a large model verifies the drafts that should not be trusted.",
+)
+
+JOBS = Tag(name="jobs", description="Prompts as jobs: submit, wait, follow, cancel.")
+STATE = Tag(name="state", description="Whether the system works, and what it has done.")
+
+#: A header of answers that ask the client to come again.
+RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before asking again.", "schema": {"type": "string"}}}
+
+
+#: Responses by status, as flask-openapi3 takes them.
+Responses = dict[str | int | HTTPStatus, type[BaseModel] | dict[Any, Any] | None]
+
+
+def problems(*statuses: int) -> Responses:
+    """Responses that are problem documents, by status."""
+    return {str(status): _problem(status) for status in statuses}
+
+
+def event_stream(description: str) -> dict[str, Any]:
+    """A response that is a stream of server-sent events."""
+    return {"description": description, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": HTTPStatus(status).phrase,
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+        response["headers"] = RETRY_AFTER
+    return response

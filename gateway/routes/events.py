@@ -1,0 +1,47 @@
+"""/v1/jobs/{id}/events: a job's event stream, on any gateway process, from any position."""
+
+from flask import Response
+from flask_openapi3.openapi import OpenAPI
+from pydantic import BaseModel, Field
+
+from broker.states import FINISHED
+from broker.streams import BEGINNING
+from gateway.answers import event_stream, no_such_job, server_sent
+from gateway.documents import JOBS, Responses, problems
+from gateway.documents import event_stream as event_stream_document
+from gateway.routes.jobs import JobPath
+from gateway.services import Services
+
+
+class ResumeHeader(BaseModel):
+    """Where an event stream that was cut off goes on."""
+
+    last_event_id: str = Field(
+        BEGINNING,
+        alias="Last-Event-ID",
+        pattern=r"^\d{1,19}-\d{1,19}$",
+        description="The id of the last event that arrived; what follows it is sent.",
+    )
+
+
+def add(app: OpenAPI, services: Services) -> None:
+    """Add the route."""
+    described: Responses = {
+        200: event_stream_document("The job's events (schemas/events.py)."),
+        204: None,
+        **problems(404),
+    }
+
+    @app.get("/v1/jobs/<job_id>/events", tags=[JOBS], responses=described)
+    def events(path: JobPath, header: ResumeHeader) -> Response:
+        """Follow the job: server-sent events, its whole history first, resumable by Last-Event-ID."""
+        state = services.store.state(path.job_id)
+        if state is None:
+            return no_such_job(path.job_id)
+        if state in FINISHED and not services.hub.read(path.job_id, header.last_event_id):
+            return Response(status=204)  # what tells an EventSource not to connect again
+        services.slots.take()
+        following = services.hub.follow(path.job_id, header.last_event_id, deadline=float("inf"))
+        response = event_stream(server_sent(following))
+        response.call_on_close(services.slots.release)
+        return response

@@ -1,0 +1,44 @@
+"""Health, caches and statistics."""
+
+from flask import Response
+from flask_openapi3.openapi import OpenAPI
+
+from gateway import reports
+from gateway.answers import json_answer
+from gateway.documents import STATE
+from gateway.redis_away import REDIS_AWAY
+from gateway.services import Services
+from schemas.jobs import CacheReport, Health, Readiness, SystemReport
+from schemas.workers import WorkerReport
+
+
+def add(app: OpenAPI, services: Services) -> None:
+    """Add the routes."""
+    presence, store = services.presence, services.store
+
+    def live() -> list[WorkerReport] | None:
+        try:
+            return presence.live()
+        except REDIS_AWAY:
+            return None
+
+    @app.get("/healthz", tags=[STATE], responses={200: Health})
+    def healthz() -> Response:
+        """Whether this process answers."""
+        return json_answer(Health())
+
+    @app.get("/readyz", tags=[STATE], responses={200: Readiness, 503: Readiness})
+    def readyz() -> Response:
+        """Whether a request of the configured policy would be answered, by whom, and what is missing if not."""
+        state = reports.readiness(services.admission.default_policy, live())
+        return json_answer(state, 200 if state.ready else 503)
+
+    @app.get("/v1/cache/stats", tags=[STATE], responses={200: CacheReport})
+    def cache_stats() -> Response:
+        """The KV caches of every live worker."""
+        return json_answer(reports.caches(presence.live()))
+
+    @app.get("/v1/stats", tags=[STATE], responses={200: SystemReport})
+    def stats() -> Response:
+        """Counters, queues and workers."""
+        return json_answer(reports.system(store.counters(), store.waiting(), presence.live()))

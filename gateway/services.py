@@ -1,0 +1,30 @@
+"""What the routes work with: built once a process by `gateway.__main__` and handed to every route file."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from broker.presence import Presence
+from broker.records import RequestStore
+from broker.streams import EventHub
+from config.settings import GatewaySettings
+from gateway.admission import Admission
+from gateway.slots import StreamSlots
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the routes work with."""
+
+    settings: GatewaySettings
+    admission: Admission
+    store: RequestStore
+    hub: EventHub
+    presence: Presence
+    clock: Callable[[], float] = time.time
+
+    @cached_property
+    def slots(self) -> StreamSlots:
+        """The places for streams and waits, shared by all routes of this process."""
+        return StreamSlots(self.settings.max_streams)
