@@ -1,16 +1,20 @@
 """Fixtures of tests on a real Redis server: stores, and whole processes of ours."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import httpx
 import pytest
 from redis import Redis
 
 from broker import keys
 from broker.records import Lifetimes, RequestStore
+from firstdraft.embedded import embedded_server
 from tests.polling import until
-from tests.processes import Process, running
+from tests.processes import Process, free_port, running
 
 LIFETIMES = Lifetimes(result_ttl_s=60, unfinished_ttl_s=600, lease_s=10.0, max_attempts=3)
 
@@ -63,3 +67,42 @@ def start_worker(redis_url: str, tmp_path: Path):
             return process
 
         yield start
+
+
+@dataclass(frozen=True)
+class RunningSystem:
+    """A gateway and a worker of each tier around stand-in engines, on a Redis server of their own."""
+
+    url: str
+    redis_url: str
+    gateway: Process
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+    folder = tmp_path_factory.mktemp("system")
+    port = str(free_port())
+    with ExitStack() as stack:
+        redis_url = stack.enter_context(embedded_server(folder / "redis"))
+        environment = {
+            "REDIS_URL": redis_url,
+            "FIRSTDRAFT_GATEWAY__PORT": port,
+            "XDG_STATE_HOME": str(folder / "state"),
+        }
+        workers = [
+            stack.enter_context(running("tests.fakes.worker", tier, "0.002", log=folder / f"{tier}.log", **environment))
+            for tier in ("edge", "cloud")
+        ]
+        gateway = stack.enter_context(running("gateway", log=folder / "gateway.log", **environment))
+        url = f"http://127.0.0.1:{port}"
+        for worker in workers:
+            until(lambda worker=worker: worker.said("worker_ready"), "the worker is ready", within_s=30)
+        until(lambda: _answers(url), "the gateway answers", within_s=30)
+        yield RunningSystem(url, redis_url, gateway)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
