@@ -165,10 +165,18 @@ class RequestStore:
 
     def append(self, hold: Hold, events: Sequence[Event]) -> bool:
         """Append to the request's stream. False where the hold is lost: stop working on it."""
-        working = states.WORKING[hold.tier]
-        arguments: list[str | int | bytes] = [hold.request_id, keys.notifications(), hold.attempt, working]
-        arguments += [wire.encode(event) for event in events]
-        return bool(self._append(keys=self._keys(hold.request_id), args=arguments))
+        return not self.append_all([(hold, events)])
+
+    def append_all(self, batches: Sequence[tuple[Hold, Sequence[Event]]]) -> list[Hold]:
+        """Append to several requests' streams in one round trip. Answers the holds that are lost."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for hold, events in batches:
+            working = states.WORKING[hold.tier]
+            arguments: list[str | int | bytes] = [hold.request_id, keys.notifications(), hold.attempt, working]
+            arguments += [wire.encode(event) for event in events]
+            self._append(keys=self._keys(hold.request_id), args=arguments, client=pipeline)
+        held = pipeline.execute()
+        return [hold for (hold, _), kept in zip(batches, held, strict=True) if not kept]
 
     def escalate(self, hold: Hold, draft: Draft, events: Sequence[Event]) -> bool:
         """Hand the request to the cloud with its draft. `events` come before its queueing. False: the hold is lost."""

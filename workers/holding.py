@@ -98,16 +98,16 @@ class Holdings:
                     batches = [(hold, events) for hold, events in self._pending.items() if events]
                     for hold, _ in batches:
                         self._pending[hold] = []
-                for hold, events in batches:
-                    self._send(hold, events)
+                if batches:
+                    self._send(batches)
 
-    def _send(self, hold: Hold, events: list[Event]) -> None:
+    def _send(self, batches: list[tuple[Hold, list[Event]]]) -> None:
         try:
-            held = self._store.append(hold, events)
+            lost = self._store.append_all(batches)
         except RedisError as error:
-            log.warning("events_not_published request_id=%s error=%s", hold.request_id, error)
+            log.warning("events_not_published requests=%d error=%s", len(batches), error)
             return
-        if not held:
+        for hold in lost:
             self._give_up(hold)
 
     def _give_up(self, hold: Hold) -> None:
