@@ -7,7 +7,8 @@ A notification is a hint: readers read the stream itself, from where they stoppe
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -34,12 +35,50 @@ class StreamedEvent:
     event: Event
 
 
+class Listening:
+    """One reader's ear: which of the requests that it listens for got events. Made by `EventHub.listening`."""
+
+    def __init__(self, hub: "EventHub") -> None:
+        self._hub = hub
+        self._request_ids: set[str] = set()
+        self._heard: set[str] = set()
+        self._changed = threading.Condition()
+
+    def add(self, request_id: str) -> None:
+        """Listen for the request as well. Idempotent."""
+        self._request_ids.add(request_id)
+        self._hub.enlist(request_id, self)
+
+    def discard(self, request_id: str) -> None:
+        """Listen for it no longer. Idempotent."""
+        self._request_ids.discard(request_id)
+        self._hub.dismiss(request_id, self)
+
+    def close(self) -> None:
+        """Listen for nothing any more. Idempotent."""
+        for request_id in list(self._request_ids):
+            self.discard(request_id)
+
+    def hear(self, request_id: str) -> None:
+        """The request got an event. Called by the hub."""
+        with self._changed:
+            self._heard.add(request_id)
+            self._changed.notify()
+
+    def wait(self, timeout_s: float) -> set[str]:
+        """The requests that got events since the last call, as soon as there are any; none after the timeout."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._heard, timeout_s)
+            heard, self._heard = self._heard, set()
+        return heard
+
+
 class EventHub:
     """Wakes the readers of this process when their request got an event. Start it once a process."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._waiting: dict[str, set[threading.Event]] = defaultdict(set)
+        self._listening: dict[str, set[Listening]] = defaultdict(set)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="event-hub", daemon=True)
@@ -65,37 +104,61 @@ class EventHub:
         ]
 
     def follow(self, request_id: str, after: str, deadline: float) -> Iterator[StreamedEvent | None]:
-        """Events after the position as they come, until a final one or the deadline (of `time.monotonic`).
+        """One request's events after the position: see `follow_all`."""
+        for told in self.follow_all({request_id: after}, deadline):
+            yield None if told is None else told[1]
 
-        Ends as well when the stream has expired.
+    def follow_all(self, after: Mapping[str, str], deadline: float) -> Iterator[tuple[str, StreamedEvent] | None]:
+        """Events of several requests, each after its position, as they come: request id and event.
 
-        Yields None at least every `POLL_S` seconds in which nothing happened, so that the caller can send a sign of
-        life. Blocks between events.
+        Ends when every request had its final event or its stream has expired, or at the deadline (of
+        `time.monotonic`). Yields None at least every `POLL_S` seconds in which nothing happened, so that the caller
+        can send a sign of life. Blocks between events.
         """
-        bell = threading.Event()
-        with self._lock:
-            self._waiting[request_id].add(bell)
-        try:
-            while True:
-                bell.clear()
-                events = self.read(request_id, after)
-                yield from events
-                if events:
-                    after = events[-1].position
-                    if events[-1].event.type in FINAL_KINDS:
-                        return
+        unfinished = dict(after)
+        with self.listening(unfinished) as listening:
+            heard = set(unfinished)
+            while unfinished:
+                for request_id in sorted(heard & unfinished.keys()):
+                    for streamed in self.read(request_id, unfinished[request_id]):
+                        yield request_id, streamed
+                        unfinished[request_id] = streamed.position
+                        if streamed.event.type in FINAL_KINDS:
+                            del unfinished[request_id]
                 remaining = deadline - time.monotonic()
-                if remaining <= 0:
+                if not unfinished or remaining <= 0:
                     return
-                if not bell.wait(min(remaining, POLL_S)):
-                    if not self._redis.exists(keys.events(request_id)):
-                        return
-                    yield None
+                heard = listening.wait(min(remaining, POLL_S))
+                if not heard:
+                    for request_id in [one for one in unfinished if not self._redis.exists(keys.events(one))]:
+                        del unfinished[request_id]
+                    heard = set(unfinished)
+                    if unfinished:
+                        yield None
+
+    @contextmanager
+    def listening(self, request_ids: Iterable[str] = ()) -> Iterator[Listening]:
+        """An ear while the block runs. Hears of events after it was told of their request, not of earlier ones."""
+        listening = Listening(self)
+        for request_id in request_ids:
+            listening.add(request_id)
+        try:
+            yield listening
         finally:
-            with self._lock:
-                self._waiting[request_id].discard(bell)
-                if not self._waiting[request_id]:
-                    del self._waiting[request_id]
+            listening.close()
+
+    def enlist(self, request_id: str, listening: Listening) -> None:
+        """Tell it of the request's events from now on."""
+        with self._lock:
+            self._listening[request_id].add(listening)
+
+    def dismiss(self, request_id: str, listening: Listening) -> None:
+        """Do not, any more."""
+        with self._lock:
+            listeners = self._listening.get(request_id, set())
+            listeners.discard(listening)
+            if not listeners:
+                self._listening.pop(request_id, None)
 
     def _listen(self) -> None:
         while not self._stop.is_set():
@@ -110,6 +173,8 @@ class EventHub:
     def _wake(self, message: dict[str, bytes] | None) -> None:
         if message is None:
             return
+        request_id = message["data"].decode()
         with self._lock:
-            for bell in self._waiting.get(message["data"].decode(), ()):
-                bell.set()
+            listeners = list(self._listening.get(request_id, ()))
+        for listening in listeners:
+            listening.hear(request_id)

@@ -66,6 +66,8 @@ class GatewaySettings(Section):
     max_wait_s: float = Field(gt=0)
     max_streams: int = Field(ge=1)
     max_body_bytes: int = Field(ge=1024)
+    max_answer_s: float = Field(gt=0)
+    model_aliases: dict[str, str]
 
     @model_validator(mode="after")
     def _leaves_threads_for_health(self) -> Self:

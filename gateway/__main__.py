@@ -15,6 +15,7 @@ from config.logs import configure_logs
 from config.settings import InvalidSettings, Settings, read_settings
 from gateway.admission import Admission
 from gateway.app import create_app
+from gateway.openai_compatible.models import ModelTable
 from gateway.services import Services
 
 log = logging.getLogger("gateway")
@@ -68,7 +69,8 @@ def main() -> None:
     """Serve until told to stop."""
     settings = read_settings()
     configure_logs(settings.log_level)
-    Admission(settings)  # settings that name what is not there stop the process here, not each of its children
+    # Settings that name what is not there stop the process here, not each of its children.
+    ModelTable(Admission(settings).policies, settings.gateway.model_aliases)
     log.info("gateway_starting host=%s port=%d", settings.gateway.host, settings.gateway.port)
     Server(settings, lambda: build(settings)).run()
 

@@ -10,15 +10,17 @@ from werkzeug.exceptions import HTTPException
 from gateway import documents
 from gateway.admission import Refused
 from gateway.answers import RETRY_AFTER_S
+from gateway.openai_compatible.errors import PREFIXES
+from gateway.openai_compatible.serving import in_openais_form
 from gateway.problems import invalid, problem, refused
 from gateway.redis_away import REDIS_AWAY
-from gateway.routes import events, jobs, state
+from gateway.routes import events, jobs, openai_chat, state
 from gateway.services import Services
 from gateway.slots import TooManyStreams
 from schemas.problems import Problem
 
 #: The route files.
-ROUTES = (jobs, events, state)
+ROUTES = (jobs, events, openai_chat, state)
 
 
 def create_app(services: Services) -> OpenAPI:
@@ -65,6 +67,11 @@ def _add_errors(app: OpenAPI) -> None:
         app.register_error_handler(kind, on_redis_away)
 
     app.before_request(_check_body)
+    app.after_request(_in_the_routes_form)
+
+
+def _in_the_routes_form(response: Response) -> Response:
+    return in_openais_form(response) if request.path.startswith(PREFIXES) else response
 
 
 def _check_body() -> Response | None:

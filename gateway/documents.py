@@ -8,6 +8,8 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel
 
+from schemas.openai_models import OpenAIError
+
 INFO = Info(
     title="Firstdraft",
     version=version("firstdraft"),
@@ -15,6 +17,7 @@ INFO = Info(
 )
 
 JOBS = Tag(name="jobs", description="Prompts as jobs: submit, wait, follow, cancel.")
+OPENAI = Tag(name="openai", description="OpenAI's API, for clients that exist already.")
 STATE = Tag(name="state", description="Whether the system works, and what it has done.")
 
 #: A header of answers that ask the client to come again.
@@ -28,6 +31,11 @@ Responses = dict[str | int | HTTPStatus, type[BaseModel] | dict[Any, Any] | None
 def problems(*statuses: int) -> Responses:
     """Responses that are problem documents, by status."""
     return {str(status): _problem(status) for status in statuses}
+
+
+def openai_errors(*statuses: int) -> Responses:
+    """Responses that are errors in OpenAI's form, by status; in place of the problem documents of all routes."""
+    return {"422": None, **{str(status): OpenAIError for status in statuses}}
 
 
 def event_stream(description: str) -> dict[str, Any]:

@@ -187,3 +187,5 @@ class AcceptedRequest(Wire):
     acceptance: AcceptanceRule
     #: Seconds since the epoch.
     accepted_at_s: float
+    #: What the route that accepted it needs to describe it again; nobody else reads it.
+    note: str = ""

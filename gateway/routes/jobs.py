@@ -1,7 +1,6 @@
 """/v1/jobs: submit a prompt, read what became of it, cancel it."""
 
 import time
-import uuid
 
 from flask import Response
 from flask_openapi3.openapi import OpenAPI
@@ -13,6 +12,7 @@ from broker.streams import BEGINNING
 from gateway.answers import RETRY_AFTER_S, json_answer, no_such_job
 from gateway.documents import JOBS, problems
 from gateway.services import Services
+from gateway.submitting import submit as submit_request
 from schemas.jobs import Job
 from schemas.requests import JobRequest
 
@@ -36,9 +36,7 @@ def add(app: OpenAPI, services: Services) -> None:
     @app.post("/v1/jobs", tags=[JOBS], responses={202: Job, **problems(400, 413, 415)})
     def submit(body: JobRequest) -> Response:
         """Submit a prompt. The answer is at the job's own address."""
-        accepted = services.admission.accept(body, uuid.uuid4().hex, services.clock())
-        store.create(accepted)
-        app.logger.info("request_accepted request_id=%s policy=%s", accepted.request_id, accepted.policy.name)
+        accepted = submit_request(services, body)
         job = Job(
             id=accepted.request_id,
             status="queued" if "edge" in accepted.policy.tiers else "escalated",

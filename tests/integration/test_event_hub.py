@@ -137,7 +137,21 @@ def test_a_reader_of_a_request_that_has_expired_is_not_kept(hub, redis_connectio
 
 def test_readers_that_left_are_forgotten(hub, store, hold):
     reader = Reader(hub, hold.request_id)
-    until(lambda: hold.request_id in hub._waiting, "the reader waits")
+    until(lambda: hold.request_id in hub._listening, "the reader waits")
     store.cancel(hold.request_id)
     assert reader.ended()
-    assert hub._waiting == {}
+    assert hub._listening == {}
+
+
+def test_several_requests_are_followed_at_once_until_the_last_has_ended(hub, store):
+    holds = []
+    for _ in range(3):
+        request = a_request()
+        store.create(request)
+        holds.append(store.begin(request.request_id, Tier.EDGE, "w1").hold)
+    following = hub.follow_all(dict.fromkeys([hold.request_id for hold in holds], BEGINNING), time.monotonic() + 10)
+    for hold in reversed(holds):
+        store.succeed(hold, a_result(), [])
+    ended = [told[0] for told in following if told is not None and told[1].event.type == EventKind.DONE]
+    assert sorted(ended) == sorted(hold.request_id for hold in holds)
+    assert hub._listening == {}

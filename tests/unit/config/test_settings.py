@@ -183,7 +183,7 @@ BAD_VARIABLES = [
         r"cloud\.draft_verifier\.acceptance_threshold.*-1",
     ),
     ("FIRSTDRAFT_GATEWAY__PORT", "70000", r"gateway\.port.*70000"),
-    ("FIRSTDRAFT_GATEWAY__MAX_STREAMS", "64", r"gateway.*max_streams \(64\)"),
+    ("FIRSTDRAFT_GATEWAY__MAX_STREAMS", "256", r"gateway.*max_streams \(256\)"),
     ("FIRSTDRAFT_REQUESTS__POLICY", "bold", r"requests\.policy is 'bold'.*baseline"),
     ("FIRSTDRAFT_REQUESTS__LEASE_S", "inf", r"requests\.lease_s.*inf"),
     ("FIRSTDRAFT_REQUESTS__MAX_ATTEMPTS", "0", r"requests\.max_attempts.*0"),

@@ -1,0 +1,69 @@
+"""Errors in OpenAI's form. Pure: a problem document in, an error out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.openai_models import OpenAIError, OpenAIErrorBody
+from schemas.results import Failure, FailureKind
+
+#: What begins the paths of OpenAI's own routes.
+PREFIXES = ("/v1/chat/", "/v1/completions", "/v1/models", "/v1/responses", "/v1/files", "/v1/batches")
+
+#: OpenAI's type of error by status; 500 for all others.
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    409: "conflict_error",
+    410: "not_found_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "server_error",
+    504: "server_error",
+}
+#: OpenAI's code where it has one.
+CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+#: Failures that are the request's own fault, with OpenAI's code for them.
+CLIENT_FAILURES = {
+    FailureKind.PROMPT_TOO_LONG: "context_length_exceeded",
+    FailureKind.UNSUPPORTED_OPTION: "unsupported_parameter",
+}
+
+
+def from_problem(problem: Mapping[str, Any]) -> tuple[int, OpenAIError]:
+    """The status and the error for a problem document. What is not valid is 400 with OpenAI, not 422."""
+    status = 400 if problem["status"] == 422 else problem["status"]
+    fields = problem.get("errors") or [{}]
+    field = fields[0].get("field")
+    if field == "model" and problem["status"] == 422:
+        return 404, _error(problem["detail"], 404, param="model", code="model_not_found")
+    return status, _error(problem["detail"], status, param=field or None)
+
+
+def from_failure(failure: Failure) -> tuple[int, OpenAIError]:
+    """The status and the error for a job that failed."""
+    status = 400 if failure.kind in CLIENT_FAILURES else 500
+    return status, _error(failure.message, status, code=CLIENT_FAILURES.get(failure.kind, failure.kind.value))
+
+
+def not_in_time(seconds: float) -> tuple[int, OpenAIError]:
+    """The status and the error for an answer that took too long."""
+    return 504, _error(f"There was no answer within {seconds:g} s, and the request was cancelled.", 504, code="timeout")
+
+
+def cancelled() -> tuple[int, OpenAIError]:
+    """The status and the error for a job that somebody cancelled."""
+    return 409, _error("The request was cancelled.", 409, code="cancelled")
+
+
+def broken_off(reason: str) -> tuple[int, OpenAIError]:
+    """The status and the error for a stream that cannot go on."""
+    return 500, _error(reason, 500, code="stream_broken_off")
+
+
+def _error(message: str, status: int, *, param: str | None = None, code: str | None = None) -> OpenAIError:
+    kind = TYPES.get(status, "server_error")
+    return OpenAIError(error=OpenAIErrorBody(message=message, type=kind, param=param, code=code or CODES.get(status)))

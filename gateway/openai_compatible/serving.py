@@ -1,0 +1,168 @@
+"""Carries OpenAI-style requests out: submits the jobs, waits or streams, cancels what nobody waits for any more."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from flask import Response
+
+from broker.streams import BEGINNING
+from gateway.answers import event_stream, json_answer
+from gateway.openai_compatible import errors
+from gateway.openai_compatible.shapes import Answer, Dialect
+from gateway.openai_compatible.standing import Diverged, StandingText
+from gateway.services import Services
+from gateway.submitting import submit
+from schemas.events import Cancelled, Done, Event, Failed
+from schemas.openai_models import OpenAIError
+from schemas.requests import AcceptedRequest, JobRequest
+
+#: The end of an OpenAI-style stream.
+DONE_LINE = "data: [DONE]\n\n"
+#: Written where nothing happened for a while: the write that notices a client that has left.
+HEARTBEAT = ": still here\n\n"
+
+
+class NoAnswer(Exception):
+    """One of the jobs will have no answer."""
+
+    def __init__(self, status: int, error: OpenAIError) -> None:
+        super().__init__(error.error.message)
+        self.status = status
+        self.error = error
+
+
+class Jobs:
+    """The jobs of one request, one for each choice."""
+
+    def __init__(self, services: Services, bodies: Sequence[JobRequest]) -> None:
+        """Submit them all. Raises `Refused`, with none of them left behind."""
+        self._services = services
+        self.accepted: list[AcceptedRequest] = []
+        self._ended: set[str] = set()
+        try:
+            for body in bodies:
+                self.accepted.append(submit(services, body))
+        except Exception:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Cancel those that have not ended."""
+        for request in self.accepted:
+            if request.request_id not in self._ended:
+                self._services.store.cancel(request.request_id)
+
+    def follow(self) -> Iterator[tuple[int, Event] | None]:
+        """What happens, with the choice that it happens to; None for a sign of life. Raises `NoAnswer`."""
+        limit_s = self._services.settings.max_answer_s
+        places = {request.request_id: place for place, request in enumerate(self.accepted)}
+        positions = dict.fromkeys(places, BEGINNING)
+        for told in self._services.hub.follow_all(positions, time.monotonic() + limit_s):
+            if told is None:
+                yield None
+                continue
+            request_id, streamed = told
+            match streamed.event:
+                case Done():
+                    self._ended.add(request_id)
+                case Failed(failure=failure):
+                    self._ended.add(request_id)
+                    raise NoAnswer(*errors.from_failure(failure))
+                case Cancelled():
+                    self._ended.add(request_id)
+                    raise NoAnswer(*errors.cancelled())
+            yield places[request_id], streamed.event
+        if len(self._ended) < len(self.accepted):
+            raise NoAnswer(*errors.not_in_time(limit_s))
+
+    def answers(self) -> list[Answer]:
+        """All answers, in the order of the choices. Blocks; raises `NoAnswer`."""
+        results = {place: event.result for place, event in filter(None, self.follow()) if isinstance(event, Done)}
+        return [Answer(request.request_id, results[place]) for place, request in enumerate(self.accepted)]
+
+
+def answer_whole(
+    services: Services, bodies: Sequence[JobRequest], dialect: Callable[[AcceptedRequest], Dialect]
+) -> Response:
+    """Submit, wait for everything, answer."""
+    with services.slots.taken():
+        jobs = Jobs(services, bodies)
+        try:
+            return json_answer(dialect(jobs.accepted[0]).whole(jobs.answers()))
+        except NoAnswer as reason:
+            return json_answer(reason.error, reason.status)
+        finally:
+            jobs.cancel()
+
+
+def answer_in_pieces(
+    services: Services,
+    bodies: Sequence[JobRequest],
+    dialect: Callable[[AcceptedRequest], Dialect],
+    *,
+    include_usage: bool,
+) -> Response:
+    """Submit, and send text that will stand as soon as that is known. A client that leaves cancels the jobs."""
+    services.slots.take()
+    try:
+        jobs = Jobs(services, bodies)
+    except BaseException:
+        services.slots.release()
+        raise
+    lines = _lines(jobs, dialect(jobs.accepted[0]), include_usage=include_usage)
+    response = event_stream(lines)
+    response.call_on_close(jobs.cancel)
+    response.call_on_close(services.slots.release)
+    return response
+
+
+def data_line(document: str) -> str:
+    """One server-sent event."""
+    return f"data: {document}\n\n"
+
+
+def _lines(jobs: Jobs, dialect: Dialect, *, include_usage: bool) -> Iterator[str]:
+    for place in range(len(jobs.accepted)):
+        opening = dialect.opening(place)
+        if opening is not None:
+            yield data_line(opening.model_dump_json())
+    standing = [StandingText(request.policy) for request in jobs.accepted]
+    # Log-probabilities come with the result, and belong to the text beside them: then nothing is said before it.
+    held_back = [request.sampling.logprobs for request in jobs.accepted]
+    answers: dict[int, Answer] = {}
+    try:
+        for told in jobs.follow():
+            if told is None:
+                yield HEARTBEAT
+                continue
+            place, event = told
+            text = standing[place].take(event)
+            if isinstance(event, Done):
+                answers[place] = Answer(jobs.accepted[place].request_id, event.result)
+                whole = event.result.text if held_back[place] else text
+                yield data_line(dialect.closing(place, answers[place], whole).model_dump_json())
+            elif text and not held_back[place]:
+                yield data_line(dialect.piece(place, text).model_dump_json())
+    except NoAnswer as reason:
+        yield data_line(reason.error.model_dump_json())
+        return
+    except Diverged as reason:
+        yield data_line(errors.broken_off(str(reason))[1].model_dump_json())
+        return
+    if include_usage:
+        usage = dialect.usage([answers[place] for place in range(len(jobs.accepted))])
+        yield data_line(usage.model_dump_json())
+    yield DONE_LINE
+
+
+def in_openais_form(response: Response) -> Response:
+    """A problem document as OpenAI's clients read errors; anything else as it is."""
+    if response.content_type != "application/problem+json":
+        return response
+    status, error = errors.from_problem(json.loads(response.get_data()))
+    translated = json_answer(error, status)
+    for name in ("Retry-After", "WWW-Authenticate"):
+        if name in response.headers:
+            translated.headers[name] = response.headers[name]
+    return translated

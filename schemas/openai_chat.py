@@ -1,0 +1,98 @@
+"""What `/v1/chat/completions` and `/v1/completions` take, as OpenAI defines it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.openai_models import FirstdraftOptions
+
+#: The most choices of one request; each is a job of its own.
+MAX_CHOICES = 16
+
+Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+TopP = Annotated[float, Field(gt=0.0, le=1.0)]
+Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
+Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)]
+MaxTokens = Annotated[int, Field(ge=1)]
+
+
+class TextPart(BaseModel):
+    """A piece of a message's content. Only text can be read."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(BaseModel):
+    """One turn. `developer` is another word for `system`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | tuple[TextPart, ...] | None = None
+
+
+class JsonSchemaFormat(BaseModel):
+    """A schema that the answer must match. `strict` is always on."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    name: str | None = None
+    description: str | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """What form the answer must have."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells besides text."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class CompletionOptions(BaseModel):
+    """What both routes take."""
+
+    #: Others are looked at by gateway/openai_compatible/options.py.
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    max_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    n: Choices | None = None
+    stop: str | tuple[str, ...] | None = None
+    seed: int | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: dict[str, float] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    firstdraft: FirstdraftOptions | None = None
+
+
+class ChatCompletionRequest(CompletionOptions):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: tuple[ChatMessage, ...] = Field(min_length=1)
+    max_completion_tokens: MaxTokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+
+
+class CompletionRequest(CompletionOptions):
+    """The body of `POST /v1/completions`. A prompt is one message of the user's: both tiers are chat models."""
+
+    prompt: str | tuple[Any, ...]
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=5)

@@ -1,0 +1,145 @@
+import pytest
+
+from gateway.admission import Refused
+from gateway.openai_compatible.errors import from_failure, from_problem
+from gateway.openai_compatible.models import ModelTable, UnknownModel
+from gateway.openai_compatible.translating import ANY_OBJECT, chat_jobs, completion_jobs
+from schemas.openai_chat import ChatCompletionRequest, CompletionRequest
+from schemas.results import Failure, FailureKind
+
+TURNS = [{"role": "user", "content": "hello"}]
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+def chat(**body):
+    return chat_jobs(ChatCompletionRequest.model_validate({"model": "m", "messages": TURNS} | body), None)
+
+
+def complete(**body):
+    return completion_jobs(CompletionRequest.model_validate({"model": "m"} | body), "edge_only")
+
+
+def test_everything_that_means_something_here_reaches_the_job():
+    (job,) = chat(
+        max_tokens=5,
+        max_completion_tokens=7,
+        temperature=0.5,
+        top_p=0.9,
+        stop=["a", "b"],
+        seed=2**31 + 4,
+        frequency_penalty=0.5,
+        presence_penalty=-0.5,
+        logit_bias={"7": -100},
+        logprobs=True,
+        top_logprobs=3,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}},
+        firstdraft={"confidence": {"threshold": 0.9}, "top_k": 5},
+    )
+    assert (job.max_tokens, job.temperature, job.top_p, job.stop, job.seed) == (7, 0.5, 0.9, ("a", "b"), 4)
+    assert (job.frequency_penalty, job.presence_penalty, job.logit_bias) == (0.5, -0.5, {7: -100.0})
+    assert (job.logprobs, job.top_logprobs, job.json_schema, job.top_k) == (True, 3, SCHEMA, 5)
+    assert job.confidence.threshold == 0.9
+
+
+def test_what_is_null_is_left_to_the_defaults():
+    assert chat(temperature=None, stop=None, n=None, tools=None, logit_bias=None) == chat()
+
+
+def test_every_choice_is_a_job_with_a_seed_of_its_own():
+    assert [job.seed for job in chat(n=3, seed=5)] == [5, 6, 7]
+    assert [job.seed for job in chat(n=2)] == [None, None]
+
+
+def test_roles_and_parts_are_understood():
+    messages = [
+        {"role": "developer", "content": "be brief", "name": "x"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+    ]
+    (job,) = chat(messages=messages)
+    assert [(turn.role, turn.content) for turn in job.messages] == [("system", "be brief"), ("user", "ab")]
+
+
+def test_a_json_object_may_be_asked_for_without_a_schema():
+    assert chat(response_format={"type": "json_object"})[0].json_schema == ANY_OBJECT
+    assert chat(response_format={"type": "text"})[0].json_schema is None
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"colour": "blue"}, "colour"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
+        ({"messages": [*TURNS, {"role": "assistant", "content": "x"}]}, "messages"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"max_tokens": 10**9}, "max_tokens"),
+        ({"firstdraft": {"top_k": -1}}, "top_k"),
+    ],
+)
+def test_what_would_change_the_answer_and_cannot_is_refused(body, field):
+    with pytest.raises(Refused) as refusal:
+        chat(**body)
+    assert refusal.value.field == field
+
+
+@pytest.mark.parametrize(
+    "body", [{"user": "u"}, {"store": True}, {"tools": []}, {"tool_choice": "auto"}, {"modalities": ["text"]}]
+)
+def test_what_changes_nothing_is_ignored(body):
+    assert chat(**body) == chat()
+
+
+def test_each_prompt_of_a_completion_has_its_choices_beside_each_other():
+    jobs = complete(prompt=["a", "b"], n=2, logprobs=2)
+    assert [job.prompt for job in jobs] == ["a", "a", "b", "b"]
+    assert {(job.max_tokens, job.policy, job.logprobs, job.top_logprobs) for job in jobs} == {
+        (16, "edge_only", True, 2)
+    }
+
+
+@pytest.mark.parametrize("prompt", [[1, 2], [], [["a"]]])
+def test_token_ids_are_no_prompt(prompt):
+    with pytest.raises(Refused):
+        complete(prompt=prompt)
+
+
+def test_model_names_pick_policies():
+    table = ModelTable(["baseline", "edge_only"], {"gpt-4o": "edge_only"})
+    assert table.policy("firstdraft") is None
+    assert table.policy("firstdraft:baseline") == "baseline"
+    assert table.policy("gpt-4o") == "edge_only"
+    assert [model.id for model in table.listed().data] == [
+        "firstdraft",
+        "firstdraft:baseline",
+        "firstdraft:edge_only",
+        "gpt-4o",
+    ]
+    with pytest.raises(UnknownModel):
+        table.policy("gpt-3")
+    with pytest.raises(ValueError, match="model_aliases"):
+        ModelTable(["baseline"], {"x": "bold"})
+
+
+def test_problems_become_openais_errors():
+    invalid = {"status": 422, "title": "x", "detail": "d", "errors": [{"field": "max_tokens", "reason": "r"}]}
+    status, error = from_problem(invalid)
+    assert (status, error.error.type, error.error.param) == (400, "invalid_request_error", "max_tokens")
+    unknown = {"status": 422, "title": "x", "detail": "d", "errors": [{"field": "model", "reason": "r"}]}
+    assert from_problem(unknown)[0] == 404
+    assert from_problem(unknown)[1].error.code == "model_not_found"
+    assert from_problem({"status": 503, "title": "x", "detail": "d"})[1].error.type == "server_error"
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        (FailureKind.PROMPT_TOO_LONG, 400, "context_length_exceeded"),
+        (FailureKind.ENGINE_ERROR, 500, "engine_error"),
+        (FailureKind.ATTEMPTS_EXHAUSTED, 500, "attempts_exhausted"),
+    ],
+)
+def test_failures_become_openais_errors(kind, status, code):
+    answered, error = from_failure(Failure(kind=kind, message="m"))
+    assert (answered, error.error.code) == (status, code)
