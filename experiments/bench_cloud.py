@@ -49,8 +49,13 @@ TARGETS = {
 #: answers are waited for with an emptying batch should not count for much.
 IN_FLIGHT, TURNS = 16, 3
 #: Sides beside the plain one: with one request in flight, and with many.
-ALONE = ("perfect", "near", "hostile", "edge", "edge, no re-joining", "edge, not adapting", "near, no re-joining")
-TOGETHER = ("hostile", "edge", "edge, no re-joining", "edge, not adapting")
+ALONE = ("perfect", "near", "hostile", "edge")
+TOGETHER = ("hostile", "edge")
+#: The same with a part switched off, in the first round only: they explain figures and are none.
+ALONE_ONCE = ("edge, no re-joining", "edge, not adapting", "near, no re-joining")
+TOGETHER_ONCE = ("edge, no re-joining", "edge, not adapting")
+#: The longest answer in the comparison through the queue, where a job's own cost should weigh as it does in use.
+QUEUE_MAX_TOKENS = 128
 
 
 @dataclass
@@ -137,7 +142,7 @@ class Bench:
         sides: dict[str, Side] = defaultdict(Side)
         for round_number in range(self._options.rounds):
             took: dict[str, float] = defaultdict(float)
-            order = ("plain", *ALONE) if round_number % 2 == 0 else (*reversed(ALONE), "plain")
+            order = _turns(round_number, ALONE, ALONE_ONCE)
             for index, question in enumerate(QUESTIONS[: self._options.prompts]):
                 for side in order:
                     drafts, tuning = self._of(side)
@@ -156,7 +161,7 @@ class Bench:
         sides: dict[str, Side] = defaultdict(Side)
         for round_number in range(self._options.rounds):
             rates = {}
-            order = ("plain", *TOGETHER) if round_number % 2 == 0 else (*reversed(TOGETHER), "plain")
+            order = _turns(round_number, TOGETHER, TOGETHER_ONCE)
             for side in order:
                 drafts, tuning = self._of(side)
                 orders = [
@@ -197,6 +202,13 @@ class Bench:
         return any(own.logprob - value <= TIE for value in rivals)
 
 
+def _turns(round_number: int, sides: tuple[str, ...], once: tuple[str, ...]) -> tuple[str, ...]:
+    """The sides of a round in order, which is turned around from round to round."""
+    if round_number == 0:
+        return ("plain", *sides, *once)
+    return ("plain", *sides) if round_number % 2 == 0 else (*reversed(sides), "plain")
+
+
 def main() -> None:
     """Run everything, print the table and the document."""
     options = _options()
@@ -209,7 +221,7 @@ def main() -> None:
         alone, together = bench.alone(), bench.together()
     finally:
         engine.close()
-    queue = {} if options.skip_queue else cloud_queue.rates(settings, options.max_tokens, options.rounds)
+    queue = {} if options.skip_queue else cloud_queue.rates(settings, QUEUE_MAX_TOKENS, options.rounds)
     _report(alone, together, queue, bench.differences, options)
 
 
