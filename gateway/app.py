@@ -14,13 +14,15 @@ from gateway.openai_compatible.errors import PREFIXES
 from gateway.openai_compatible.serving import in_openais_form
 from gateway.problems import invalid, problem, refused
 from gateway.redis_away import REDIS_AWAY
-from gateway.routes import events, jobs, openai_chat, state
+from gateway.routes import events, jobs, openai_chat, openai_responses, state
 from gateway.services import Services
 from gateway.slots import TooManyStreams
 from schemas.problems import Problem
 
+#: How the paths of POST routes end that take no body.
+BODILESS = ("/cancel",)
 #: The route files.
-ROUTES = (jobs, events, openai_chat, state)
+ROUTES = (jobs, events, openai_chat, openai_responses, state)
 
 
 def create_app(services: Services) -> OpenAPI:
@@ -75,7 +77,7 @@ def _in_the_routes_form(response: Response) -> Response:
 
 
 def _check_body() -> Response | None:
-    if request.method != "POST":
+    if request.method != "POST" or request.path.endswith(BODILESS):
         return None
     if not request.is_json:
         detail = f"The body must be application/json (Content-Type is {request.content_type!r})"

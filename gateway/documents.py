@@ -35,7 +35,8 @@ def problems(*statuses: int) -> Responses:
 
 def openai_errors(*statuses: int) -> Responses:
     """Responses that are errors in OpenAI's form, by status; in place of the problem documents of all routes."""
-    return {"422": None, **{str(status): OpenAIError for status in statuses}}
+    unused: Responses = {"422": {"description": "Not used here: what is not valid is 400."}}
+    return {**unused, **{str(status): OpenAIError for status in statuses}}
 
 
 def event_stream(description: str) -> dict[str, Any]:

@@ -4,32 +4,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import BoundedSemaphore
 
+from flask import Response
+
 
 class TooManyStreams(Exception):
     """Every place is taken. The client may try again soon, at this process or another."""
+
+
+class Slot:
+    """A taken place."""
+
+    def __init__(self, free: BoundedSemaphore) -> None:
+        self._free = free
+        self.handed_on = False
+
+    def held_by(self, response: Response) -> Response:
+        """Leave the place to the response, which gives it back when it has been sent or its client has left."""
+        self.handed_on = True
+        response.call_on_close(self._free.release)
+        return response
 
 
 class StreamSlots:
     """Counts what blocks a thread for long."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self._limit = limit
         self._free = BoundedSemaphore(limit)
 
-    def take(self) -> None:
-        """Take a place until `release`. Raises `TooManyStreams` at once where there is none."""
-        if not self._free.acquire(blocking=False):
-            raise TooManyStreams(f"This process already serves {self.limit} streams and waits.")
-
-    def release(self) -> None:
-        """Give a place back."""
-        self._free.release()
-
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """A place while the block runs. Raises `TooManyStreams`."""
-        self.take()
+    def taken(self) -> Iterator[Slot]:
+        """A place while the block runs, or longer (`Slot.held_by`). Raises `TooManyStreams` at once."""
+        if not self._free.acquire(blocking=False):
+            raise TooManyStreams(f"This process already serves {self._limit} streams and waits.")
+        slot = Slot(self._free)
         try:
-            yield
+            yield slot
         finally:
-            self.release()
+            if not slot.handed_on:
+                self._free.release()

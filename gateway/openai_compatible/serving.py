@@ -35,14 +35,14 @@ class NoAnswer(Exception):
 class Jobs:
     """The jobs of one request, one for each choice."""
 
-    def __init__(self, services: Services, bodies: Sequence[JobRequest]) -> None:
+    def __init__(self, services: Services, bodies: Sequence[JobRequest], note: str = "") -> None:
         """Submit them all. Raises `Refused`, with none of them left behind."""
         self._services = services
         self.accepted: list[AcceptedRequest] = []
         self._ended: set[str] = set()
         try:
             for body in bodies:
-                self.accepted.append(submit(services, body))
+                self.accepted.append(submit(services, body, note=note))
         except Exception:
             self.cancel()
             raise
@@ -104,17 +104,11 @@ def answer_in_pieces(
     include_usage: bool,
 ) -> Response:
     """Submit, and send text that will stand as soon as that is known. A client that leaves cancels the jobs."""
-    services.slots.take()
-    try:
+    with services.slots.taken() as slot:
         jobs = Jobs(services, bodies)
-    except BaseException:
-        services.slots.release()
-        raise
-    lines = _lines(jobs, dialect(jobs.accepted[0]), include_usage=include_usage)
-    response = event_stream(lines)
-    response.call_on_close(jobs.cancel)
-    response.call_on_close(services.slots.release)
-    return response
+        response = event_stream(_lines(jobs, dialect(jobs.accepted[0]), include_usage=include_usage))
+        response.call_on_close(jobs.cancel)
+        return slot.held_by(response)
 
 
 def data_line(document: str) -> str:

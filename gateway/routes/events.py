@@ -40,8 +40,6 @@ def add(app: OpenAPI, services: Services) -> None:
             return no_such_job(path.job_id)
         if state in FINISHED and not services.hub.read(path.job_id, header.last_event_id):
             return Response(status=204)  # what tells an EventSource not to connect again
-        services.slots.take()
-        following = services.hub.follow(path.job_id, header.last_event_id, deadline=float("inf"))
-        response = event_stream(server_sent(following))
-        response.call_on_close(services.slots.release)
-        return response
+        with services.slots.taken() as slot:
+            following = services.hub.follow(path.job_id, header.last_event_id, deadline=float("inf"))
+            return slot.held_by(event_stream(server_sent(following)))

@@ -1,0 +1,153 @@
+"""/v1/responses: answers that can be fetched later, cancelled, and followed from any event on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from flask import Response
+from flask_openapi3.openapi import OpenAPI
+from pydantic import BaseModel, Field
+
+from broker import states
+from broker.records import Record
+from broker.states import State
+from broker.streams import BEGINNING
+from gateway.answers import event_stream, json_answer
+from gateway.documents import OPENAI, openai_errors
+from gateway.openai_compatible.models import ModelTable
+from gateway.openai_compatible.responses import (
+    ResponseStory,
+    continued,
+    job_id_of,
+    note_of,
+    response_job,
+    response_of,
+)
+from gateway.openai_compatible.serving import HEARTBEAT, Jobs, NoAnswer
+from gateway.problems import problem
+from gateway.services import Services
+from gateway.submitting import submit
+from schemas.openai_responses import Response as ResponseObject
+from schemas.openai_responses import ResponseEvent, ResponseNote, ResponseRequest
+from schemas.requests import AcceptedRequest, Message
+
+
+class ResponsePath(BaseModel):
+    """Which response."""
+
+    response_id: str = Field(description="The id that POST /v1/responses answered with.")
+
+
+class RetrieveQuery(BaseModel):
+    """How to fetch it."""
+
+    stream: bool = Field(False, description="As server-sent events, the past ones first.")
+    starting_after: int = Field(-1, description="Of a stream, only the events with a higher sequence_number.")
+
+
+class NoSuchResponse(Exception):
+    """No response has this id, or not any more, or it was not to be stored."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A stored response."""
+
+    record: Record
+    note: ResponseNote
+
+    def response(self) -> ResponseObject:
+        """As it is now."""
+        record = self.record
+        return response_of(
+            record.request,
+            self.note,
+            waits=record.state in states.WAITING.values(),
+            cancelled=record.state == State.CANCELLED,
+            result=record.result,
+            failure=record.failure,
+        )
+
+
+def add(app: OpenAPI, services: Services) -> None:
+    """Add the routes."""
+    models = ModelTable(services.admission.policies, services.settings.model_aliases)
+    errors = openai_errors(400, 404, 503)
+
+    @app.errorhandler(NoSuchResponse)
+    def on_no_such_response(error: NoSuchResponse) -> Response:
+        return problem(404, "No such response", str(error))
+
+    @app.post("/v1/responses", tags=[OPENAI], responses={200: ResponseObject, **errors})
+    def respond(body: ResponseRequest) -> Response:
+        """Answer; in the background if asked to; as a stream if asked to."""
+        job = response_job(body, models.policy(body.model), _earlier(services, body.previous_response_id))
+        note = note_of(body)
+        if note.background and not body.stream:
+            request = submit(services, job, note=note.model_dump_json())
+            return json_answer(response_of(request, note, waits=True))
+        with services.slots.taken() as slot:
+            jobs = Jobs(services, [job], note=note.model_dump_json())
+            if body.stream:
+                response = event_stream(_lines(services, jobs.accepted[0], note, after=-1))
+                if not note.background:
+                    response.call_on_close(jobs.cancel)
+                return slot.held_by(response)
+            try:
+                (answer,) = jobs.answers()
+            except NoAnswer as reason:
+                return json_answer(reason.error, reason.status)
+            finally:
+                jobs.cancel()
+        return json_answer(response_of(jobs.accepted[0], note, waits=False, result=answer.result))
+
+    @app.get("/v1/responses/<response_id>", tags=[OPENAI], responses={200: ResponseObject, **errors})
+    def retrieve_response(path: ResponsePath, query: RetrieveQuery) -> Response:
+        """Get a response, or follow it from an event on."""
+        found = _find(services, path.response_id)
+        if not query.stream:
+            return json_answer(found.response())
+        with services.slots.taken() as slot:
+            lines = _lines(services, found.record.request, found.note, after=query.starting_after)
+            return slot.held_by(event_stream(lines))
+
+    @app.post("/v1/responses/<response_id>/cancel", tags=[OPENAI], responses={200: ResponseObject, **errors})
+    def cancel_response(path: ResponsePath) -> Response:
+        """Cancel a response. One that has finished stays as it is."""
+        services.store.cancel(_find(services, path.response_id).record.request_id)
+        return json_answer(_find(services, path.response_id).response())
+
+
+def _find(services: Services, response_id: str) -> Found:
+    job_id = job_id_of(response_id)
+    record = None if job_id is None else services.store.read(job_id)
+    if record is not None and record.request.note:
+        note = ResponseNote.model_validate_json(record.request.note)
+        if note.store:
+            return Found(record, note)
+    raise NoSuchResponse(f"There is no response {response_id!r}, or it has expired.")
+
+
+def _earlier(services: Services, response_id: str | None) -> Sequence[Message]:
+    """The conversation of an earlier response that has an answer; none for None. Raises `NoSuchResponse`."""
+    if response_id is None:
+        return ()
+    found = _find(services, response_id)
+    if found.record.result is None:
+        raise NoSuchResponse(f"The response {response_id!r} has no answer (yet).")
+    return continued(found.record.request, found.note, found.record.result)
+
+
+def _lines(services: Services, request: AcceptedRequest, note: ResponseNote, after: int) -> Iterator[str]:
+    story = ResponseStory(request, note)
+    yield from _said(story.opening(), after)
+    for streamed in services.hub.follow(request.request_id, BEGINNING, deadline=float("inf")):
+        if streamed is None:
+            yield HEARTBEAT
+        else:
+            yield from _said(story.tell(streamed.event), after)
+
+
+def _said(events: Iterator[ResponseEvent], after: int) -> Iterator[str]:
+    for event in events:
+        if event.sequence_number > after:
+            yield f"event: {event.type}\ndata: {event.model_dump_json(include=event.model_fields_set)}\n\n"
