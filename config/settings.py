@@ -29,6 +29,8 @@ TierName = Literal["edge", "cloud"]
 ENV_PREFIX = "FIRSTDRAFT_"
 #: Variables that choose files and are no settings themselves.
 PROFILE_VARIABLE, FILE_VARIABLE = f"{ENV_PREFIX}PROFILE", f"{ENV_PREFIX}CONFIG"
+#: Variables that say where clients find the gateway and what they show it; the settings are the gateway's own.
+URL_VARIABLE, API_KEY_VARIABLE = f"{ENV_PREFIX}URL", f"{ENV_PREFIX}API_KEY"
 #: How the address of a Redis server starts: plain, over TLS, on a socket.
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
@@ -310,7 +312,12 @@ def _refuse_unknown_variables() -> None:
     known = sorted(Settings.model_fields)
     for variable in sorted(os.environ):
         section = variable.upper().removeprefix(ENV_PREFIX).split("__")[0].lower()
-        if not variable.upper().startswith(ENV_PREFIX) or variable in {PROFILE_VARIABLE, FILE_VARIABLE}:
+        if not variable.upper().startswith(ENV_PREFIX) or variable in {
+            PROFILE_VARIABLE,
+            FILE_VARIABLE,
+            URL_VARIABLE,
+            API_KEY_VARIABLE,
+        }:
             continue
         if section not in known:
             raise InvalidSettings(f"{variable} names no section of the settings; sections are {', '.join(known)}")

@@ -1,6 +1,8 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -27,11 +29,30 @@ def test_the_models_are_listed_for_people(tmp_path: Path) -> None:
     assert "demo-6x" in listed.output
 
 
-@pytest.mark.parametrize("command", [("models", "list"), ("models", "prepare"), ("up",), ("demo",), ("ablate", ".")])
+def _commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from _commands(command, *path, name)
+
+
+@pytest.mark.parametrize("command", list(_commands(main)), ids=" ".join)
 def test_every_command_has_help(command: tuple[str, ...]) -> None:
-    shown = run(*command[:2], "--help")
+    shown = run(*command, "--help")
     assert shown.exit_code == 0
     assert "Usage:" in shown.output
+
+
+@pytest.mark.parametrize("command", ["ask", "submit", "result", "watch", "cancel", "chat", "stats", "bench", "doctor"])
+def test_help_has_an_example(command: str) -> None:
+    assert f"firstdraft {command}" in run(command, "--help").output.split("Usage:")[1].split("\n", 1)[1]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete(shell: str) -> None:
+    script = run("completion", shell)
+    assert script.exit_code == 0
+    assert "_FIRSTDRAFT_COMPLETE" in script.output
 
 
 def test_a_bad_setting_is_one_line_and_no_traceback() -> None:

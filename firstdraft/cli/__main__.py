@@ -1,0 +1,5 @@
+"""`python -m firstdraft.cli`."""
+
+from firstdraft.cli import main
+
+main()

@@ -1,0 +1,36 @@
+"""`firstdraft doctor`."""
+
+import sys
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from firstdraft.cli.failures import checked_settings, expected_failures
+from firstdraft.cli.talking import json_option, print_json
+from firstdraft.doctor import examine, versions
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check Redis, models, engines and versions, and say what to do. Exit status 1 if something must be done.
+
+    \b
+    firstdraft doctor
+    REDIS_URL=redis://10.0.0.5:6379 firstdraft doctor --json
+    """
+    settings = checked_settings()
+    with expected_failures():
+        findings = list(examine(settings))
+    if as_json:
+        print_json({"versions": versions(), "findings": [asdict(one) | {"fine": one.fine} for one in findings]})
+    else:
+        table = Table("", "what", "found", "what to do")
+        for one in findings:
+            mark = "[green]ok[/]" if one.fine else "[yellow]note[/]" if one.optional else "[red]mend[/]"
+            table.add_row(mark, one.name, one.found, one.advice)
+        Console().print(table)
+    if not all(one.fine or one.optional for one in findings):
+        sys.exit(1)

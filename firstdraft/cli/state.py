@@ -1,0 +1,59 @@
+"""What the system does: stats, workers."""
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from firstdraft.cli.failures import expected_failures
+from firstdraft.cli.talking import client_for, gateway_options, print_json
+
+
+@click.command()
+@gateway_options
+def stats(url: str | None, as_json: bool) -> None:
+    """Counters, queues, and how many answers left from the edge.
+
+    \b
+    firstdraft stats
+    firstdraft stats --json | jq .waiting
+    """
+    with expected_failures(), client_for(url) as client:
+        report = client.system()
+    if as_json:
+        print_json(report)
+        return
+    table = Table("what", "figure", show_header=False)
+    for tier, waiting in report.waiting.items():
+        table.add_row(f"waiting for {tier}", str(waiting))
+    for name, count in report.counters.items():
+        table.add_row(name.replace("_", " "), str(count))
+    if report.edge_share is not None:
+        table.add_row("answered at the edge", f"{report.edge_share:.0%}")
+    if report.acceptance_rate is not None:
+        table.add_row("draft tokens accepted", f"{report.acceptance_rate:.0%}")
+    Console().print(table)
+
+
+@click.command()
+@gateway_options
+def workers(url: str | None, as_json: bool) -> None:
+    """The live workers. Exit status 1 if there is none.
+
+    \b
+    firstdraft workers
+    """
+    with expected_failures(), client_for(url) as client:
+        found = client.system().workers
+    if as_json:
+        for worker in found:
+            print_json(worker)
+    else:
+        table = Table("worker", "tier", "model", "engine", "host", "in flight", "done", "up", "ready")
+        for one in found:
+            load = f"{one.in_flight}/{one.capacity}"
+            up = f"{one.uptime_s / 60:.0f} min"
+            ready = "yes" if one.ready else "no"
+            table.add_row(one.worker, one.tier, one.model, one.engine, one.host, load, str(one.jobs_done), up, ready)
+        Console().print(table)
+    if not found:
+        raise click.ClickException("no live worker: start one (firstdraft up, or python -m workers edge)")

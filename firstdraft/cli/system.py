@@ -1,0 +1,59 @@
+"""`firstdraft up` and `firstdraft demo`: everything on this machine."""
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from config.settings import state_folder
+from firstdraft.cli.failures import checked_settings, expected_failures, stop_on_signals
+from firstdraft.demo import run_demo
+from firstdraft.running import running_system
+
+#: Lines of the processes' output that a failed demo shows.
+TAIL_LINES = 30
+
+procfile_option = click.option(
+    "--procfile", type=click.Path(path_type=Path), default=Path("Procfile"), show_default=True, help="What to run."
+)
+
+
+@click.command()
+@procfile_option
+def up(procfile: Path) -> None:
+    """Run everything on this machine until Ctrl-C."""
+    stop_on_signals()
+    settings = checked_settings()
+    console = Console(highlight=False)
+    try:
+        with expected_failures(), running_system(settings, procfile, console.print) as system:
+            console.print("Ctrl-C stops it.")
+            system.wait()
+    except KeyboardInterrupt:
+        console.print("stopped")
+
+
+@click.command()
+@procfile_option
+def demo(procfile: Path) -> None:
+    """Run everything, answer a handful of prompts, show what became of each, stop."""
+    stop_on_signals()
+    settings = checked_settings()
+    console = Console(highlight=False)
+    log = state_folder() / "demo.log"
+    with expected_failures():
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = log.open("wb")
+    try:
+        with output, expected_failures():
+            console.print(f"what the processes print goes to {log}")
+            with running_system(settings, procfile, console.print, output) as system:
+                run_demo(system.base_url, console)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.ClickException:
+        tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+        Console(stderr=True, highlight=False, markup=False).print("\n".join(tail))
+        raise
+    console.print("stopped")

@@ -1,0 +1,60 @@
+"""What commands that talk to a gateway share: where it is, the key, output for machines."""
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from pydantic import BaseModel
+
+from config.settings import API_KEY_VARIABLE, URL_VARIABLE, read_secret
+from firstdraft.cli.failures import checked_settings
+from firstdraft.client.sync import Client
+
+CommandT = TypeVar("CommandT", bound=Callable[..., object])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="For machines: JSON, one document a line.")
+
+
+def gateway_options(command: CommandT) -> CommandT:
+    """--url and --json."""
+    url = click.option("--url", default=None, help=f"The gateway; ${URL_VARIABLE} or the configured one if not given.")
+    return url(json_option(command))
+
+
+def sampling_options(command: CommandT) -> CommandT:
+    """What a prompt may ask for."""
+    options = (
+        click.option("--max-tokens", type=click.IntRange(1), default=None, help="The longest answer."),
+        click.option("--temperature", type=click.FloatRange(0, 2), default=None, help="0, the default, is greedy."),
+        click.option("--seed", type=click.IntRange(0), default=None, help="Makes sampling repeatable."),
+        click.option("--policy", default=None, help="Which tiers answer and how: baseline, edge_only, …"),
+        click.option("--system", default=None, help="A system message before the prompt."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def gateway_url(url: str | None) -> str:
+    """The gateway that a command talks to."""
+    if chosen := url or read_secret(URL_VARIABLE):
+        return chosen
+    gateway = checked_settings().gateway
+    return f"http://{gateway.host}:{gateway.port}"
+
+
+def client_for(url: str | None) -> Client:
+    """A client of the gateway."""
+    return Client(gateway_url(url), api_key=read_secret(API_KEY_VARIABLE))
+
+
+def conversation(prompt: str, system: str | None) -> list[dict[str, str]]:
+    """The prompt after the system message, if there is one."""
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, {"role": "user", "content": prompt}]
+
+
+def print_json(document: BaseModel | dict[str, Any]) -> None:
+    """One document on one line."""
+    click.echo(document.model_dump_json() if isinstance(document, BaseModel) else json.dumps(document))
