@@ -6,6 +6,7 @@ in small batches. When Redis says that a hold is lost (cancelled, or taken over)
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,8 +17,13 @@ from schemas.events import AcceptedText, CorrectedText, DraftText, Event, Writte
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which pieces of text are gathered before they are published together.
+#: Seconds for which pieces of text are gathered before they are published together, at least.
 GATHER_S = 0.05
+#: The same at most, in seconds, however long publishing takes.
+MOST_GATHER_S = 0.4
+#: The most of its time that publishing may take. On a CPU that an engine's threads fill, every millisecond of it holds
+#: them all up; with many requests in flight the pieces get longer instead.
+PUBLISHING_SHARE = 0.02
 
 _TEXT = (DraftText, AcceptedText, CorrectedText, WrittenText)
 
@@ -92,7 +98,9 @@ class Holdings:
             self._stop_engine(hold.work_id)
 
     def _publish(self) -> None:
-        while not self._ended.wait(GATHER_S):
+        pause_s = GATHER_S
+        while not self._ended.wait(pause_s):
+            began = time.monotonic()
             with self._sending:
                 with self._lock:
                     batches = [(hold, events) for hold, events in self._pending.items() if events]
@@ -100,6 +108,7 @@ class Holdings:
                         self._pending[hold] = []
                 if batches:
                     self._send(batches)
+            pause_s = min(max(GATHER_S, (time.monotonic() - began) / PUBLISHING_SHARE), MOST_GATHER_S)
 
     def _send(self, batches: list[tuple[Hold, list[Event]]]) -> None:
         try:
