@@ -29,3 +29,10 @@ def connect_configured(settings: RedisSettings) -> Redis:
     if settings.url is None:
         raise InvalidSettings("redis.url is not set: give REDIS_URL, or start everything with `firstdraft up`")
     return connect(settings.url.get_secret_value())
+
+
+def connect_index(settings: RedisSettings) -> Redis:
+    """A client of the prefix index's server. Raises `InvalidSettings` where the settings name none."""
+    if settings.index_url is None:
+        return connect_configured(settings)
+    return connect(settings.index_url.get_secret_value())

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 #: All keys and channels start with this, so that an ACL rule can name them.
 PREFIX = "firstdraft"
+#: The prefix index's keys start with this: a cache, which may be on a server of its own that evicts.
+INDEX_PREFIX = "firstdraft-index"
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,32 @@ def worker_report(worker_id: str) -> str:
 def workers() -> str:
     """Which workers there are."""
     return f"{PREFIX}:workers"
+
+
+@_described(
+    kind="hash",
+    content="Who holds the KV cache of a prefix that ends with this block (broker/prefix_blocks.py): a field for each "
+    "worker in one of its lives, `id@epoch`; empty where the worker said so, else the time in milliseconds until "
+    "which it is only expected. On the index's server (`redis.index_url`).",
+    lifetime="`prefix_index.entry_ttl_s` after a worker last said so; fields of dead workers are swept away",
+    writer="workers, gateway",
+    reader="gateway",
+)
+def prefix_block(block: str) -> str:
+    """One block of the prefix index."""
+    return f"{INDEX_PREFIX}:block:{block}"
+
+
+@_described(
+    kind="string",
+    content="There while nobody need sweep the index. On the index's server.",
+    lifetime="a second",
+    writer="workers",
+    reader="workers",
+)
+def prefix_sweep() -> str:
+    """Keeps two workers from sweeping at once."""
+    return f"{INDEX_PREFIX}:sweep"
 
 
 def markdown() -> str:

@@ -6,6 +6,7 @@ from typing import cast
 from redis import Redis
 
 from broker import keys
+from broker.prefix_index import member_name
 from schemas import wire
 from schemas.workers import WorkerReport
 
@@ -36,6 +37,10 @@ class Presence:
             pipeline.delete(keys.worker_report(worker_id))
             pipeline.zrem(keys.workers(), worker_id)
             pipeline.execute()
+
+    def members(self) -> set[str]:
+        """All live workers, each in its present life, as the prefix index names them."""
+        return {member_name(report.worker_id, report.epoch) for report in self.live()}
 
     def live(self) -> list[WorkerReport]:
         """The reports of all live workers, by id."""

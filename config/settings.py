@@ -49,8 +49,10 @@ class RedisSettings(Section):
     """Where Redis is."""
 
     url: SecretStr | None
+    #: The prefix index's server; None: the same.
+    index_url: SecretStr | None
 
-    @field_validator("url")
+    @field_validator("url", "index_url")
     @classmethod
     def _is_an_address(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(REDIS_SCHEMES):
@@ -233,6 +235,15 @@ class ModelStoreSettings(Section):
     cache_path: Path | None
 
 
+class PrefixIndexSettings(Section):
+    """The index of which worker holds which prefix."""
+
+    enabled: bool
+    block_bytes: int = Field(ge=16, le=65536)
+    entry_ttl_s: int = Field(ge=10)
+    max_conversations: int = Field(ge=1)
+
+
 class Settings(BaseSettings):
     """All settings. `read_settings` makes one; nothing else reads the environment or a settings file."""
 
@@ -249,6 +260,7 @@ class Settings(BaseSettings):
     requests: RequestSettings
     edge: EdgeSettings
     cloud: CloudSettings
+    prefix_index: PrefixIndexSettings
     policies: dict[str, PolicySettings]
     experiments: ExperimentSettings
     models: ModelStoreSettings
@@ -326,12 +338,12 @@ def _refuse_unknown_variables() -> None:
 def read_settings(**overrides: object) -> Settings:
     """Read and check all settings. Raises `InvalidSettings`, which names each bad setting and its value.
 
-    `overrides` are sections as mappings; they win over everything. `REDIS_URL` stands for `redis.url`; empty, it
-    counts as unset.
+    `overrides` are sections as mappings; they win over everything. `REDIS_URL` stands for `redis.url` and
+    `REDIS_INDEX_URL` for `redis.index_url`; empty, they count as unset.
     """
     _refuse_unknown_variables()
-    if os.environ.get("REDIS_URL") and "FIRSTDRAFT_REDIS__URL" not in os.environ and "redis" not in overrides:
-        overrides["redis"] = {"url": os.environ["REDIS_URL"]}
+    if "redis" not in overrides:
+        overrides["redis"] = _redis_variables()
     try:
         return Settings(**overrides)  # type: ignore[arg-type] # sections are validated, not typed, here
     except ValidationError as error:
@@ -339,6 +351,16 @@ def read_settings(**overrides: object) -> Settings:
         raise InvalidSettings(f"invalid settings: {complaints}") from None
     except SettingsError as error:  # a variable that should hold JSON and does not; the message names its section
         raise InvalidSettings(f"invalid settings: {error}") from error
+
+
+def _redis_variables() -> dict[str, str]:
+    """What the short names of the servers' addresses say, where the long ones do not."""
+    short = {"url": "REDIS_URL", "index_url": "REDIS_INDEX_URL"}
+    return {
+        field: os.environ[variable]
+        for field, variable in short.items()
+        if os.environ.get(variable) and f"{ENV_PREFIX}REDIS__{field.upper()}" not in os.environ
+    }
 
 
 def read_secret(name: str) -> str | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
-from broker.connection import connect_configured
+from broker.connection import connect_configured, connect_index
+from broker.prefix_index import PrefixIndex
 from broker.presence import Presence
 from broker.records import Lifetimes, RequestStore
 from broker.streams import EventHub
@@ -15,6 +16,7 @@ from config.logs import configure_logs
 from config.settings import InvalidSettings, Settings, read_settings
 from gateway.admission import Admission
 from gateway.app import create_app
+from gateway.holders import Holders
 from gateway.openai_compatible.models import ModelTable
 from gateway.services import Services
 
@@ -27,7 +29,9 @@ GRACE_S = 2
 def build(settings: Settings) -> Any:
     """The application with everything that it needs. Starts one thread, so build it in the process that serves."""
     redis = connect_configured(settings.redis)
-    requests = settings.requests
+    requests, prefixes = settings.requests, settings.prefix_index
+    presence = Presence(redis, requests.lease_s)
+    index = PrefixIndex(connect_index(settings.redis), prefixes.entry_ttl_s)
     hub = EventHub(redis)
     hub.start()
     return create_app(
@@ -36,7 +40,8 @@ def build(settings: Settings) -> Any:
             admission=Admission(settings),
             store=RequestStore(redis, Lifetimes.configured(requests)),
             hub=hub,
-            presence=Presence(redis, requests.lease_s),
+            presence=presence,
+            holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
         )
     )
 

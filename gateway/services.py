@@ -10,6 +10,7 @@ from broker.records import RequestStore
 from broker.streams import EventHub
 from config.settings import GatewaySettings
 from gateway.admission import Admission
+from gateway.holders import Holders
 from gateway.slots import StreamSlots
 
 
@@ -22,6 +23,8 @@ class Services:
     store: RequestStore
     hub: EventHub
     presence: Presence
+    #: None where there is no prefix index.
+    holders: Holders | None = None
     clock: Callable[[], float] = time.time
 
     @cached_property

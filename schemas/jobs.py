@@ -53,6 +53,24 @@ class CacheReport(Wire):
     workers: tuple[WorkerCache, ...]
 
 
+class PrefixHolding(Wire):
+    """A live worker that holds the beginning of a conversation in its KV cache."""
+
+    worker: str
+    tier: Tier
+    model: str
+    #: Of the conversation's canonical bytes, in whole blocks.
+    held_bytes: int
+
+
+class HolderReport(Wire):
+    """Who holds how much of a conversation."""
+
+    prompt_bytes: int
+    block_bytes: int
+    holders: tuple[PrefixHolding, ...]
+
+
 class WorkerSummary(Wire):
     """One live worker."""
 

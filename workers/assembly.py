@@ -11,14 +11,18 @@ from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
-from broker.connection import connect_configured
+from broker.connection import connect_configured, connect_index
+from broker.prefix_index import PrefixIndex, member_name
 from broker.presence import Presence
 from broker.queues import FUNCTION_NAMES
 from broker.records import Lifetimes, RequestStore
 from config.settings import Settings
 from schemas.policy import Tier
+from schemas.requests import AcceptedRequest
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
+from workers.held_prefixes import PrefixHolder
 from workers.holding import Holdings
+from workers.prefix_publisher import PrefixPublisher
 from workers.process import ConcurrentWorker
 from workers.stage import Stage
 
@@ -44,6 +48,10 @@ class Engine(Protocol):
     @property
     def alive(self) -> bool:
         """Whether the engine can go on."""
+
+    @property
+    def prefix_holder(self) -> PrefixHolder | None:
+        """Who says what the engine's prefix cache holds; None where that cannot be told."""
 
     def cancel(self, request_id: str) -> None:
         """Stop working on the request. Idempotent."""
@@ -101,6 +109,19 @@ class Assembly:
         self.holdings = Holdings(self.store, engine.cancel, requests.lease_s)
         self._epoch = secrets.token_hex(8)
         self._started_at_s = time.time()
+        self._presence = Presence(self.redis, requests.lease_s)
+        holder = engine.prefix_holder if settings.prefix_index.enabled else None
+        self._publisher = self._prefix_publisher(settings, holder) if holder else None
+
+    def _prefix_publisher(self, settings: Settings, holder: PrefixHolder) -> PrefixPublisher:
+        index = PrefixIndex(connect_index(settings.redis), settings.prefix_index.entry_ttl_s)
+        member = member_name(self.worker_id, self._epoch)
+        return PrefixPublisher(index, member, holder, settings.prefix_index, self._presence.members)
+
+    def served(self, request: AcceptedRequest, answer: str) -> None:
+        """The engine has read the request's conversation and written this answer: the prefix index shall know."""
+        if self._publisher is not None and request.policy.kv_caches:
+            self._publisher.served(request.messages, answer)
 
     def run(
         self,
@@ -142,13 +163,17 @@ class Assembly:
             drain=self._drain,
             cancel=self.store.cancel,
         )
-        reporter = Reporter(Presence(self.redis, self.lease_s), report, self.lease_s)
+        reporter = Reporter(self._presence, report, self.lease_s)
         self.holdings.start()
         reporter.start()
+        if self._publisher is not None:
+            self._publisher.start()
         log.info("worker_ready tier=%s worker=%s model=%s", self.tier, self.worker_id, self.engine.model_name)
         try:
             worker.work(logging_level="WARNING")
         finally:
+            if self._publisher is not None:
+                self._publisher.close()
             reporter.close()
             self.holdings.close()
             alive = self.engine.alive

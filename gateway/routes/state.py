@@ -5,10 +5,12 @@ from flask_openapi3.openapi import OpenAPI
 
 from gateway import reports
 from gateway.answers import json_answer
-from gateway.documents import STATE
+from gateway.documents import STATE, problems
+from gateway.holders import Holders
 from gateway.redis_away import REDIS_AWAY
 from gateway.services import Services
-from schemas.jobs import CacheReport, Health, Readiness, SystemReport
+from schemas.jobs import CacheReport, Health, HolderReport, Readiness, SystemReport
+from schemas.requests import JobRequest
 from schemas.workers import WorkerReport
 
 
@@ -38,7 +40,17 @@ def add(app: OpenAPI, services: Services) -> None:
         """The KV caches of every live worker."""
         return json_answer(reports.caches(presence.live()))
 
+    if services.holders is not None:
+        _add_holders(app, services.holders)
+
     @app.get("/v1/stats", tags=[STATE], responses={200: SystemReport})
     def stats() -> Response:
         """Counters, queues and workers."""
         return json_answer(reports.system(store.counters(), store.waiting(), presence.live()))
+
+
+def _add_holders(app: OpenAPI, holders: Holders) -> None:
+    @app.post("/v1/cache/holders", tags=[STATE], responses={200: HolderReport, **problems(400, 413, 415)})
+    def cache_holders(body: JobRequest) -> Response:
+        """Which workers hold the beginning of this prompt in their caches. Submits nothing."""
+        return json_answer(holders.of(body.conversation()))

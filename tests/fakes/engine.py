@@ -9,16 +9,18 @@ promise about futures, listeners and cancelling. A prompt may ask for behaviour 
     refuse        the future fails with `RequestRefused`
     break         the future fails with a RuntimeError
     die           the engine dies, and with it everything in flight
+    forget        the engine's cache is empty from then on
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from schemas.drafts import Draft, TokenFigures
 from schemas.events import AcceptedText, CorrectedText, DraftText, WrittenText
+from schemas.requests import Message
 from schemas.results import DraftStatistics, FailureKind, FinishReason
 from schemas.workers import CacheStatistics, VerificationStatistics
 from workers.cloud.answering import AnswerOrder, CloudAnswer
@@ -65,6 +67,8 @@ class FakeEngine(Generic[OrderT, ProductT]):
         self._flights: dict[str, Flight[OrderT, ProductT]] = {}
         self._lock = threading.Lock()
         self._alive = True
+        #: Whether its cache was emptied: by the prompt `forget`.
+        self.forgot = False
 
     def start(self) -> None:
         """Nothing to load."""
@@ -97,6 +101,22 @@ class FakeEngine(Generic[OrderT, ProductT]):
         return CacheStatistics(enabled=True, entries=len(self.orders))
 
     @property
+    def prefix_holder(self) -> "FakeEngine[OrderT, ProductT]":
+        return self
+
+    def prompt_of(self, messages: Sequence[Message]) -> list[int]:
+        """A token for each byte, so that tests can reckon."""
+        return [byte for message in messages for byte in message.content.encode()]
+
+    def cached_prefix_tokens(self, token_ids: Sequence[int]) -> int:
+        """Whatever it has read it still holds, until it is told to forget."""
+        return 0 if self.forgot else len(token_ids)
+
+    @property
+    def cache_losses(self) -> int:
+        return int(self.forgot)
+
+    @property
     def in_flight(self) -> int:
         return len(self._flights)
 
@@ -127,6 +147,8 @@ class FakeEngine(Generic[OrderT, ProductT]):
                 raise RequestRefused(FailureKind.PROMPT_TOO_LONG, "the fake refuses this prompt")  # noqa: TRY301
             if "break" in behaviour:
                 raise RuntimeError("the fake breaks")  # noqa: TRY301 - as an engine would
+            if "forget" in behaviour:
+                self.forgot = True
             if "die" in behaviour:
                 self._die("the fake was told to die")
             while "forever" in behaviour:

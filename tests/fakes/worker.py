@@ -19,7 +19,7 @@ def edge(settings: Settings, delay_s: float) -> int:
     """Run an edge worker until it is told to stop."""
     engine = FakeEdge(delay_s=delay_s)
     assembly = Assembly(settings, Tier.EDGE, engine)
-    work = Drafting(engine, assembly.store, assembly.holdings, early_escalation=False)
+    work = Drafting(engine, assembly.store, assembly.holdings, assembly.served, early_escalation=False)
     stage = Stage(Tier.EDGE, assembly.worker_id, assembly.store, assembly.holdings, work.submit, work.conclude)
     return assembly.run(stage, settings.edge.max_in_flight, "fake", engine.statistics)
 
@@ -28,7 +28,7 @@ def cloud(settings: Settings, delay_s: float) -> int:
     """Run a cloud worker until it is told to stop."""
     engine = FakeCloud(delay_s=delay_s)
     assembly = Assembly(settings, Tier.CLOUD, engine)
-    work = Verifying(engine, assembly.store, assembly.holdings)
+    work = Verifying(engine, assembly.store, assembly.holdings, assembly.served)
     stage = Stage(Tier.CLOUD, assembly.worker_id, assembly.store, assembly.holdings, work.submit, work.conclude)
     return assembly.run(stage, settings.cloud.max_in_flight, "fake", engine.statistics, engine.verification_statistics)
 

@@ -20,7 +20,7 @@ def main() -> int:
     engine = build_engine(settings.cloud, model_path)
     engine.start()
     assembly = Assembly(settings, Tier.CLOUD, engine)
-    verifying = Verifying(engine, assembly.store, assembly.holdings)
+    verifying = Verifying(engine, assembly.store, assembly.holdings, assembly.served)
     stage = Stage(
         Tier.CLOUD, assembly.worker_id, assembly.store, assembly.holdings, verifying.submit, verifying.conclude
     )

@@ -15,6 +15,7 @@ from schemas.events import AcceptedText, CorrectedText, WrittenText
 from schemas.requests import AcceptanceRule, Message, Sampling
 from schemas.results import DraftStatistics, FinishReason, TokenLogprob
 from schemas.workers import CacheStatistics, VerificationStatistics
+from workers.held_prefixes import PrefixHolder
 
 #: Told of each piece of the answer as it is written, in order, on the engine's own thread: it must not block.
 Listener = Callable[[AcceptedText | CorrectedText | WrittenText], None]
@@ -83,6 +84,10 @@ class CloudEngine(Protocol):
 
     def verification_statistics(self) -> VerificationStatistics:
         """Verified drafts since the start."""
+
+    @property
+    def prefix_holder(self) -> PrefixHolder | None:
+        """Who says what the prefix cache holds; None where that cannot be told."""
 
     @property
     def in_flight(self) -> int:

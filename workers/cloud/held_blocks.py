@@ -59,6 +59,11 @@ class HeldBlocks:
         """Tokens in all blocks held."""
         return len(self) * self._block_size
 
+    @property
+    def losses(self) -> int:
+        """Rises whenever something that was held no longer is, or may no longer be."""
+        return self.evictions + self.generation
+
     def apply(self, sequence: int, events: Sequence[BlockEvent]) -> None:
         """Take the batch of events with this number; a number that is not the next voids what came before."""
         if sequence != self._expected:

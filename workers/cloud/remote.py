@@ -167,6 +167,10 @@ class RemoteEngine:
         """Pieces of text that have come so far: one token each on most servers."""
         return self._flights.progress(request_id)
 
+    @property
+    def prefix_holder(self) -> None:
+        """Nobody: what a remote server's cache holds is not known."""
+
     def cache_statistics(self) -> CacheStatistics:
         """What the server said of its cache; its size is not known here."""
         return CacheStatistics(enabled=True, hits=self._hits, misses=self._misses, tokens_saved=self._tokens_saved)

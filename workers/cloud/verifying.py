@@ -8,6 +8,7 @@ from schemas.drafts import Draft
 from schemas.policy import Tier
 from schemas.results import DraftStatistics, Models, Result, Timings, Usage
 from workers.cloud.answering import AnswerOrder, CloudAnswer, CloudEngine
+from workers.held_prefixes import Served
 from workers.holding import Holdings
 
 log = logging.getLogger(__name__)
@@ -16,10 +17,11 @@ log = logging.getLogger(__name__)
 class Verifying:
     """What the cloud puts into a `Stage`."""
 
-    def __init__(self, engine: CloudEngine, store: RequestStore, holdings: Holdings) -> None:
+    def __init__(self, engine: CloudEngine, store: RequestStore, holdings: Holdings, served: Served) -> None:
         self._engine = engine
         self._store = store
         self._holdings = holdings
+        self._served = served
 
     def submit(self, taken: Taken) -> "Future[CloudAnswer]":
         """Hand the request to the engine; the text that stands is published as it comes."""
@@ -37,6 +39,7 @@ class Verifying:
     def conclude(self, taken: Taken, answer: CloudAnswer, verifying_s: float) -> bool:
         """Commit the answer. False where the hold was lost."""
         hold = taken.hold
+        self._served(taken.request, answer.text)
         result = _result(taken, answer, verifying_s, self._engine.model_name)
         statistics = result.draft or DraftStatistics()
         log.info(

@@ -4,11 +4,12 @@ Refuses what this model can never answer. Knows no KV cells and no scheduling.
 """
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 from config.settings import EarlyEscalationSettings
 from schemas.drafts import Draft
-from schemas.requests import Sampling
+from schemas.requests import Message, Sampling
 from schemas.results import FailureKind
 from workers.edge.chat_template import ChatTemplate, TemplateRefused
 from workers.edge.confidence import UnknownStrategy, members
@@ -27,7 +28,7 @@ class Admission:
 
     def prepare(self, order: DraftOrder, arrival: int, future: Future[Draft], listener: Listener | None) -> Flight:
         """The flight, ready to be scheduled. Raises `RequestRefused`. Safe on any thread."""
-        tokens = self._read_prompt(order)
+        tokens = self.prompt_of(order.messages)
         limit = min(order.sampling.max_tokens, self._context_tokens - len(tokens))
         try:
             members(order.rule)
@@ -38,9 +39,10 @@ class Admission:
         outlook = Outlook(order.rule, self._early, limit) if early else None
         return Flight(order, arrival, tokens, limit, future, listener, grammar, outlook)
 
-    def _read_prompt(self, order: DraftOrder) -> list[int]:
+    def prompt_of(self, messages: Sequence[Message]) -> list[int]:
+        """The conversation in the model's tokens. Raises `RequestRefused` where it cannot be answered."""
         try:
-            tokens = self._model.tokenize(self._template.render(order.messages))
+            tokens = self._model.tokenize(self._template.render(messages))
         except TemplateRefused as error:
             raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, str(error)) from error
         if len(tokens) >= self._context_tokens:

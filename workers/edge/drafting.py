@@ -10,6 +10,7 @@ from schemas.results import ConfidenceReport, DraftStatistics, Models, Result, T
 from workers.edge.confidence import assess
 from workers.edge.decision import decide
 from workers.edge.engine import DraftOrder, EdgeEngine
+from workers.held_prefixes import Served
 from workers.holding import Holdings
 
 log = logging.getLogger(__name__)
@@ -18,10 +19,13 @@ log = logging.getLogger(__name__)
 class Drafting:
     """What the edge puts into a `Stage`."""
 
-    def __init__(self, engine: EdgeEngine, store: RequestStore, holdings: Holdings, *, early_escalation: bool) -> None:
+    def __init__(
+        self, engine: EdgeEngine, store: RequestStore, holdings: Holdings, served: Served, *, early_escalation: bool
+    ) -> None:
         self._engine = engine
         self._store = store
         self._holdings = holdings
+        self._served = served
         self._early_escalation = early_escalation
 
     def submit(self, taken: Taken) -> "Future[Draft]":
@@ -40,6 +44,7 @@ class Drafting:
     def conclude(self, taken: Taken, draft: Draft, drafting_s: float) -> bool:
         """Commit the answer, or hand the draft on. False where the hold was lost."""
         request, hold = taken.request, taken.hold
+        self._served(request, draft.text)
         report = assess(draft.figures, request.confidence)
         decision = decide(request.policy, report)
         events = [*self._holdings.unsaid(hold), decision]

@@ -8,13 +8,15 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Self
 
 from config.settings import EdgeSettings
 from schemas.drafts import Draft
 from schemas.events import DraftText
+from schemas.requests import Message
 from schemas.workers import CacheStatistics
 from workers.edge.admission import Admission
 from workers.edge.feed import CellsExhausted, Feed
@@ -130,6 +132,24 @@ class EdgeEngine:
     def statistics(self) -> CacheStatistics:
         """The prefix cache as of now."""
         return self._cache.statistics()
+
+    @property
+    def prefix_holder(self) -> Self | None:
+        """Who says what the prefix cache holds; None where there is none."""
+        return self if self._settings.kv_cache.enabled and self._model.shares_prefixes else None
+
+    def prompt_of(self, messages: Sequence[Message]) -> list[int]:
+        """The conversation in the model's tokens. Raises `RequestRefused` if it is too long."""
+        return self._admission.prompt_of(messages)
+
+    def cached_prefix_tokens(self, token_ids: Sequence[int]) -> int:
+        """How many of these first tokens the prefix cache holds."""
+        return self._cache.held_tokens(token_ids)
+
+    @property
+    def cache_losses(self) -> int:
+        """Rises whenever the prefix cache gives something up."""
+        return self._cache.evictions
 
     @property
     def in_flight(self) -> int:

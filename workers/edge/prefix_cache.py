@@ -168,6 +168,15 @@ class PrefixCache:
         still_short = self.free_cells < num_cells
         return self.make_room(num_cells) if still_short and self._some_leaf_is_idle() else not still_short
 
+    def held_tokens(self, tokens: Sequence[int]) -> int:
+        """How many of these first tokens are cached for others to share. Safe on any thread; out of date at once."""
+        return self._tree.match_length(tokens)
+
+    @property
+    def evictions(self) -> int:
+        """How often an idle prefix was cut or dropped for want of room."""
+        return self._evictions
+
     def statistics(self) -> CacheStatistics:
         """The cache as it is now and what it did so far."""
         return CacheStatistics(

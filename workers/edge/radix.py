@@ -42,13 +42,22 @@ class RadixTree:
 
     def match(self, tokens: Sequence[int]) -> Match:
         """The longest prefix of `tokens` in the tree, to the token."""
+        node, length = self._descend(tokens)
+        return Match(length, next(_sequences_below(node)) if length else None)
+
+    def match_length(self, tokens: Sequence[int]) -> int:
+        """The length of that prefix. Safe to ask while another thread changes the tree: it may be out of date then."""
+        return self._descend(tokens)[1]
+
+    def _descend(self, tokens: Sequence[int]) -> tuple[_Node, int]:
+        """The node in which the longest prefix ends, and how long that is."""
         node, length = self._root, 0
         while child := node.children.get(tokens[length]) if length < len(tokens) else None:
             common = _common_length(child.tokens, tokens, length)
             node, length = child, length + common
             if common < len(child.tokens):
                 break
-        return Match(length, next(_sequences_below(node)) if length else None)
+        return node, length
 
     def place(self, sequence: int, tokens: Sequence[int]) -> None:
         """Put the sequence at the end of `tokens` (at least one), wherever it was before."""

@@ -12,7 +12,7 @@ def test_the_page_of_keys_is_what_the_code_says():
 
 def test_every_key_starts_with_the_prefix_and_is_described_once():
     patterns = [description.pattern for description in keys.DESCRIPTIONS]
-    assert all(pattern.startswith(f"{keys.PREFIX}:") for pattern in patterns)
+    assert all(pattern.startswith((f"{keys.PREFIX}:", f"{keys.INDEX_PREFIX}:")) for pattern in patterns)
     assert len(set(patterns)) == len(patterns)
 
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from config.settings import CloudSettings
 from schemas.requests import Message
@@ -140,10 +140,15 @@ class VllmEngine:
         return held
 
     @property
-    def cache_generation(self) -> int:
-        """Rises whenever all that was said to be held is void."""
-        generation: int = self._events.generation
-        return generation
+    def cache_losses(self) -> int:
+        """Rises whenever the cache gives something up, or what it holds is no longer known."""
+        losses: int = self._events.losses
+        return losses
+
+    @property
+    def prefix_holder(self) -> Self | None:
+        """Who says what the prefix cache holds; None where it is off."""
+        return self if self._settings.kv_cache.enabled else None
 
     def cache_statistics(self) -> CacheStatistics:
         """From vLLM's own metrics and events."""

@@ -39,9 +39,9 @@ class KvEventReader:
             return self._held.prefix_tokens(token_ids)
 
     @property
-    def generation(self) -> int:
+    def losses(self) -> int:
         """See `HeldBlocks`."""
-        return self._held.generation
+        return self._held.losses
 
     def totals(self) -> tuple[int, int, int]:
         """Blocks held, tokens in them, blocks given up since the start."""
