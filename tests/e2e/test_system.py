@@ -114,6 +114,18 @@ def test_kv_caches_spare_a_repeated_prompt_its_tokens_and_are_really_off_where_t
     assert (cold.edge_cached_tokens, cold.cloud_cached_tokens) == (0, 0)
 
 
+def test_both_tiers_tell_what_their_caches_hold(system: System) -> None:
+    prompt = "Here is a long rule about tides, moons and harbours that I shall repeat. " * 12
+    system.ask(prompt, policy="no_confidence", max_tokens=4)
+
+    def holders() -> dict[str, int]:
+        found = system.client.post("/v1/cache/holders", json={"prompt": prompt}).json()["holders"]
+        return {holder["tier"]: holder["held_bytes"] for holder in found}
+
+    until(lambda: holders().keys() == {"edge", "cloud"}, "both tiers hold it", within_s=20.0)
+    assert all(len(prompt) / 2 < held <= len(prompt) + 16 for held in holders().values())
+
+
 def test_thirty_two_requests_at_once_each_end_in_exactly_one_outcome(system: System) -> None:
     before = system.stats()["counters"]
     with ThreadPoolExecutor(32) as pool:
