@@ -155,6 +155,42 @@ def prefix_sweep() -> str:
     return f"{INDEX_PREFIX}:sweep"
 
 
+@_described(
+    kind="hash",
+    content="A batch (schemas/openai_files.py): `batch`, msgpack; `cancelling_at` once somebody asked to cancel it.",
+    lifetime="30 days after its last change",
+    writer="gateway: the process that runs it; `cancelling_at` by any",
+    reader="gateway",
+)
+def batch(batch_id: str) -> str:
+    """One batch."""
+    return f"{PREFIX}:batch:{batch_id}"
+
+
+@_described(
+    kind="sorted set",
+    content="Ids of batches by the second in which they were made.",
+    lifetime="for ever, a few bytes each",
+    writer="gateway",
+    reader="gateway",
+)
+def batches() -> str:
+    """All batches."""
+    return f"{PREFIX}:batches"
+
+
+@_described(
+    kind="set",
+    content="Ids of batches that have not ended.",
+    lifetime="members leave when their batch ends",
+    writer="gateway",
+    reader="gateway",
+)
+def unfinished_batches() -> str:
+    """Batches that someone must run."""
+    return f"{PREFIX}:unfinished-batches"
+
+
 def markdown() -> str:
     """docs/redis-keys.md, whole."""
     rows = [

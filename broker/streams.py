@@ -98,10 +98,24 @@ class EventHub:
             "list[tuple[bytes, dict[bytes, bytes]]]",
             self._redis.xrange(keys.events(request_id), min=f"({after}"),
         )
-        return [
-            StreamedEvent(entry_id.decode(), event_adapter.validate_python(msgpack.unpackb(fields[b"event"])))
-            for entry_id, fields in entries
-        ]
+        return [_decoded(entry) for entry in entries]
+
+    def endings(self, request_ids: Iterable[str]) -> dict[str, Event | None]:
+        """How those of the requests ended that have: their final event, None where the stream is gone. One round trip.
+
+        Those that go on are left out.
+        """
+        asked = list(request_ids)
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for request_id in asked:
+                pipeline.xrevrange(keys.events(request_id), count=1)
+            answers = pipeline.execute()
+        ended: dict[str, Event | None] = {}
+        for request_id, entries in zip(asked, answers, strict=True):
+            event = _decoded(entries[0]).event if entries else None
+            if event is None or event.type in FINAL_KINDS:
+                ended[request_id] = event
+        return ended
 
     def follow(self, request_id: str, after: str, deadline: float) -> Iterator[StreamedEvent | None]:
         """One request's events after the position: see `follow_all`."""
@@ -178,3 +192,8 @@ class EventHub:
             listeners = list(self._listening.get(request_id, ()))
         for listening in listeners:
             listening.hear(request_id)
+
+
+def _decoded(entry: tuple[bytes, dict[bytes, bytes]]) -> StreamedEvent:
+    entry_id, fields = entry
+    return StreamedEvent(entry_id.decode(), event_adapter.validate_python(msgpack.unpackb(fields[b"event"])))

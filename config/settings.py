@@ -72,6 +72,9 @@ class GatewaySettings(Section):
     max_body_bytes: int = Field(ge=1024)
     max_answer_s: float = Field(gt=0)
     model_aliases: dict[str, str]
+    files_path: Path | None
+    max_file_bytes: int = Field(ge=1024)
+    batch_in_flight: int = Field(ge=1)
 
     @model_validator(mode="after")
     def _leaves_threads_for_health(self) -> Self:

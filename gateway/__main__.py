@@ -7,15 +7,18 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
+from broker.batches import BatchStore
 from broker.connection import connect_configured, connect_index
 from broker.prefix_index import PrefixIndex
 from broker.presence import Presence
 from broker.records import Lifetimes, RequestStore
 from broker.streams import EventHub
 from config.logs import configure_logs
-from config.settings import InvalidSettings, Settings, read_settings
+from config.settings import InvalidSettings, Settings, read_settings, state_folder
 from gateway.admission import Admission
 from gateway.app import create_app
+from gateway.batches.runner import BatchRunner
+from gateway.files import DiskFiles
 from gateway.holders import Holders
 from gateway.openai_compatible.models import ModelTable
 from gateway.services import Services
@@ -27,23 +30,25 @@ GRACE_S = 2
 
 
 def build(settings: Settings) -> Any:
-    """The application with everything that it needs. Starts one thread, so build it in the process that serves."""
+    """The application with everything that it needs. Starts threads, so build it in the process that serves."""
     redis = connect_configured(settings.redis)
     requests, prefixes = settings.requests, settings.prefix_index
     presence = Presence(redis, requests.lease_s)
     index = PrefixIndex(connect_index(settings.redis), prefixes.entry_ttl_s)
     hub = EventHub(redis)
     hub.start()
-    return create_app(
-        Services(
-            settings=settings.gateway,
-            admission=Admission(settings),
-            store=RequestStore(redis, Lifetimes.configured(requests)),
-            hub=hub,
-            presence=presence,
-            holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
-        )
+    services = Services(
+        settings=settings.gateway,
+        admission=Admission(settings),
+        store=RequestStore(redis, Lifetimes.configured(requests)),
+        hub=hub,
+        presence=presence,
+        batches=BatchStore(redis),
+        files=DiskFiles(settings.gateway.files_path or state_folder() / "files"),
+        holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
     )
+    BatchRunner(services).start()
+    return create_app(services)
 
 
 class Server(BaseApplication):

@@ -1,6 +1,7 @@
 """The HTTP API: routes in, the broker out. `create_app` is given what it works with and builds nothing at import."""
 
 import json
+from functools import partial
 from typing import cast
 
 from flask import Response, request
@@ -14,7 +15,7 @@ from gateway.openai_compatible.errors import PREFIXES
 from gateway.openai_compatible.serving import in_openais_form
 from gateway.problems import invalid, problem, refused
 from gateway.redis_away import REDIS_AWAY
-from gateway.routes import events, jobs, openai_chat, openai_responses, state
+from gateway.routes import events, jobs, openai_chat, openai_files, openai_responses, state
 from gateway.services import Services
 from gateway.slots import TooManyStreams
 from schemas.problems import Problem
@@ -22,7 +23,7 @@ from schemas.problems import Problem
 #: How the paths of POST routes end that take no body.
 BODILESS = ("/cancel",)
 #: The route files.
-ROUTES = (jobs, events, openai_chat, openai_responses, state)
+ROUTES = (jobs, events, openai_chat, openai_responses, openai_files, state)
 
 
 def create_app(services: Services) -> OpenAPI:
@@ -35,13 +36,13 @@ def create_app(services: Services) -> OpenAPI:
         validation_error_callback=invalid,
     )
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
-    _add_errors(app)
+    _add_errors(app, services)
     for routes in ROUTES:
         routes.add(app, services)
     return app
 
 
-def _add_errors(app: OpenAPI) -> None:
+def _add_errors(app: OpenAPI, services: Services) -> None:
     @app.errorhandler(HTTPException)
     def on_http_error(error: HTTPException) -> Response:
         if error.response is not None:  # made by the validation callback
@@ -68,7 +69,7 @@ def _add_errors(app: OpenAPI) -> None:
     for kind in REDIS_AWAY:
         app.register_error_handler(kind, on_redis_away)
 
-    app.before_request(_check_body)
+    app.before_request(partial(_check_body, services.settings.max_file_bytes))
     app.after_request(_in_the_routes_form)
 
 
@@ -76,8 +77,11 @@ def _in_the_routes_form(response: Response) -> Response:
     return in_openais_form(response) if request.path.startswith(PREFIXES) else response
 
 
-def _check_body() -> Response | None:
+def _check_body(max_file_bytes: int) -> Response | None:
     if request.method != "POST" or request.path.endswith(BODILESS):
+        return None
+    if openai_files.is_upload():
+        request.max_content_length = max_file_bytes
         return None
     if not request.is_json:
         detail = f"The body must be application/json (Content-Type is {request.content_type!r})"

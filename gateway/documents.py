@@ -18,6 +18,7 @@ INFO = Info(
 
 JOBS = Tag(name="jobs", description="Prompts as jobs: submit, wait, follow, cancel.")
 OPENAI = Tag(name="openai", description="OpenAI's API, for clients that exist already.")
+FILES = Tag(name="batches", description="Many requests from one file, OpenAI's Batch API.")
 STATE = Tag(name="state", description="Whether the system works, and what it has done.")
 
 #: A header of answers that ask the client to come again.

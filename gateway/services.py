@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from broker.batches import BatchStore
 from broker.presence import Presence
 from broker.records import RequestStore
 from broker.streams import EventHub
 from config.settings import GatewaySettings
 from gateway.admission import Admission
+from gateway.files import Files
 from gateway.holders import Holders
 from gateway.slots import StreamSlots
 
@@ -23,6 +25,8 @@ class Services:
     store: RequestStore
     hub: EventHub
     presence: Presence
+    batches: BatchStore
+    files: Files
     #: None where there is no prefix index.
     holders: Holders | None = None
     clock: Callable[[], float] = time.time

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from broker.batches import BatchStore
 from broker.presence import Presence
 from broker.records import RequestStore
 from broker.streams import EventHub
@@ -12,6 +13,7 @@ from config.settings import InvalidSettings, read_settings
 from gateway.__main__ import build
 from gateway.admission import Admission
 from gateway.app import create_app
+from gateway.files import DiskFiles
 from gateway.services import Services
 from schemas.events import Decision, DraftText
 from schemas.policy import Tier
@@ -24,10 +26,19 @@ MAX_BODY = 4096
 
 
 @pytest.fixture
-def services(settings, redis_connection, store: RequestStore) -> Services:
+def services(settings, redis_connection, store: RequestStore, tmp_path) -> Services:
     limits = settings.gateway.model_copy(update={"max_body_bytes": MAX_BODY, "max_streams": 2, "max_wait_s": 0.5})
     hub = EventHub(redis_connection)  # not started: these tests are about HTTP; readers poll
-    return Services(limits, Admission(settings), store, hub, Presence(redis_connection, 30.0), clock=lambda: 12.5)
+    return Services(
+        limits,
+        Admission(settings),
+        store,
+        hub,
+        Presence(redis_connection, 30.0),
+        BatchStore(redis_connection),
+        DiskFiles(tmp_path / "files"),
+        clock=lambda: 12.5,
+    )
 
 
 @pytest.fixture

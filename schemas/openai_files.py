@@ -1,0 +1,119 @@
+"""Files and batches, as OpenAI defines them."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.wire import Wire
+
+#: What a file may be for.
+Purpose = Literal["batch", "batch_output"]
+#: Routes whose bodies a batch's lines may hold.
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/jobs"]
+BatchStatus = Literal[
+    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+]
+#: Statuses after which nothing follows.
+ENDED: frozenset[BatchStatus] = frozenset({"failed", "completed", "expired", "cancelled"})
+
+
+class StoredFile(Wire):
+    """A file's description."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: Purpose
+    status: Literal["processed"] = "processed"
+    expires_at: int | None = None
+
+
+class FileList(Wire):
+    """One page of files, the newest first."""
+
+    object: Literal["list"] = "list"
+    data: tuple[StoredFile, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FileDeleted(Wire):
+    """The file is gone."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: bool = True
+
+
+class BatchRequest(BaseModel):
+    """The body of `POST /v1/batches`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input_file_id: str
+    endpoint: Endpoint
+    #: How long it may take: a number of seconds, minutes or hours. OpenAI knows `24h` only.
+    completion_window: str = Field(pattern=r"^[1-9]\d{0,4}[smh]$")
+    metadata: dict[str, str] | None = None
+
+
+class BatchCounts(Wire):
+    """Lines of the input."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class BatchProblem(Wire):
+    """Why a whole batch failed."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class BatchProblems(Wire):
+    """All of them."""
+
+    object: Literal["list"] = "list"
+    data: tuple[BatchProblem, ...]
+
+
+class Batch(Wire):
+    """A batch. Times are seconds since the epoch."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: Endpoint
+    errors: BatchProblems | None = None
+    input_file_id: str
+    completion_window: str
+    status: BatchStatus = "validating"
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    created_at: int
+    in_progress_at: int | None = None
+    expires_at: int
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: BatchCounts = BatchCounts()
+    metadata: dict[str, str] | None = None
+
+
+class BatchList(Wire):
+    """One page of batches, the newest first."""
+
+    object: Literal["list"] = "list"
+    data: tuple[Batch, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
