@@ -2,7 +2,7 @@
 
 import click
 
-from firstdraft.cli import ablate, bench, chat, completion, doctor, jobs, models, state, system
+from firstdraft.cli import ablate, batch, bench, chat, completion, doctor, jobs, models, state, system
 
 #: In the order in which help lists them.
 COMMANDS = (
@@ -15,6 +15,7 @@ COMMANDS = (
     jobs.result,
     jobs.watch,
     jobs.cancel,
+    batch.batch,
     state.stats,
     state.workers,
     bench.bench,

@@ -4,7 +4,8 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -13,12 +14,22 @@ import httpx
 from firstdraft.client import calls
 from firstdraft.client.answers import Inference
 from firstdraft.client.calls import Call, Conversation, Pause, Prompt, Reply
-from firstdraft.client.connecting import DEFAULT_URL, headers_for, limits, replied, timeouts, unanswered
+from firstdraft.client.connecting import (
+    DEFAULT_URL,
+    form_of,
+    headers_for,
+    limits,
+    options_of,
+    replied,
+    timeouts,
+    unanswered,
+)
 from firstdraft.client.following import Following
 from firstdraft.client.retries import DEFAULT_RULE, RetryRule
 from firstdraft.client.statistics import ClientStatistics, Counters
 from schemas.events import Event
 from schemas.jobs import Job, SystemReport
+from schemas.openai_files import Batch, StoredFile
 from schemas.results import Result
 
 T = TypeVar("T")
@@ -157,6 +168,27 @@ class AsyncClient:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
+    async def start_batch(self, source: Path, *, endpoint: str = "/v1/jobs", window: str = "24h") -> Batch:
+        """As `Client.start_batch`."""
+        stored = calls.read_as(StoredFile, (await self._exchange(calls.upload(source))).content)
+        return calls.read_as(Batch, (await self._exchange(calls.new_batch(stored.id, endpoint, window))).content)
+
+    async def batch_status(self, batch_id: str) -> Batch:
+        """As `Client.batch_status`."""
+        return calls.read_as(Batch, (await self._exchange(calls.batch(batch_id))).content)
+
+    async def wait_for_batch(self, batch_id: str, told: Callable[[Batch], None] = lambda _: None) -> Batch:
+        """As `Client.wait_for_batch`."""
+        return await self._carry_out(calls.follow_batch(batch_id, told, self._rule, self._counters))
+
+    async def cancel_batch(self, batch_id: str) -> Batch:
+        """As `Client.cancel_batch`."""
+        return calls.read_as(Batch, (await self._exchange(calls.cancel_batch(batch_id))).content)
+
+    async def download(self, file_id: str, target: Path) -> None:
+        """As `Client.download`."""
+        await self._exchange(calls.download(file_id, target))
+
     async def system(self) -> SystemReport:
         """As `Client.system`."""
         return calls.read_as(SystemReport, (await self._exchange(Call("GET", "/v1/stats"))).content)
@@ -184,14 +216,18 @@ class AsyncClient:
 
     async def _send(self, call: Call) -> Reply:
         try:
-            response = await self._http.request(
-                call.method,
-                call.path,
-                json=call.json,
-                params=dict(call.params),
-                headers=dict(call.headers),
-                timeout=timeouts(self._timeout_s, call),
-            )
+            with form_of(call) as form:
+                request = self._http.build_request(call.method, call.path, **form, **options_of(call, self._timeout_s))
+                response = await self._http.send(request, stream=True)
+                try:
+                    if call.save_to is None or response.status_code != httpx.codes.OK:
+                        await response.aread()
+                        return replied(response)
+                    with call.save_to.open("wb") as target:
+                        async for chunk in response.aiter_bytes():
+                            target.write(chunk)
+                    return Reply(response.status_code)
+                finally:
+                    await response.aclose()
         except httpx.TransportError as error:
             return unanswered(error)
-        return replied(response)

@@ -8,9 +8,10 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ from firstdraft.client.errors import Busy, JobCancelled, JobFailed, NotInTime, U
 from firstdraft.client.retries import IDEMPOTENCY_HEADER, RETRIED_STATUSES, RetryRule, may_repeat, retry_after_s
 from firstdraft.client.statistics import Counters
 from schemas.jobs import Job
+from schemas.openai_files import ENDED, Batch
 from schemas.problems import Problem
 from schemas.requests import Message
 from schemas.results import Result
@@ -32,7 +34,9 @@ Prompt = str | Sequence[Message | Mapping[str, str]]
 
 #: Seconds that one wait for a job may take at the gateway; asked again until it has finished.
 WAIT_S = 30.0
-#: Seconds between looks at a job where the gateway has no place for a wait.
+#: Seconds that the gateway may take to keep a file after all of it was sent.
+UPLOAD_S = 60.0
+#: Seconds between looks at a batch, or at a job where the gateway has no place for a wait.
 LOOK_S = 0.5
 
 
@@ -46,6 +50,10 @@ class Call:
     params: Mapping[str, str | int | float] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     patience_s: float = 0.0
+    #: A file to send, as a form; its content is read while it is sent.
+    upload: Path | None = None
+    #: Where the answer's body goes while it comes, in place of `Reply.content`.
+    save_to: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +175,45 @@ def wait_for(job_id: str, timeout_s: float | None, rule: RetryRule, counters: Co
             return job
         if deadline is not None and time.monotonic() >= deadline:
             raise NotInTime(f"job {job_id} is {job.status} after {timeout_s:g} s; it goes on")
+
+
+def follow_batch(
+    batch_id: str, told: Callable[[Batch], None], rule: RetryRule, counters: Counters
+) -> Conversation[Batch]:
+    """The batch once it has ended; `told` of how far it is at every look."""
+    while True:
+        reply = yield from exchange(batch(batch_id), rule, counters)
+        found = read_as(Batch, reply.content)
+        told(found)
+        if found.status in ENDED:
+            return found
+        yield Pause(LOOK_S)
+
+
+def new_batch(file_id: str, endpoint: str, window: str) -> Call:
+    """The request that makes a batch of an uploaded file."""
+    body = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window}
+    return Call("POST", "/v1/batches", json=body)
+
+
+def batch(batch_id: str) -> Call:
+    """The request that asks how far a batch is."""
+    return Call("GET", f"/v1/batches/{quote(batch_id, safe='')}")
+
+
+def cancel_batch(batch_id: str) -> Call:
+    """The request that stops a batch."""
+    return Call("POST", f"/v1/batches/{quote(batch_id, safe='')}/cancel")
+
+
+def upload(source: Path) -> Call:
+    """The request that uploads a file."""
+    return Call("POST", "/v1/files", upload=source, patience_s=UPLOAD_S)
+
+
+def download(file_id: str, target: Path) -> Call:
+    """The request that fetches a file."""
+    return Call("GET", f"/v1/files/{quote(file_id, safe='')}/content", save_to=target)
 
 
 def job_path(job_id: str) -> str:

@@ -1,5 +1,9 @@
 """What both clients ask of httpx, and how its answers and errors become replies."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import httpx
 
 from firstdraft.client.calls import Call, Reply
@@ -25,6 +29,25 @@ def limits(max_connections: int) -> httpx.Limits:
 def timeouts(timeout_s: float, call: Call) -> httpx.Timeout:
     """The client's own timeout, longer for a call that waits; a place in the pool comes when another call ends."""
     return httpx.Timeout(timeout_s, read=timeout_s + call.patience_s, pool=None)
+
+
+def options_of(call: Call, timeout_s: float) -> dict[str, Any]:
+    """What httpx is told of a call besides what it sends."""
+    return {
+        "params": dict(call.params),
+        "headers": dict(call.headers),
+        "timeout": timeouts(timeout_s, call),
+    }
+
+
+@contextmanager
+def form_of(call: Call) -> Iterator[dict[str, Any]]:
+    """What a call sends; the file is open while the block runs."""
+    if call.upload is None:
+        yield {"json": call.json}
+        return
+    with call.upload.open("rb") as content:
+        yield {"files": {"file": (call.upload.name, content)}, "data": {"purpose": "batch"}}
 
 
 def replied(response: httpx.Response) -> Reply:

@@ -3,8 +3,9 @@
 import random
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -13,12 +14,22 @@ import httpx
 from firstdraft.client import calls
 from firstdraft.client.answers import Inference
 from firstdraft.client.calls import Call, Conversation, Pause, Prompt, Reply
-from firstdraft.client.connecting import DEFAULT_URL, headers_for, limits, replied, timeouts, unanswered
+from firstdraft.client.connecting import (
+    DEFAULT_URL,
+    form_of,
+    headers_for,
+    limits,
+    options_of,
+    replied,
+    timeouts,
+    unanswered,
+)
 from firstdraft.client.following import Following
 from firstdraft.client.retries import DEFAULT_RULE, RetryRule
 from firstdraft.client.statistics import ClientStatistics, Counters
 from schemas.events import Event
 from schemas.jobs import Job, SystemReport
+from schemas.openai_files import Batch, StoredFile
 from schemas.results import Result
 
 T = TypeVar("T")
@@ -149,6 +160,27 @@ class Client:
                 for future in waiting:
                     future.cancel()
 
+    def start_batch(self, source: Path, *, endpoint: str = "/v1/jobs", window: str = "24h") -> Batch:
+        """Upload a file of requests (JSON lines) and have them run. Gives the batch at once."""
+        stored = calls.read_as(StoredFile, self._exchange(calls.upload(source)).content)
+        return calls.read_as(Batch, self._exchange(calls.new_batch(stored.id, endpoint, window)).content)
+
+    def batch_status(self, batch_id: str) -> Batch:
+        """How far the batch is."""
+        return calls.read_as(Batch, self._exchange(calls.batch(batch_id)).content)
+
+    def wait_for_batch(self, batch_id: str, told: Callable[[Batch], None] = lambda _: None) -> Batch:
+        """The batch once it has ended; `told` of how far it is as it goes."""
+        return self._carry_out(calls.follow_batch(batch_id, told, self._rule, self._counters))
+
+    def cancel_batch(self, batch_id: str) -> Batch:
+        """Stop the batch; what was answered can be downloaded."""
+        return calls.read_as(Batch, self._exchange(calls.cancel_batch(batch_id)).content)
+
+    def download(self, file_id: str, target: Path) -> None:
+        """Write a file to `target`, never whole in memory."""
+        self._exchange(calls.download(file_id, target))
+
     def system(self) -> SystemReport:
         """What the gateway says of the whole system: counters, queues, workers."""
         return calls.read_as(SystemReport, self._exchange(Call("GET", "/v1/stats")).content)
@@ -192,14 +224,18 @@ class Client:
 
     def _send(self, call: Call) -> Reply:
         try:
-            response = self._http.request(
-                call.method,
-                call.path,
-                json=call.json,
-                params=dict(call.params),
-                headers=dict(call.headers),
-                timeout=timeouts(self._timeout_s, call),
-            )
+            with form_of(call) as form:
+                request = self._http.build_request(call.method, call.path, **form, **options_of(call, self._timeout_s))
+                response = self._http.send(request, stream=True)
+                try:
+                    if call.save_to is None or response.status_code != httpx.codes.OK:
+                        response.read()
+                        return replied(response)
+                    with call.save_to.open("wb") as target:
+                        for chunk in response.iter_bytes():
+                            target.write(chunk)
+                    return Reply(response.status_code)
+                finally:
+                    response.close()
         except httpx.TransportError as error:
             return unanswered(error)
-        return replied(response)

@@ -1,6 +1,7 @@
 """Both clients against a whole running system with stand-in engines."""
 
 import asyncio
+import json
 import threading
 
 import httpx
@@ -148,7 +149,7 @@ def test_a_stream_that_is_cut_again_and_again_goes_on_where_it_was(system, clien
     assert told == list(client.events(job.id))
 
 
-def test_the_asynchronous_client_does_the_same(system):
+def test_the_asynchronous_client_does_the_same(system, tmp_path):
     async def talk():
         async with AsyncClient(system.url) as client:
             assert (await client.infer("unsure beta", max_tokens=4)).acceptance_rate == 0.75
@@ -166,6 +167,14 @@ def test_the_asynchronous_client_does_the_same(system):
             answers = [answer.text async for answer in client.infer_many(prompts, concurrency=6, max_tokens=1)]
             assert answers == [f"{prompt} " for prompt in prompts]
             assert (await client.system()).counters["accepted"] >= 23
+            lines = tmp_path / "in.jsonl"
+            body = {"prompt": "one two", "max_tokens": 1}
+            lines.write_text(json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/jobs", "body": body}))
+            batch = await client.start_batch(lines)
+            batch = await client.wait_for_batch(batch.id)
+            assert (await client.cancel_batch(batch.id)).status == "completed"
+            await client.download(batch.output_file_id, tmp_path / "out.jsonl")
+            assert json.loads((tmp_path / "out.jsonl").read_text())["custom_id"] == "a"
             return client.stats()
 
     seen = asyncio.run(talk())

@@ -1,10 +1,12 @@
 """The commands against a whole running system with stand-in engines."""
 
+import hashlib
 import json
 
 import pytest
 from click.testing import CliRunner
 
+from firstdraft import Client
 from firstdraft.cli import main
 from tests.processes import free_port
 
@@ -85,3 +87,45 @@ def test_the_doctor_says_what_is_there_and_what_to_do(run, system, tmp_path):
     ill = run("doctor", env={**environment, "REDIS_URL": f"redis://127.0.0.1:{free_port()}"})
     assert ill.exit_code == 1
     assert "REDIS_URL" in ill.output
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"word{n}", "max_tokens": 1}) + "\n" for n in range(30)))
+    return path
+
+
+def test_a_batch_answers_every_line(run, prompts, tmp_path):
+    ran = run("batch", str(prompts), "-o", str(tmp_path / "out.jsonl"))
+    assert ran.exit_code == 0, ran.output
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    texts = {answer["custom_id"]: answer["response"]["body"]["result"]["text"] for answer in answers}
+    assert texts == {str(n + 1): f"word{n} " for n in range(30)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_a_batch_with_lines_that_fail_says_so_in_its_exit_status(run, prompts, tmp_path):
+    prompts.write_text(prompts.read_text() + '{"prompt": "x", "max_tokens": 0}\n')
+    ran = run("batch", str(prompts), "-o", str(tmp_path / "out.jsonl"), "--json")
+    assert ran.exit_code == 3
+    assert json.loads(ran.output)["request_counts"] == {"total": 31, "completed": 30, "failed": 1}
+    (error,) = (tmp_path / "out.jsonl.errors").read_text().splitlines()
+    assert json.loads(error)["custom_id"] == "31"
+
+
+def test_an_interrupted_batch_is_followed_again_and_another_input_is_another_batch(run, system, prompts, tmp_path):
+    memory = tmp_path / "out.jsonl.batch"
+    with Client(system.url) as client:
+        lines = tmp_path / "begun.jsonl"
+        body = {"prompt": "begun before", "max_tokens": 1}
+        lines.write_text(json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/jobs", "body": body}) + "\n")
+        begun = client.start_batch(lines)
+    digest = hashlib.sha256(prompts.read_bytes()).hexdigest()
+    memory.write_text(json.dumps({"batch_id": begun.id, "digest": digest}))
+    assert run("batch", str(prompts), "-o", str(tmp_path / "out.jsonl")).exit_code == 0
+    assert "before " in (tmp_path / "out.jsonl").read_text()
+    memory.write_text(json.dumps({"batch_id": begun.id, "digest": "another"}))
+    assert run("batch", str(prompts), "-o", str(tmp_path / "out.jsonl")).exit_code == 0
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 30
+    assert not memory.exists()
