@@ -82,7 +82,7 @@ def test_such_a_server_takes_no_draft_and_the_result_says_so(engine):
     answer = engine.submit(order(QUESTION, draft=a_draft([5, 6, 7], "edge", text="no"))).result(ANSWER_S)
     assert answer.text == plain.text
     assert answer.draft is not None
-    assert (answer.draft.not_verified_because, answer.draft.accepted_tokens) == (NOT_VERIFIED, None)
+    assert (answer.draft.not_verified_because, answer.draft.verified) == (NOT_VERIFIED, False)
 
 
 def test_stop_strings_and_logprobs_reach_the_server(engine):
