@@ -44,7 +44,8 @@ def _described(
 @_described(
     kind="hash",
     content="A request's record: `state`, `attempt` (counts up each time a worker takes it, and fences commits), "
-    "`crashes`, `worker`, `request` (AcceptedRequest), `draft` (Draft), `result` (Result), `failure` (Failure), and "
+    "`crashes`, `worker`, `route_edge` and `route_cloud` (Route), `request` (AcceptedRequest), "
+    "`draft` (Draft), `result` (Result), `failure` (Failure), and "
     "the times of its states, `at_*`, in seconds of Redis's clock.",
     lifetime="`requests.unfinished_ttl_s` until finished, `requests.result_ttl_s` after",
     writer="gateway (creation, cancellation), workers (all else), by the scripts in broker/scripts.py only",
@@ -191,6 +192,57 @@ def unfinished_batches() -> str:
     return f"{PREFIX}:unfinished-batches"
 
 
+@_described(
+    kind="set",
+    content="Names of the queues that workers of the tier have of their own, `edge@…` and `verify@…`; each is a list "
+    "of RQ's, `rq:queue:…`.",
+    lifetime="members leave when their worker does, or when another finds it dead and its queue empty",
+    writer="workers",
+    reader="gateway, workers",
+)
+def run_queues(tier: str) -> str:
+    """Which queues there are beside the shared one."""
+    return f"{PREFIX}:run_queues:{tier}"
+
+
+@_described(
+    kind="string",
+    content="There while the worker of this queue lives: nothing is put on a queue without it, and what waits there is "
+    "anybody's.",
+    lifetime="5 seconds after the worker last renewed it",
+    writer="that worker",
+    reader="gateway, workers",
+)
+def queue_lease(queue: str) -> str:
+    """Whether the queue's worker lives."""
+    return f"{PREFIX}:queue_lease:{queue}"
+
+
+@_described(
+    kind="hash",
+    content="For each job that waits or is worked on, the tokens of work that it counts for and its queue, as "
+    "`tokens queue`.",
+    lifetime="fields leave when their job is done, or with the queue of a dead worker; a day after the last change",
+    writer="gateway, workers",
+    reader="gateway, workers",
+)
+def placements() -> str:
+    """What was sent where."""
+    return f"{PREFIX}:placements"
+
+
+@_described(
+    kind="hash",
+    content="Sums of the placements by queue: `tokens:QUEUE` and `jobs:QUEUE`.",
+    lifetime="fields leave at 0, or with the queue of a dead worker; a day after the last change",
+    writer="gateway, workers",
+    reader="gateway, workers",
+)
+def loads() -> str:
+    """How much each worker has to do."""
+    return f"{PREFIX}:loads"
+
+
 def markdown() -> str:
     """docs/redis-keys.md, whole."""
     rows = [
@@ -202,7 +254,8 @@ def markdown() -> str:
             "",
             "Made from `broker/keys.py` by `python -m broker.keys > docs/redis-keys.md`; a test compares the two.",
             "RQ keeps its queues, jobs, registries and workers under `rq:*`: see RQ's own documentation. The queues",
-            "are `edge` and `verify`; an RQ job holds a function's name from a fixed table and a request's id.",
+            "are `edge` and `verify`, and for each worker one of its own; an RQ job holds a function's name from a",
+            "fixed table and a request's id.",
             "",
             "| key | type | content | lifetime | written by | read by |",
             "| --- | --- | --- | --- | --- | --- |",

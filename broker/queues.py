@@ -1,4 +1,4 @@
-"""RQ as the transport: two queues, msgpack, and a fixed table of function names instead of imports.
+"""RQ as the transport: two tiers' queues, msgpack, and a fixed table of function names instead of imports.
 
 An RQ job holds a function's name and a request's id. Whoever can write to Redis can still name only what is in the
 worker's table: `job_class` refuses every other name and every callback, and nothing is ever unpickled.
@@ -13,10 +13,10 @@ from redis.client import Pipeline
 from rq import Queue
 from rq.job import Job
 
+from broker.run_queues import QUEUE_NAMES, RunQueues
 from schemas.policy import Tier
+from schemas.routes import Route
 
-#: The queue that each tier's workers listen on.
-QUEUE_NAMES = {Tier.EDGE: "edge", Tier.CLOUD: "verify"}
 #: The function that each tier's job names. A worker's table maps it to what it runs.
 FUNCTION_NAMES = {Tier.EDGE: "workers.edge.drafting.draft", Tier.CLOUD: "workers.cloud.verifying.verify"}
 #: Seconds that RQ keeps the job of a function that raised, for `rq info` and the dashboard.
@@ -80,19 +80,43 @@ def queue(redis: Redis, tier: Tier, jobs: type[TransportJob] = TransportJob) -> 
     return Queue(QUEUE_NAMES[tier], connection=redis, serializer=MsgpackSerializer, job_class=jobs)
 
 
+class RoutedQueue(Queue):
+    """A tier's queue whose jobs wait on the queue of the worker that they are for."""
+
+    def __init__(self, redis: Redis, tier: Tier, run_queues: RunQueues, route: Route | None) -> None:
+        super().__init__(QUEUE_NAMES[tier], connection=redis, serializer=MsgpackSerializer, job_class=TransportJob)
+        self._run_queues = run_queues
+        self._route = route
+
+    def push_job_id(self, job_id: str, pipeline: Pipeline | None = None, at_front: bool = False) -> None:
+        """As RQ's, but onto the worker's own queue, if there is a route and the worker still lives."""
+        worker, tokens = (self._route.worker, self._route.work_tokens) if self._route else (None, 0)
+        self._run_queues.push(job_id, worker, tokens, at_front=at_front, pipeline=pipeline)
+
+
 class JobQueues:
     """Puts requests' jobs onto the tiers' queues."""
 
     def __init__(self, redis: Redis, job_ttl_s: int) -> None:
         self._redis = redis
         self._job_ttl_s = job_ttl_s
-        self._queues = {tier: queue(redis, tier) for tier in Tier}
+        self._queues = {tier: RunQueues(redis, tier) for tier in Tier}
 
     def push(
-        self, request_id: str, tier: Tier, attempt: int, *, at_front: bool = False, pipeline: Pipeline | None = None
+        self,
+        request_id: str,
+        tier: Tier,
+        attempt: int,
+        *,
+        route: Route | None = None,
+        at_front: bool = False,
+        pipeline: Pipeline | None = None,
     ) -> None:
-        """Put the request's job onto the tier's queue. Pushing twice is harmless: the second finds nothing to do."""
-        self._queues[tier].enqueue_call(
+        """Put the request's job where the route says, or on the queue that the tier shares.
+
+        Pushing twice is harmless: the second finds nothing to do.
+        """
+        RoutedQueue(self._redis, tier, self._queues[tier], route).enqueue_call(
             FUNCTION_NAMES[tier],
             args=(request_id,),
             job_id=_job_id(request_id, tier, attempt),
@@ -107,12 +131,12 @@ class JobQueues:
         )
 
     def holds(self, request_id: str, tier: Tier, attempt: int) -> bool:
-        """Whether the job of this attempt is on the queue."""
-        return self._redis.lpos(self._queues[tier].key, _job_id(request_id, tier, attempt)) is not None
+        """Whether the job of this attempt is on a queue."""
+        return self._queues[tier].holds(_job_id(request_id, tier, attempt))
 
     def length(self, tier: Tier) -> int:
         """Jobs that wait for the tier."""
-        return int(self._queues[tier].count)
+        return self._queues[tier].num_waiting()
 
 
 def _job_id(request_id: str, tier: Tier, attempt: int) -> str:

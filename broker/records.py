@@ -20,6 +20,7 @@ from schemas.events import Cancelled, Done, Event, Failed, Queued
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
 from schemas.results import Failure, FailureKind, Result
+from schemas.routes import Route
 from schemas.wire import Wire
 
 #: Seconds after which the reaper looks whether a waiting request still has its job on a queue.
@@ -88,6 +89,8 @@ class Record:
     draft: Draft | None
     result: Result | None
     failure: Failure | None
+    #: Where each tier's part was sent, and why.
+    routes: Mapping[Tier, Route]
 
 
 class RequestStore:
@@ -105,9 +108,9 @@ class RequestStore:
         self._claim_due = redis.register_script(scripts.CLAIM_DUE)
         self._lapse = redis.register_script(scripts.LAPSE)
 
-    def create(self, request: AcceptedRequest) -> None:
-        """Store the request and put its job on the queue of its policy's first tier, in one transaction."""
-        tier = Tier.EDGE if request.policy.has(Tier.EDGE) else Tier.CLOUD
+    def create(self, request: AcceptedRequest, route: Route | None = None) -> None:
+        """Store the request and put its job where the route of its policy's first tier says, in one transaction."""
+        tier = request.policy.first_tier
         request_id = request.request_id
         arguments: list[str | int | float | bytes] = [
             request_id,
@@ -121,7 +124,9 @@ class RequestStore:
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.multi()  # RQ would otherwise call it, too late
             self._create(keys=self._keys(request_id), args=arguments, client=pipeline)
-            self._queues.push(request_id, tier, attempt=0, pipeline=pipeline)
+            if route is not None:
+                pipeline.hset(keys.request(request_id), _route_field(tier), wire.encode(route))
+            self._queues.push(request_id, tier, attempt=0, route=route, pipeline=pipeline)
             pipeline.execute()
 
     def read(self, request_id: str) -> Record | None:
@@ -137,6 +142,9 @@ class RequestStore:
             draft=wire.decode(Draft, raw[b"draft"]) if b"draft" in raw else None,
             result=wire.decode(Result, raw[b"result"]) if b"result" in raw else None,
             failure=wire.decode(Failure, raw[b"failure"]) if b"failure" in raw else None,
+            routes={
+                tier: wire.decode(Route, raw[field]) for tier in Tier if (field := _route_field(tier).encode()) in raw
+            },
         )
 
     def state(self, request_id: str) -> State | None:
@@ -178,19 +186,20 @@ class RequestStore:
         held = pipeline.execute()
         return [hold for (hold, _), kept in zip(batches, held, strict=True) if not kept]
 
-    def escalate(self, hold: Hold, draft: Draft, events: Sequence[Event]) -> bool:
+    def escalate(self, hold: Hold, draft: Draft, events: Sequence[Event], route: Route | None = None) -> bool:
         """Hand the request to the cloud with its draft. `events` come before its queueing. False: the hold is lost."""
+        routed = {} if route is None else {_route_field(Tier.CLOUD): route}
         moved = self._commit(
             hold.request_id,
             before=[State.DRAFTING],
             after=State.ESCALATED,
             attempt=hold.attempt,
-            fields={"draft": draft},
+            fields={"draft": draft, **routed},
             events=[*events, Queued(tier=Tier.CLOUD)],
             counter="escalated",
         )
         if moved:
-            self._queues.push(hold.request_id, Tier.CLOUD, hold.attempt)
+            self._queues.push(hold.request_id, Tier.CLOUD, hold.attempt, route=route)
         return moved
 
     def succeed(self, hold: Hold, result: Result, events: Sequence[Event]) -> bool:
@@ -337,6 +346,10 @@ class RequestStore:
     @staticmethod
     def _keys(request_id: str) -> list[str]:
         return [keys.request(request_id), keys.events(request_id), keys.leases(), keys.counters()]
+
+
+def _route_field(tier: Tier) -> str:
+    return f"route_{tier}"
 
 
 def _taken(hold: Hold, raw: Mapping[bytes, bytes], now: float) -> Taken:

@@ -93,6 +93,13 @@ class RequestSettings(Section):
     lease_s: float = Field(ge=2)
 
 
+class RoutingSettings(Section):
+    """Which worker a request goes to."""
+
+    policy: Literal["prefix", "least_loaded", "random"]
+    max_waiting: int = Field(ge=1)
+
+
 class EdgeModelSettings(Section):
     """The small model."""
 
@@ -261,6 +268,7 @@ class Settings(BaseSettings):
     redis: RedisSettings
     gateway: GatewaySettings
     requests: RequestSettings
+    routing: RoutingSettings
     edge: EdgeSettings
     cloud: CloudSettings
     prefix_index: PrefixIndexSettings

@@ -37,6 +37,11 @@ class Policy(Wire):
             raise ValueError(f"policy {self.name!r}: with one tier there is nothing to decide or verify")
         return self
 
+    @property
+    def first_tier(self) -> Tier:
+        """Where a request begins."""
+        return Tier.EDGE if self.has(Tier.EDGE) else Tier.CLOUD
+
     def has(self, tier: Tier) -> bool:
         """Whether the tier may answer."""
         return tier in self.tiers

@@ -19,15 +19,16 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from rq.exceptions import DequeueTimeout
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 from rq.timeouts import BaseDeathPenalty
 from rq.worker import BaseWorker, WorkerStatus
 
-from broker import queues
+from broker import queues, run_queues
 from schemas.policy import Tier
+from workers.foraging import Forager
+from workers.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,12 @@ class ConcurrentWorker(BaseWorker):
             job_monitoring_interval=HEARTBEAT_TTL_S,
             log_job_description=False,
         )
+        self._run_queues = run_queues.RunQueues(redis, tier)
+        own_queue = run_queues.own_queue(tier, name)
+        self._own_list = run_queues.list_of(own_queue)
+        self._forager = Forager(self._run_queues, own_queue, capacity, healthy)
+        #: How fast the jobs get done.
+        self.throughput = Throughput()
         self._slots = threading.BoundedSemaphore(capacity)
         self._pool = ThreadPoolExecutor(capacity, thread_name_prefix="job")
         self._running: dict[str, tuple[Job, Execution]] = {}
@@ -107,6 +114,7 @@ class ConcurrentWorker(BaseWorker):
         """Run until stopped. Blocks; must be called from the main thread."""
         beats = threading.Thread(target=self._beat, name="rq-heartbeats", daemon=True)
         beats.start()
+        self._forager.start()
         try:
             worked: bool = super().work(*arguments, **options)
             return worked
@@ -125,16 +133,7 @@ class ConcurrentWorker(BaseWorker):
                 continue
             taken = None
             try:
-                taken = self.queue_class.dequeue_any(
-                    self.queues,
-                    DEQUEUE_S,
-                    connection=self.connection,
-                    job_class=self.job_class,
-                    serializer=self.serializer,
-                    death_penalty_class=self.death_penalty_class,
-                )
-            except DequeueTimeout:
-                continue
+                taken = self._take()
             except (RedisConnectionError, RedisTimeoutError) as error:
                 log.warning("redis_away error=%s", error)
                 time.sleep(DEQUEUE_S)
@@ -154,6 +153,28 @@ class ConcurrentWorker(BaseWorker):
                 return job, queue
         return None
 
+    def _take(self) -> tuple[Job, Queue] | None:
+        """The next job of this worker's own queue; blocks for `DEQUEUE_S` at most. None: none came, or it is gone.
+
+        RQ's own reliable dequeue, but for the list that it takes from.
+        """
+        (queue,) = self.queues
+        job_id = self.connection.blmove(self._own_list, queue.intermediate_queue_key, DEQUEUE_S)
+        if job_id is None:
+            return None
+        taken: tuple[Job, Queue] | None = self.queue_class._fetch_dequeued_job(  # noqa: SLF001 - see above
+            self.connection,
+            queue.key,
+            job_id.decode(),
+            job_class=self.job_class,
+            serializer=self.serializer,
+            death_penalty_class=self.death_penalty_class,
+        )
+        if taken is None:
+            queue.intermediate_queue.remove(job_id.decode())
+            self._run_queues.done(job_id.decode())
+        return taken
+
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Start the job on the pool and return at once."""
         try:
@@ -162,7 +183,9 @@ class ConcurrentWorker(BaseWorker):
             # The request waits on in its record, and its job is pushed again.
             log.warning("job_not_started job=%s error=%s", job.id, error)
             self._slots.release()
+            self._forager.has_room()
             return
+        self.throughput.begun()
         with self._running_lock:
             self._running[execution.id] = (job, execution)
         self._pool.submit(self._perform, job, queue, execution)
@@ -194,7 +217,8 @@ class ConcurrentWorker(BaseWorker):
         """Do nothing: many jobs share this process's title."""
 
     def teardown(self) -> None:
-        """Drain, then say good-bye."""
+        """Leave what waits to others, drain, then say good-bye."""
+        self._forager.close()
         self._drain()
         self._pool.shutdown(wait=True)
         super().teardown()
@@ -203,7 +227,7 @@ class ConcurrentWorker(BaseWorker):
         """Leave the job to another worker, as if it had not been taken."""
         self._slots.release()
         with self.connection.pipeline(transaction=True) as pipeline:
-            queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
+            self._run_queues.push(job.id, None, 0, at_front=True, pipeline=pipeline)
             pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
             pipeline.execute()
 
@@ -215,6 +239,7 @@ class ConcurrentWorker(BaseWorker):
         log.error("job_unreadable job=%s error=%s", job_id, error)
         for queue in self.queues:
             queue.intermediate_queue.remove(job_id)
+        self._run_queues.done(job_id)
 
     def _perform(self, job: Job, queue: Queue, execution: Execution) -> None:
         try:
@@ -223,13 +248,23 @@ class ConcurrentWorker(BaseWorker):
             # The request's own record decides what becomes of it: its lease lapses and it is taken over.
             log.warning("job_not_closed job=%s error=%s", job.id, error)
         finally:
+            self.throughput.ended(self._account_for(job))
             with self._running_lock:
                 self._running.pop(execution.id, None)
                 self.jobs_done += 1
                 idle = not self._running
             self._slots.release()
+            self._forager.has_room()
             if idle and not self._stop_requested:
                 self._say_idle()
+
+    def _account_for(self, job: Job) -> int:
+        """Tokens of work that the job counted for; it does no more."""
+        try:
+            return self._run_queues.done(job.id)
+        except RedisError as error:
+            log.warning("redis_away error=%s", error)
+            return 0
 
     def _say_idle(self) -> None:
         try:

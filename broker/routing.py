@@ -1,0 +1,142 @@
+"""Which worker a request goes to. Pure: what is known of the workers in, a worker and a reason out.
+
+The cost of a worker is the time until it would have read the prompt: the prompt's tokens that it has not cached, plus
+the work that waits there, over its measured speed. The lowest wins, so a cached prefix attracts exactly as much as it
+saves, and a worker that is busy repels as much as it delays. A worker with too many jobs is passed over.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.routes import Route, RouteReason, RoutingPolicy
+
+#: Bytes of a prompt that count as a token; a gateway has no tokenizer, and only ratios of costs decide.
+BYTES_PER_TOKEN = 4
+#: Tokens of prompt that one written token costs about as much time as, in a batch.
+WRITING_COST = 4
+#: Tokens that an answer is taken to have, unless it may not have so many.
+TYPICAL_ANSWER_TOKENS = 64
+#: Tokens of work a second that a worker is taken to do before anything was measured.
+UNMEASURED_SPEED = 500.0
+#: Costs this close to the lowest, as a share of the time to read the whole prompt there, tie with it: speeds are
+#: measured and work is estimated, and the same one must not always win by a hair.
+TIE_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A live worker as routing sees it."""
+
+    worker: str
+    #: Jobs that it works on at once.
+    capacity: int
+    #: Tokens of work a second; None: not measured yet.
+    speed: float | None = None
+    #: Tokens of work that were sent there and are not done.
+    waiting_tokens: float = 0.0
+    #: Jobs that were sent there and are not done.
+    num_jobs: int = 0
+    #: Tokens of the prompt that it holds.
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a request asks of a worker, in tokens."""
+
+    prompt_tokens: int
+    writing_tokens: int
+
+    @classmethod
+    def of(cls, num_bytes: int, max_tokens: int) -> "Demand":
+        """The demand of a prompt of so many bytes whose answer may have so many tokens."""
+        writing = WRITING_COST * min(max_tokens, TYPICAL_ANSWER_TOKENS)
+        return cls(prompt_tokens=-(-num_bytes // BYTES_PER_TOKEN), writing_tokens=writing)
+
+
+def choose(
+    demand: Demand,
+    candidates: Sequence[Candidate],
+    policy: RoutingPolicy,
+    max_waiting: int,
+    lots: random.Random,
+) -> Route:
+    """The route of a request; ties are broken by lot.
+
+    `max_waiting`: a worker with so many jobs beyond its capacity is passed over.
+    """
+    open_ones = [candidate for candidate in candidates if candidate.num_jobs < candidate.capacity + max_waiting]
+    most_cached = max((candidate.cached_tokens for candidate in candidates), default=0)
+    if not open_ones:
+        return Route(
+            worker=None,
+            reason=RouteReason.ALL_FULL if candidates else RouteReason.NO_WORKER,
+            prompt_tokens=demand.prompt_tokens,
+            work_tokens=demand.prompt_tokens + demand.writing_tokens,
+            most_cached_tokens=most_cached,
+            num_passed_over=len(candidates),
+        )
+    usual_speed = _usual_speed(candidates)
+    if policy is RoutingPolicy.RANDOM:
+        chosen, reason = lots.choice(open_ones), RouteReason.RANDOM
+    else:
+        counts_cache = policy is RoutingPolicy.PREFIX
+        costs = [_cost_s(demand, candidate, usual_speed, counts_cache=counts_cache) for candidate in open_ones]
+        lowest = min(costs)
+        near = [
+            candidate
+            for candidate, cost in zip(open_ones, costs, strict=True)
+            if cost <= lowest + TIE_SHARE * demand.prompt_tokens / (candidate.speed or usual_speed)
+        ]
+        chosen = lots.choice(near)
+        reason = RouteReason.PREFIX if counts_cache and chosen.cached_tokens else RouteReason.LEAST_LOADED
+    cached = min(chosen.cached_tokens, demand.prompt_tokens)
+    return Route(
+        worker=chosen.worker,
+        reason=reason,
+        prompt_tokens=demand.prompt_tokens,
+        work_tokens=demand.prompt_tokens - cached + demand.writing_tokens,
+        cached_tokens=cached,
+        most_cached_tokens=most_cached,
+        cost_s=_cost_s(demand, chosen, usual_speed, counts_cache=True),
+        num_candidates=len(open_ones),
+        num_passed_over=len(candidates) - len(open_ones),
+    )
+
+
+def _cost_s(demand: Demand, candidate: Candidate, usual_speed: float, *, counts_cache: bool) -> float:
+    cached = min(candidate.cached_tokens, demand.prompt_tokens) if counts_cache else 0
+    waiting = max(candidate.waiting_tokens, 0.0)
+    return (demand.prompt_tokens - cached + waiting) / (candidate.speed or usual_speed)
+
+
+def _usual_speed(candidates: Sequence[Candidate]) -> float:
+    """The mean of what was measured: a worker that has just started is taken to be like the others."""
+    measured = [candidate.speed for candidate in candidates if candidate.speed]
+    return sum(measured) / len(measured) if measured else UNMEASURED_SPEED
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another worker's queue, or a dead one's, as a worker with room sees it."""
+
+    queue: str
+    #: Jobs in the queue, and those together with the ones that its worker has in hand.
+    num_waiting: int
+    num_jobs: int
+    alive: bool
+
+
+def worth_taking(neighbours: Sequence[Neighbour], *, room: int, num_own: int) -> tuple[Neighbour, int] | None:
+    """From whose queue a worker with this room and so many jobs of its own takes how many; None: from nobody's.
+
+    The longest queue gives, and half of the difference at most, so that the two end up equal and a job does not go
+    to and fro. What waits for a dead worker is not here: it goes to whoever has room.
+    """
+    willing = [neighbour for neighbour in neighbours if neighbour.alive and neighbour.num_waiting]
+    if not willing or room <= 0:
+        return None
+    longest = max(willing, key=lambda neighbour: neighbour.num_waiting)
+    num = min(room, longest.num_waiting, (longest.num_jobs - num_own) // 2)
+    return (longest, num) if num > 0 else None

@@ -1,0 +1,121 @@
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.routing import Candidate, Demand, Neighbour, choose, worth_taking
+from schemas.routes import RouteReason, RoutingPolicy
+
+DEMAND = Demand(prompt_tokens=1000, writing_tokens=100)
+
+
+def candidate(worker, **known):
+    return Candidate(worker, capacity=16, **known)
+
+
+def route(candidates, policy=RoutingPolicy.PREFIX, demand=DEMAND, seed=0, max_waiting=32):
+    return choose(demand, candidates, policy, max_waiting, random.Random(seed))
+
+
+candidates = st.lists(
+    st.builds(
+        Candidate,
+        worker=st.uuids().map(str),
+        capacity=st.integers(1, 32),
+        speed=st.none() | st.floats(1, 10_000),
+        waiting_tokens=st.floats(-10, 100_000),
+        num_jobs=st.integers(0, 80),
+        cached_tokens=st.integers(0, 2000),
+    ),
+    unique_by=lambda known: known.worker,
+    max_size=8,
+)
+
+
+@pytest.mark.parametrize(
+    ("others", "chosen", "reason"),
+    [
+        ({"a": {"cached_tokens": 900}, "b": {}}, "a", RouteReason.PREFIX),
+        # A cached prefix attracts as much as it saves, and no more.
+        ({"a": {"cached_tokens": 900, "waiting_tokens": 700}, "b": {}}, "a", RouteReason.PREFIX),
+        ({"a": {"cached_tokens": 900, "waiting_tokens": 1100}, "b": {}}, "b", RouteReason.LEAST_LOADED),
+        # Speed decides where all else is the same.
+        ({"a": {"speed": 100.0}, "b": {"speed": 300.0}}, "b", RouteReason.LEAST_LOADED),
+        ({"a": {"speed": 100.0, "cached_tokens": 900}, "b": {"speed": 300.0}}, "a", RouteReason.PREFIX),
+        # A worker that has just started is taken to be like the others.
+        ({"a": {"speed": 300.0, "waiting_tokens": 500}, "b": {}}, "b", RouteReason.LEAST_LOADED),
+        # A queue that is too long is passed over, whatever is cached there.
+        ({"a": {"cached_tokens": 1000, "num_jobs": 48}, "b": {"waiting_tokens": 9000}}, "b", RouteReason.LEAST_LOADED),
+        ({"a": {"num_jobs": 48}}, None, RouteReason.ALL_FULL),
+        ({}, None, RouteReason.NO_WORKER),
+    ],
+)
+def test_the_worker_that_will_have_read_the_prompt_first_is_chosen(others, chosen, reason):
+    answer = route([candidate(name, **known) for name, known in others.items()])
+    assert (answer.worker, answer.reason) == (chosen, reason)
+
+
+def test_least_loaded_looks_past_the_cache_and_random_past_everything():
+    known = [candidate("a", cached_tokens=900, waiting_tokens=300), candidate("b")]
+    assert route(known, RoutingPolicy.LEAST_LOADED).worker == "b"
+    by_lot = {route(known, RoutingPolicy.RANDOM, seed=seed).worker for seed in range(20)}
+    assert by_lot == {"a", "b"}
+
+
+def test_ties_are_broken_by_lot_also_where_a_measured_speed_differs_by_a_hair():
+    known = [candidate("a", speed=500.0), candidate("b", speed=510.0), candidate("c", waiting_tokens=20)]
+    assert {route(known, seed=seed).worker for seed in range(40)} == {"a", "b", "c"}
+
+
+def test_a_route_says_what_was_known():
+    known = [candidate("a", cached_tokens=1200, waiting_tokens=500, speed=1000.0), candidate("b", num_jobs=99)]
+    answer = route(known)
+    assert (answer.cached_tokens, answer.most_cached_tokens, answer.work_tokens) == (1000, 1200, 100)
+    assert (answer.cost_s, answer.num_candidates, answer.num_passed_over) == (0.5, 1, 1)
+
+
+@given(candidates, st.sampled_from(RoutingPolicy), st.integers(1, 5000), st.integers())
+def test_a_worker_is_chosen_whenever_one_is_open_and_never_a_full_one(known, policy, tokens, seed):
+    answer = route(known, policy, Demand(tokens, 50), seed, max_waiting=8)
+    open_ones = {one.worker for one in known if one.num_jobs < one.capacity + 8}
+    assert answer.worker in open_ones if open_ones else answer.worker is None
+    assert 50 <= answer.work_tokens <= tokens + 50
+
+
+@given(candidates.filter(bool), st.integers(1, 5000), st.integers())
+def test_no_open_worker_would_have_been_done_sooner_by_more_than_a_tie(known, tokens, seed):
+    known = [replace(one, speed=one.speed or 500.0, num_jobs=0) for one in known]
+
+    def cost_s(one):
+        return (tokens - min(one.cached_tokens, tokens) + max(one.waiting_tokens, 0)) / one.speed
+
+    answer = route(known, demand=Demand(tokens, 50), seed=seed)
+    slowest = min(one.speed for one in known)
+    assert answer.cost_s <= min(map(cost_s, known)) + 0.1 * tokens / slowest + 1e-9
+
+
+def test_the_demand_counts_no_more_writing_than_is_allowed():
+    assert Demand.of(num_bytes=401, max_tokens=8) == Demand(prompt_tokens=101, writing_tokens=32)
+    assert Demand.of(num_bytes=400, max_tokens=4000).writing_tokens == 256
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "room", "num_own", "taken"),
+    [
+        ([Neighbour("a", 6, 22, alive=True)], 16, 0, ("a", 6)),
+        ([Neighbour("a", 6, 22, alive=True)], 4, 0, ("a", 4)),
+        # Half of the difference at most, so that a job does not go to and fro.
+        ([Neighbour("a", 6, 10, alive=True)], 16, 4, ("a", 3)),
+        ([Neighbour("a", 1, 17, alive=True)], 1, 16, None),
+        ([Neighbour("a", 2, 18, alive=True), Neighbour("b", 9, 25, alive=True)], 16, 15, ("b", 5)),
+        ([Neighbour("a", 0, 16, alive=True)], 16, 0, None),
+        ([Neighbour("a", 6, 22, alive=False)], 16, 0, None),
+        ([Neighbour("a", 6, 22, alive=True)], 0, 16, None),
+        ([], 16, 0, None),
+    ],
+)
+def test_a_worker_with_room_takes_half_of_the_difference_from_the_longest_queue(neighbours, room, num_own, taken):
+    answer = worth_taking(neighbours, room=room, num_own=num_own)
+    assert (answer and (answer[0].queue, answer[1])) == taken
