@@ -65,6 +65,7 @@ class GatewaySettings(Section):
 
     host: str
     port: int = Field(ge=0, le=65535)
+    health_port: int | None = Field(ge=1, le=65535)
     processes: int = Field(ge=1)
     threads: int = Field(ge=2)
     max_wait_s: float = Field(gt=0)

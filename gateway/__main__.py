@@ -1,6 +1,7 @@
 """The gateway's composition root: `python -m gateway` serves the API with gunicorn."""
 
 import logging
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from broker.records import Lifetimes, RequestStore
 from broker.streams import EventHub
 from config.logs import configure_logs
 from config.settings import InvalidSettings, Settings, read_settings, state_folder
+from gateway import health
 from gateway.admission import Admission
 from gateway.app import create_app
 from gateway.batches.runner import BatchRunner
@@ -29,7 +31,7 @@ log = logging.getLogger("gateway")
 GRACE_S = 2
 
 
-def build(settings: Settings) -> Any:
+def build(settings: Settings, health_socket: socket.socket | None = None) -> Any:
     """The application with everything that it needs. Starts threads, so build it in the process that serves."""
     redis = connect_configured(settings.redis)
     requests, prefixes = settings.requests, settings.prefix_index
@@ -48,6 +50,8 @@ def build(settings: Settings) -> Any:
         holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
     )
     BatchRunner(services).start()
+    if health_socket is not None:
+        health.serve(services, health_socket)
     return create_app(services)
 
 
@@ -82,11 +86,12 @@ def main() -> None:
     # Settings that name what is not there stop the process here, not each of its children.
     ModelTable(Admission(settings).policies, settings.gateway.model_aliases)
     log.info("gateway_starting host=%s port=%d", settings.gateway.host, settings.gateway.port)
-    Server(settings, lambda: build(settings)).run()
+    health_socket = health.bind(settings.gateway)
+    Server(settings, lambda: build(settings, health_socket)).run()
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (InvalidSettings, ValueError) as problem:
+    except (InvalidSettings, ValueError, OSError) as problem:
         sys.exit(f"gateway: {problem}")

@@ -15,7 +15,7 @@ from gateway.openai_compatible.errors import PREFIXES
 from gateway.openai_compatible.serving import in_openais_form
 from gateway.problems import invalid, problem, refused
 from gateway.redis_away import REDIS_AWAY
-from gateway.routes import events, jobs, openai_chat, openai_files, openai_responses, state
+from gateway.routes import events, jobs, openai_chat, openai_files, openai_responses, sockets, state
 from gateway.services import Services
 from gateway.slots import TooManyStreams
 from schemas.problems import Problem
@@ -23,7 +23,7 @@ from schemas.problems import Problem
 #: How the paths of POST routes end that take no body.
 BODILESS = ("/cancel",)
 #: The route files.
-ROUTES = (jobs, events, openai_chat, openai_responses, openai_files, state)
+ROUTES = (jobs, events, openai_chat, openai_responses, openai_files, sockets, state)
 
 
 def create_app(services: Services) -> OpenAPI:

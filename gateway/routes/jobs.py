@@ -65,8 +65,9 @@ def add(app: OpenAPI, services: Services) -> None:
         return no_such_job(path.job_id) if record is None else _job(record)
 
 
-def _job(record: Record) -> Response:
-    job = Job(
+def job_of(record: Record) -> Job:
+    """The job as its owner sees it."""
+    return Job(
         id=record.request_id,
         status=record.state,
         policy=record.request.policy.name,
@@ -74,4 +75,7 @@ def _job(record: Record) -> Response:
         result=record.result,
         failure=record.failure,
     )
-    return json_answer(job, headers={} if record.state in FINISHED else {"Retry-After": RETRY_AFTER_S})
+
+
+def _job(record: Record) -> Response:
+    return json_answer(job_of(record), headers={} if record.state in FINISHED else {"Retry-After": RETRY_AFTER_S})

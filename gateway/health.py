@@ -1,0 +1,29 @@
+"""Health on a port of its own: threads that streams cannot use up, in the process whose health it is."""
+
+import logging
+import socket
+import threading
+
+from flask_openapi3.openapi import OpenAPI
+from werkzeug.serving import make_server
+
+from config.settings import GatewaySettings
+from gateway.routes import state
+from gateway.services import Services
+
+
+def bind(settings: GatewaySettings) -> socket.socket | None:
+    """The port, taken once for all processes; None where none is configured. Raises OSError where it is taken."""
+    if settings.health_port is None:
+        return None
+    return socket.create_server((settings.host, settings.health_port))
+
+
+def serve(services: Services, listening: socket.socket) -> None:
+    """Answer /healthz, /readyz and the statistics on the port, on threads of this process."""
+    app = OpenAPI("health", doc_ui=False)
+    state.add(app, services)
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each look would say nothing
+    host, port = listening.getsockname()[:2]
+    server = make_server(host, port, app, threaded=True, fd=listening.fileno())
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()

@@ -1,0 +1,1 @@
+"""The WebSocket: `connection` is frames on a socket, `session` what is said over it."""

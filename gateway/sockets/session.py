@@ -1,0 +1,147 @@
+"""What is said over one WebSocket: requests are obeyed in turn, events are sent as they come."""
+
+import json
+import threading
+
+from pydantic import ValidationError
+
+from broker.streams import POLL_S, Listening
+from gateway.admission import Refused
+from gateway.answers import no_such_job
+from gateway.problems import invalid, problem, refused
+from gateway.redis_away import REDIS_AWAY
+from gateway.routes.jobs import job_of
+from gateway.services import Services
+from gateway.sockets.connection import Connection, Gone
+from gateway.submitting import submit
+from schemas.events import FINAL_KINDS
+from schemas.problems import Problem
+from schemas.sockets import Asked, Cancel, Follow, Submit, ToldEvent, ToldJob, ToldProblem, asked_adapter
+
+#: The most jobs that one connection may follow at once.
+MAX_FOLLOWED = 1_000
+
+
+class TooManyFollowed(Exception):
+    """The connection follows as many jobs as it may."""
+
+
+class Session:
+    """One connection's conversation. `run` blocks until the other side leaves."""
+
+    def __init__(self, services: Services, connection: Connection, listening: Listening) -> None:
+        self._services = services
+        self._connection = connection
+        self._listening = listening
+        #: Of each job that is followed, the position of the last event that was sent.
+        self._positions: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Obey what is asked, on this thread, and send events, on another."""
+        telling = threading.Thread(target=self._tell_events, name="websocket-events", daemon=True)
+        telling.start()
+        try:
+            while True:
+                self._connection.send(self._obeyed(self._connection.receive()))
+        except Gone:
+            pass  # whose jobs go on: another connection can follow them
+        finally:
+            self._ended.set()
+            self._listening.hear("")  # ends the other thread's wait
+            self._connection.close()
+            telling.join(POLL_S)
+
+    def _obeyed(self, raw: str) -> str:
+        """The answer to a message."""
+        ref = None
+        try:
+            ref = _ref_of(raw)
+            return self._obey(asked_adapter.validate_json(raw)).model_dump_json()
+        except ValidationError as error:
+            response = invalid(error)
+        except Refused as refusal:
+            response = refused(refusal)
+        except TooManyFollowed as error:
+            response = problem(429, "Too many jobs followed", str(error))
+        except NoSuchJob as error:
+            response = no_such_job(error.job_id)
+        except REDIS_AWAY:
+            response = problem(503, "Redis is away", "Nothing was stored; try again.")
+        found = Problem.model_validate_json(response.get_data())
+        return ToldProblem(ref=ref, problem=found).model_dump_json()
+
+    def _obey(self, asked: Asked) -> ToldJob:
+        match asked:
+            case Submit():
+                self._check_room()
+                job_id = submit(self._services, asked.body).request_id
+                self._follow(job_id, "0-0")
+            case Follow():
+                self._check_room()
+                job_id = asked.job_id
+                self._follow(job_id, asked.after)
+            case Cancel():
+                job_id = asked.job_id
+                self._services.store.cancel(job_id)
+        record = self._services.store.read(job_id)
+        if record is None:
+            self._forget(job_id)
+            raise NoSuchJob(job_id)
+        return ToldJob(ref=asked.ref, job=job_of(record))
+
+    def _check_room(self) -> None:
+        if len(self._positions) >= MAX_FOLLOWED:
+            raise TooManyFollowed(f"This connection follows {MAX_FOLLOWED} jobs already.")
+
+    def _follow(self, job_id: str, after: str) -> None:
+        with self._lock:
+            self._positions[job_id] = after
+        self._listening.add(job_id)
+        self._listening.hear(job_id)  # what has happened is sent at once
+
+    def _forget(self, job_id: str) -> None:
+        self._listening.discard(job_id)
+        with self._lock:
+            self._positions.pop(job_id, None)
+
+    def _tell_events(self) -> None:
+        while not self._ended.is_set():
+            heard = self._listening.wait(POLL_S)
+            try:
+                with self._lock:
+                    # Without a word for so long, a notification may have been missed.
+                    followed = {one: at for one, at in self._positions.items() if not heard or one in heard}
+                for job_id, position in followed.items():
+                    self._tell_events_of(job_id, position)
+            except REDIS_AWAY:
+                self._ended.wait(POLL_S)
+            except Gone:
+                return
+
+    def _tell_events_of(self, job_id: str, position: str) -> None:
+        for streamed in self._services.hub.read(job_id, position):
+            told = ToldEvent(job_id=job_id, position=streamed.position, event=streamed.event)
+            self._connection.send(told.model_dump_json())
+            with self._lock:
+                self._positions[job_id] = streamed.position
+            if streamed.event.type in FINAL_KINDS:
+                self._forget(job_id)
+
+
+class NoSuchJob(Exception):
+    """There is no such job (any more)."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+
+def _ref_of(raw: str) -> object:
+    """What the message calls itself, if it can be read at all."""
+    try:
+        message = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return message.get("ref") if isinstance(message, dict) else None
