@@ -9,16 +9,18 @@ from config.settings import InvalidSettings, RedisSettings
 #: Seconds to wait for a connection, and for an answer that is not a blocking read.
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 30.0
+#: Seconds to wait for an answer of the prefix index, which requests can do without.
+INDEX_TIMEOUT_S = 1.0
 #: Seconds between looks at an idle connection's health.
 HEALTH_CHECK_S = 15
 
 
-def connect(url: str, *, retries: int = 3) -> Redis:
+def connect(url: str, *, retries: int = 3, timeout_s: float = ANSWER_TIMEOUT_S) -> Redis:
     """A client with a pool, safe to share between threads. Connects at the first command; `unix://` URLs work too."""
     return Redis.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_timeout=ANSWER_TIMEOUT_S,
+        socket_timeout=timeout_s,
         health_check_interval=HEALTH_CHECK_S,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries),
     )
@@ -32,7 +34,7 @@ def connect_configured(settings: RedisSettings) -> Redis:
 
 
 def connect_index(settings: RedisSettings) -> Redis:
-    """A client of the prefix index's server. Raises `InvalidSettings` where the settings name none."""
+    """A client of the prefix index's server, which gives up soon. Raises `InvalidSettings` where there is none."""
     if settings.index_url is None:
         return connect_configured(settings)
-    return connect(settings.index_url.get_secret_value())
+    return connect(settings.index_url.get_secret_value(), retries=0, timeout_s=INDEX_TIMEOUT_S)

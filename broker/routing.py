@@ -1,8 +1,8 @@
 """Which worker a request goes to. Pure: what is known of the workers in, a worker and a reason out.
 
-The cost of a worker is the time until it would have read the prompt: the prompt's tokens that it has not cached, plus
-the work that waits there, over its measured speed. The lowest wins, so a cached prefix attracts exactly as much as it
-saves, and a worker that is busy repels as much as it delays. A worker with too many jobs is passed over.
+The cost of a worker is the work that waits there plus the prompt's tokens that it has not cached, over its measured
+speed. The lowest wins, so a cached prefix attracts by what it saves, and a busy worker repels by what it delays.
+A worker with too many jobs is passed over.
 """
 
 import random
@@ -19,6 +19,9 @@ WRITING_COST = 4
 TYPICAL_ANSWER_TOKENS = 64
 #: Tokens of work a second that a worker is taken to do before anything was measured.
 UNMEASURED_SPEED = 500.0
+#: How often a prompt token that is not cached counts: once for the request, which waits until it is read, and once for
+#: all that come after it, which wait too. With 1, a burst of one prefix spreads, and every worker reads it.
+READING_COST = 2
 #: Costs this close to the lowest, as a share of the time to read the whole prompt there, tie with it: speeds are
 #: measured and work is estimated, and the same one must not always win by a hair.
 TIE_SHARE = 0.1
@@ -108,7 +111,7 @@ def choose(
 def _cost_s(demand: Demand, candidate: Candidate, usual_speed: float, *, counts_cache: bool) -> float:
     cached = min(candidate.cached_tokens, demand.prompt_tokens) if counts_cache else 0
     waiting = max(candidate.waiting_tokens, 0.0)
-    return (demand.prompt_tokens - cached + waiting) / (candidate.speed or usual_speed)
+    return (READING_COST * (demand.prompt_tokens - cached) + waiting) / (candidate.speed or usual_speed)
 
 
 def _usual_speed(candidates: Sequence[Candidate]) -> float:

@@ -13,6 +13,7 @@ from broker.connection import connect_configured, connect_index
 from broker.prefix_index import PrefixIndex
 from broker.presence import Presence
 from broker.records import Lifetimes, RequestStore
+from broker.router import Router
 from broker.streams import EventHub
 from config.logs import configure_logs
 from config.settings import InvalidSettings, Settings, read_settings, state_folder
@@ -45,6 +46,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         store=RequestStore(redis, Lifetimes.configured(requests)),
         hub=hub,
         presence=presence,
+        router=Router.configured(settings, redis, presence),
         batches=BatchStore(redis),
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files"),
         holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,

@@ -8,6 +8,7 @@ from functools import cached_property
 from broker.batches import BatchStore
 from broker.presence import Presence
 from broker.records import RequestStore
+from broker.router import Router
 from broker.streams import EventHub
 from config.settings import GatewaySettings
 from gateway.admission import Admission
@@ -25,6 +26,7 @@ class Services:
     store: RequestStore
     hub: EventHub
     presence: Presence
+    router: Router
     batches: BatchStore
     files: Files
     #: None where there is no prefix index.

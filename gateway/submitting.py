@@ -17,6 +17,6 @@ def submit(services: Services, body: JobRequest, *, request_id: str | None = Non
     accepted = services.admission.accept(body, request_id or uuid.uuid4().hex, services.clock())
     if note:
         accepted = accepted.model_copy(update={"note": note})
-    services.store.create(accepted)
+    services.store.create(accepted, services.router.route(accepted, accepted.policy.first_tier))
     log.info("request_accepted request_id=%s policy=%s", accepted.request_id, accepted.policy.name)
     return accepted

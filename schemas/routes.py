@@ -41,7 +41,7 @@ class Route(Wire):
     #: Prompt tokens that were cached where it went, and the most that were cached anywhere.
     cached_tokens: int = 0
     most_cached_tokens: int = 0
-    #: Seconds until the prompt should be read there, work that waits there included.
+    #: What the worker was compared by, in seconds (broker/routing.py).
     cost_s: float = 0.0
     #: Workers that were compared, and workers that were passed over because their queues were too long.
     num_candidates: int = 0

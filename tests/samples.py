@@ -8,6 +8,7 @@ from schemas.drafts import Draft, TokenFigures
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest, JobRequest
 from schemas.results import FinishReason, Models, Result, Usage
+from schemas.workers import CacheStatistics, WorkerReport
 
 
 def a_request(prompt: str = "why is the sky blue", **body: object) -> AcceptedRequest:
@@ -35,3 +36,23 @@ def a_result(text: str = "because of scattering", tier: Tier = Tier.EDGE) -> Res
     return Result(
         text=text, finish_reason=FinishReason.STOP, tier=tier, policy="baseline", usage=Usage(), models=Models()
     )
+
+
+def a_worker_report(worker_id: str, **changes: object) -> WorkerReport:
+    """What a live worker says of itself."""
+    whole = WorkerReport(
+        worker_id=worker_id,
+        tier=Tier.EDGE,
+        epoch="e1",
+        host="h",
+        pid=1,
+        model="m",
+        engine="x",
+        ready=True,
+        capacity=4,
+        in_flight=0,
+        cache=CacheStatistics(enabled=True),
+        started_at_s=1.0,
+        reported_at_s=2.0,
+    )
+    return whole.model_copy(update=changes)

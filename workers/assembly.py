@@ -16,6 +16,7 @@ from broker.prefix_index import PrefixIndex, member_name
 from broker.presence import Presence
 from broker.queues import FUNCTION_NAMES
 from broker.records import Lifetimes, RequestStore
+from broker.router import Router
 from config.settings import Settings
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
@@ -110,6 +111,7 @@ class Assembly:
         self._epoch = secrets.token_hex(8)
         self._started_at_s = time.time()
         self._presence = Presence(self.redis, requests.lease_s)
+        self.router = Router.configured(settings, self.redis, self._presence)
         holder = engine.prefix_holder if settings.prefix_index.enabled else None
         self._publisher = self._prefix_publisher(settings, holder) if holder else None
 
@@ -146,6 +148,7 @@ class Assembly:
                 capacity=capacity,
                 in_flight=len(self.holdings),
                 jobs_done=worker.jobs_done,
+                work_tokens_per_s=worker.throughput.tokens_per_s,
                 cache=cache(),
                 verification=verification() if verification else None,
                 started_at_s=self._started_at_s,
@@ -156,7 +159,7 @@ class Assembly:
             self.redis,
             self.tier,
             # RQ refuses a name whose last bearer was killed within the minutes for which it remembers it.
-            f"{self.worker_id}-{self._epoch}",
+            member_name(self.worker_id, self._epoch),
             capacity=capacity,
             functions={FUNCTION_NAMES[self.tier]: stage.run},
             healthy=lambda: self.engine.alive,

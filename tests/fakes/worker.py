@@ -19,7 +19,7 @@ def edge(settings: Settings, delay_s: float) -> int:
     """Run an edge worker until it is told to stop."""
     engine = FakeEdge(delay_s=delay_s)
     assembly = Assembly(settings, Tier.EDGE, engine)
-    work = Drafting(engine, assembly.store, assembly.holdings, assembly.served, early_escalation=False)
+    work = Drafting(engine, assembly.store, assembly.holdings, assembly.router, assembly.served, early_escalation=False)
     stage = Stage(Tier.EDGE, assembly.worker_id, assembly.store, assembly.holdings, work.submit, work.conclude)
     return assembly.run(stage, settings.edge.max_in_flight, "fake", engine.statistics)
 

@@ -8,6 +8,7 @@ import pytest
 from broker.batches import BatchStore
 from broker.presence import Presence
 from broker.records import RequestStore
+from broker.router import Router
 from broker.streams import EventHub
 from config.settings import InvalidSettings, read_settings
 from gateway.__main__ import build
@@ -18,6 +19,7 @@ from gateway.services import Services
 from schemas.events import Decision, DraftText
 from schemas.policy import Tier
 from schemas.results import Failure, FailureKind
+from schemas.routes import RoutingPolicy
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
 from tests.samples import a_draft, a_result
 
@@ -28,13 +30,15 @@ MAX_BODY = 4096
 @pytest.fixture
 def services(settings, redis_connection, store: RequestStore, tmp_path) -> Services:
     limits = settings.gateway.model_copy(update={"max_body_bytes": MAX_BODY, "max_streams": 2, "max_wait_s": 0.5})
+    presence = Presence(redis_connection, 30.0)
     hub = EventHub(redis_connection)  # not started: these tests are about HTTP; readers poll
     return Services(
         limits,
         Admission(settings),
         store,
         hub,
-        Presence(redis_connection, 30.0),
+        presence,
+        Router(redis_connection, presence, None, block_bytes=64, policy=RoutingPolicy.PREFIX, max_waiting=8),
         BatchStore(redis_connection),
         DiskFiles(tmp_path / "files"),
         clock=lambda: 12.5,

@@ -20,7 +20,9 @@ def main() -> int:
     engine.start()
     assembly = Assembly(settings, Tier.EDGE, engine)
     early = settings.edge.early_escalation.enabled
-    drafting = Drafting(engine, assembly.store, assembly.holdings, assembly.served, early_escalation=early)
+    drafting = Drafting(
+        engine, assembly.store, assembly.holdings, assembly.router, assembly.served, early_escalation=early
+    )
     stage = Stage(Tier.EDGE, assembly.worker_id, assembly.store, assembly.holdings, drafting.submit, drafting.conclude)
     return assembly.run(stage, settings.edge.max_in_flight, "llama.cpp", engine.statistics)
 

@@ -4,6 +4,7 @@ import logging
 from concurrent.futures import Future
 
 from broker.records import RequestStore, Taken
+from broker.router import Router
 from schemas.drafts import Draft
 from schemas.policy import Policy, Tier
 from schemas.results import ConfidenceReport, DraftStatistics, Models, Result, Timings, Usage
@@ -20,11 +21,19 @@ class Drafting:
     """What the edge puts into a `Stage`."""
 
     def __init__(
-        self, engine: EdgeEngine, store: RequestStore, holdings: Holdings, served: Served, *, early_escalation: bool
+        self,
+        engine: EdgeEngine,
+        store: RequestStore,
+        holdings: Holdings,
+        router: Router,
+        served: Served,
+        *,
+        early_escalation: bool,
     ) -> None:
         self._engine = engine
         self._store = store
         self._holdings = holdings
+        self._router = router
         self._served = served
         self._early_escalation = early_escalation
 
@@ -49,7 +58,8 @@ class Drafting:
         decision = decide(request.policy, report)
         events = [*self._holdings.unsaid(hold), decision]
         if decision.escalated:
-            moved = self._store.escalate(hold, draft.model_copy(update={"confidence": report}), events)
+            route = self._router.route(request, Tier.CLOUD)
+            moved = self._store.escalate(hold, draft.model_copy(update={"confidence": report}), events, route)
             event = "draft_escalated"
         else:
             moved = self._store.succeed(hold, _answer(taken, draft, report, drafting_s), events)

@@ -39,8 +39,8 @@ candidates = st.lists(
     [
         ({"a": {"cached_tokens": 900}, "b": {}}, "a", RouteReason.PREFIX),
         # A cached prefix attracts as much as it saves, and no more.
-        ({"a": {"cached_tokens": 900, "waiting_tokens": 700}, "b": {}}, "a", RouteReason.PREFIX),
-        ({"a": {"cached_tokens": 900, "waiting_tokens": 1100}, "b": {}}, "b", RouteReason.LEAST_LOADED),
+        ({"a": {"cached_tokens": 900, "waiting_tokens": 1600}, "b": {}}, "a", RouteReason.PREFIX),
+        ({"a": {"cached_tokens": 900, "waiting_tokens": 1900}, "b": {}}, "b", RouteReason.LEAST_LOADED),
         # Speed decides where all else is the same.
         ({"a": {"speed": 100.0}, "b": {"speed": 300.0}}, "b", RouteReason.LEAST_LOADED),
         ({"a": {"speed": 100.0, "cached_tokens": 900}, "b": {"speed": 300.0}}, "a", RouteReason.PREFIX),
@@ -89,7 +89,7 @@ def test_no_open_worker_would_have_been_done_sooner_by_more_than_a_tie(known, to
     known = [replace(one, speed=one.speed or 500.0, num_jobs=0) for one in known]
 
     def cost_s(one):
-        return (tokens - min(one.cached_tokens, tokens) + max(one.waiting_tokens, 0)) / one.speed
+        return (2 * (tokens - min(one.cached_tokens, tokens)) + max(one.waiting_tokens, 0)) / one.speed
 
     answer = route(known, demand=Demand(tokens, 50), seed=seed)
     slowest = min(one.speed for one in known)
