@@ -233,7 +233,8 @@ def placements() -> str:
 
 @_described(
     kind="hash",
-    content="Sums of the placements by queue: `tokens:QUEUE` and `jobs:QUEUE`.",
+    content="Sums of the placements by queue, `tokens:QUEUE` and `jobs:QUEUE`, and of all tokens ever sent there, "
+    "fading over a minute, `recent:QUEUE`, with the time in seconds of Redis's clock at which they were noted.",
     lifetime="fields leave at 0, or with the queue of a dead worker; a day after the last change",
     writer="gateway, workers",
     reader="gateway, workers",

@@ -88,6 +88,7 @@ class Router:
                 speed=report.work_tokens_per_s,
                 waiting_tokens=loads[member].tokens,
                 num_jobs=loads[member].num_jobs,
+                recent_tokens=loads[member].recent_tokens,
                 cached_tokens=held.get(member, 0) * self._block_bytes // BYTES_PER_TOKEN,
             )
             for member, report in reports.items()

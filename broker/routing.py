@@ -2,6 +2,8 @@
 
 The cost of a worker is the work that waits there plus the prompt's tokens that it has not cached, over its measured
 speed. The lowest wins, so a cached prefix attracts by what it saves, and a busy worker repels by what it delays.
+What a worker was sent of late above the mean counts as well (as in Preble, Srivatsa et al., ICLR 2025): while nothing
+waits anywhere, whoever holds the system prompt that all share would otherwise get everything.
 A worker with too many jobs is passed over.
 """
 
@@ -19,11 +21,14 @@ WRITING_COST = 4
 TYPICAL_ANSWER_TOKENS = 64
 #: Tokens of work a second that a worker is taken to do before anything was measured.
 UNMEASURED_SPEED = 500.0
-#: How often a prompt token that is not cached counts: once for the request, which waits until it is read, and once for
-#: all that come after it, which wait too. With 1, a burst of one prefix spreads, and every worker reads it.
-READING_COST = 2
-#: Costs this close to the lowest, as a share of the time to read the whole prompt there, tie with it: speeds are
-#: measured and work is estimated, and the same one must not always win by a hair.
+#: How often a prompt token that is not cached counts: the request itself waits until it is read, and so do those that
+#: come after it. With 1, a burst of one prefix spreads and every worker reads it (docs/log.md has the figures).
+READING_COST = 4
+#: Speeds within this factor of the mean are taken to be the mean: what a worker was asked lately (long prompts or long
+#: answers, few at once or many) moves its measured speed as much, and whoever is asked more would look faster.
+ALIKE = 2.0
+#: Costs this close to the lowest, as a share of the time to read the whole prompt there, tie with it: work is
+#: estimated, and the same one must not always win by a hair.
 TIE_SHARE = 0.1
 
 
@@ -40,6 +45,8 @@ class Candidate:
     waiting_tokens: float = 0.0
     #: Jobs that were sent there and are not done.
     num_jobs: int = 0
+    #: Tokens of work that were sent there of late, fading (broker/run_queues.py).
+    recent_tokens: float = 0.0
     #: Tokens of the prompt that it holds.
     cached_tokens: int = 0
 
@@ -81,16 +88,23 @@ def choose(
             num_passed_over=len(candidates),
         )
     usual_speed = _usual_speed(candidates)
+    usual_recent = sum(candidate.recent_tokens for candidate in candidates) / len(candidates)
+
+    def cost_s(candidate: Candidate) -> float:
+        cached = min(candidate.cached_tokens, demand.prompt_tokens) if counts_cache else 0
+        tokens = READING_COST * (demand.prompt_tokens - cached) + max(candidate.waiting_tokens, 0.0)
+        return (tokens + candidate.recent_tokens - usual_recent) / _speed(candidate, usual_speed)
+
+    counts_cache = policy is RoutingPolicy.PREFIX
     if policy is RoutingPolicy.RANDOM:
         chosen, reason = lots.choice(open_ones), RouteReason.RANDOM
     else:
-        counts_cache = policy is RoutingPolicy.PREFIX
-        costs = [_cost_s(demand, candidate, usual_speed, counts_cache=counts_cache) for candidate in open_ones]
+        costs = [cost_s(candidate) for candidate in open_ones]
         lowest = min(costs)
         near = [
             candidate
             for candidate, cost in zip(open_ones, costs, strict=True)
-            if cost <= lowest + TIE_SHARE * demand.prompt_tokens / (candidate.speed or usual_speed)
+            if cost <= lowest + TIE_SHARE * demand.prompt_tokens / _speed(candidate, usual_speed)
         ]
         chosen = lots.choice(near)
         reason = RouteReason.PREFIX if counts_cache and chosen.cached_tokens else RouteReason.LEAST_LOADED
@@ -102,16 +116,16 @@ def choose(
         work_tokens=demand.prompt_tokens - cached + demand.writing_tokens,
         cached_tokens=cached,
         most_cached_tokens=most_cached,
-        cost_s=_cost_s(demand, chosen, usual_speed, counts_cache=True),
+        cost_s=cost_s(chosen),
         num_candidates=len(open_ones),
         num_passed_over=len(candidates) - len(open_ones),
     )
 
 
-def _cost_s(demand: Demand, candidate: Candidate, usual_speed: float, *, counts_cache: bool) -> float:
-    cached = min(candidate.cached_tokens, demand.prompt_tokens) if counts_cache else 0
-    waiting = max(candidate.waiting_tokens, 0.0)
-    return (READING_COST * (demand.prompt_tokens - cached) + waiting) / (candidate.speed or usual_speed)
+def _speed(candidate: Candidate, usual_speed: float) -> float:
+    if candidate.speed and not 1 / ALIKE < candidate.speed / usual_speed < ALIKE:
+        return candidate.speed
+    return usual_speed
 
 
 def _usual_speed(candidates: Sequence[Candidate]) -> float:

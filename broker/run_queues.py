@@ -6,6 +6,7 @@ for how much work it counts. A queue lives as long as its lease: nothing is put 
 waits there is anybody's. Every change is one atomic script.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -21,6 +22,8 @@ from schemas.policy import Tier
 QUEUE_NAMES = {Tier.EDGE: "edge", Tier.CLOUD: "verify"}
 #: Seconds for which a queue lives that its worker has not renewed.
 QUEUE_LEASE_S = 5.0
+#: Seconds in which what was sent to a worker fades to a third.
+RECENT_S = 60.0
 #: Other workers' queues that are looked at in one survey, by lot.
 SURVEYED = 8
 #: Seconds for which the account outlives its last change.
@@ -71,11 +74,16 @@ end
 #: ARGV: job, queue wanted, shared queue, tokens of work, 1 to go to the front. Pushes the job.
 _PUSH = (
     _PRELUDE
-    + """
+    + f"""
 local job, queue, shared, tokens, front = unpack(ARGV)
 if not lives(queue) then queue = shared end
 redis.call(front == '1' and 'LPUSH' or 'RPUSH', list_of(queue), job)
 place(job, queue, tonumber(tokens))
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1000000
+local before, at = string.match(redis.call('HGET', loads, 'recent:' .. queue) or '0 0', '^(%S+) (%S+)$')
+local faded = before * math.exp((at - now) / {RECENT_S})
+redis.call('HSET', loads, 'recent:' .. queue, string.format('%.1f %.3f', faded + tokens, now))
 return queue
 """
 )
@@ -129,7 +137,7 @@ _BURY = (
     + f"""
 local queue = ARGV[1]
 if lives(queue) or redis.call('LLEN', list_of(queue)) > 0 then return 0 end
-redis.call('HDEL', loads, 'tokens:' .. queue, 'jobs:' .. queue)
+redis.call('HDEL', loads, 'tokens:' .. queue, 'jobs:' .. queue, 'recent:' .. queue)
 redis.call('SREM', '{RQ_QUEUES}', list_of(queue))
 return redis.call('SREM', KEYS[1], queue)
 """
@@ -142,6 +150,8 @@ class Load:
 
     tokens: int = 0
     num_jobs: int = 0
+    #: Tokens of work that were sent there at any time, faded since.
+    recent_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -224,10 +234,17 @@ class RunQueues:
         if not workers:
             return {}
         queues = [own_queue(self._tier, worker) for worker in workers]
-        fields = [f"{what}:{queue}" for queue in queues for what in ("tokens", "jobs")]
-        values = [int(raw or 0) for raw in cast("list[bytes | None]", self._redis.hmget(keys.loads(), fields))]
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.hmget(
+                keys.loads(), [f"{what}:{queue}" for queue in queues for what in ("tokens", "jobs", "recent")]
+            )
+            (seconds, microseconds), values = pipeline.execute()
+        now_s = seconds + microseconds / 1e6
+        sums = zip(values[::3], values[1::3], values[2::3], strict=True)
         return {
-            worker: Load(tokens, jobs) for worker, tokens, jobs in zip(workers, values[::2], values[1::2], strict=True)
+            worker: Load(int(tokens or 0), int(jobs or 0), _faded(recent, now_s))
+            for worker, (tokens, jobs, recent) in zip(workers, sums, strict=True)
         }
 
     def holds(self, job_id: str) -> bool:
@@ -244,3 +261,11 @@ class RunQueues:
             for queue in queues:
                 pipeline.llen(list_of(queue))
             return sum(pipeline.execute())
+
+
+def _faded(recent: bytes | None, now_s: float) -> float:
+    """What is left of the tokens that were noted at a time."""
+    if recent is None:
+        return 0.0
+    tokens, at_s = map(float, recent.split())
+    return tokens * math.exp((at_s - now_s) / RECENT_S)

@@ -10,7 +10,7 @@ from broker.prefix_blocks import block_hashes
 from broker.prefix_index import PrefixIndex
 from broker.presence import Presence
 from broker.router import Router
-from broker.run_queues import Load, RunQueues, own_queue
+from broker.run_queues import RunQueues, own_queue
 from schemas.policy import Tier
 from schemas.routes import RouteReason, RoutingPolicy
 from tests.processes import free_port
@@ -75,7 +75,8 @@ def test_a_request_goes_where_its_prefix_is_and_its_record_and_the_log_say_why(
     assert f"request_routed request_id={request.request_id} tier=edge worker=b@e1 reason=prefix" in caplog.text
     store.create(request, route)
     assert store.read(request.request_id).routes == {Tier.EDGE: route}
-    assert RunQueues(redis_connection, Tier.EDGE).loads(["b@e1"]) == {"b@e1": Load(route.work_tokens, 1)}
+    load = RunQueues(redis_connection, Tier.EDGE).loads(["b@e1"])["b@e1"]
+    assert (load.tokens, load.num_jobs) == (route.work_tokens, 1)
 
 
 def test_a_burst_of_one_prefix_goes_to_one_place_until_work_has_piled_up_there(start, make_router, store):

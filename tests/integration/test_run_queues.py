@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from broker import keys, run_queues
 from broker.routing import Neighbour
-from broker.run_queues import Load, RunQueues, list_of, own_queue
+from broker.run_queues import RunQueues, list_of, own_queue
 from schemas.policy import Tier
 from tests.polling import until
 
@@ -14,6 +14,16 @@ A, B = own_queue(Tier.EDGE, "a@1"), own_queue(Tier.EDGE, "b@1")
 @pytest.fixture
 def queues(redis_connection):
     return RunQueues(redis_connection, Tier.EDGE)
+
+
+@pytest.fixture
+def sums(queues):
+    """The tokens and jobs of workers."""
+
+    def loads(*workers):
+        return {worker: (load.tokens, load.num_jobs) for worker, load in queues.loads(workers).items()}
+
+    return loads
 
 
 @pytest.fixture
@@ -29,23 +39,23 @@ def kill(redis, queue):
     assert redis.delete(keys.queue_lease(queue)) == 1
 
 
-def test_a_job_goes_onto_its_workers_own_queue_and_counts_there(queues, jobs_on):
+def test_a_job_goes_onto_its_workers_own_queue_and_counts_there(queues, sums, jobs_on):
     queues.survey(A)
     queues.push("j1", "a@1", 300)
     queues.push("j2", "a@1", 200)
     assert jobs_on(A) == ["j1", "j2"]
-    assert queues.loads(["a@1", "b@1"]) == {"a@1": Load(500, 2), "b@1": Load()}
+    assert sums("a@1", "b@1") == {"a@1": (500, 2), "b@1": (0, 0)}
     assert queues.holds("j1")
 
 
-def test_nothing_is_put_on_the_queue_of_a_worker_that_does_not_live(queues, jobs_on, redis_connection):
+def test_nothing_is_put_on_the_queue_of_a_worker_that_does_not_live(queues, sums, jobs_on, redis_connection):
     queues.push("j1", "never@1", 300)
     queues.survey(A)
     kill(redis_connection, A)
     queues.push("j2", "a@1", 300)
     assert jobs_on(queues.shared) == ["j1", "j2"]
     assert jobs_on(A) == []
-    assert queues.loads(["a@1"]) == {"a@1": Load()}
+    assert sums("a@1") == {"a@1": (0, 0)}
 
 
 def test_a_queue_lives_as_long_as_it_is_renewed(queues, redis_connection, monkeypatch):
@@ -54,38 +64,50 @@ def test_a_queue_lives_as_long_as_it_is_renewed(queues, redis_connection, monkey
     until(lambda: not redis_connection.exists(keys.queue_lease(A)), "the lease ends", within_s=3)
 
 
-def test_a_job_that_is_done_counts_no_more_and_is_done_once(queues):
+def test_a_job_that_is_done_counts_no_more_and_is_done_once(queues, sums):
     queues.survey(A)
     queues.push("j1", "a@1", 300)
     assert [queues.done("j1"), queues.done("j1"), queues.done("unknown")] == [300, 0, 0]
-    assert queues.loads(["a@1"]) == {"a@1": Load()}
+    assert sums("a@1") == {"a@1": (0, 0)}
 
 
-def test_a_job_that_is_pushed_again_counts_once(queues):
+def test_a_job_that_is_pushed_again_counts_once(queues, sums):
     queues.survey(A)
     queues.push("j1", "a@1", 300)
     queues.push("j1", "a@1", 100)
-    assert queues.loads(["a@1"]) == {"a@1": Load(100, 1)}
+    assert sums("a@1") == {"a@1": (100, 1)}
 
 
-def test_the_newest_jobs_are_stolen_in_their_order_and_take_their_work_along(queues, jobs_on):
+def test_what_was_sent_of_late_is_remembered_after_it_is_done_and_fades(queues, redis_connection):
+    queues.survey(A)
+    for job in ("j1", "j2"):
+        queues.push(job, "a@1", 300)
+        queues.done(job)
+    assert queues.loads(["a@1"])["a@1"].recent_tokens == pytest.approx(600, rel=0.05)
+    seconds, _ = redis_connection.time()
+    own = own_queue(Tier.EDGE, "a@1")
+    redis_connection.hset(keys.loads(), f"recent:{own}", f"600 {seconds - run_queues.RECENT_S}")
+    assert queues.loads(["a@1"])["a@1"].recent_tokens == pytest.approx(600 / 2.718, rel=0.05)
+
+
+def test_the_newest_jobs_are_stolen_in_their_order_and_take_their_work_along(queues, sums, jobs_on):
     for queue in (A, B):
         queues.survey(queue)
     for number in range(1, 6):
         queues.push(f"j{number}", "a@1", number)
     assert queues.move(A, B, 3, newest=True) == ["j5", "j4", "j3"]
     assert (jobs_on(A), jobs_on(B)) == (["j1", "j2"], ["j3", "j4", "j5"])
-    assert queues.loads(["a@1", "b@1"]) == {"a@1": Load(3, 2), "b@1": Load(12, 3)}
+    assert sums("a@1", "b@1") == {"a@1": (3, 2), "b@1": (12, 3)}
     assert queues.holds("j4")
 
 
-def test_a_job_of_the_shared_queue_is_waited_for(queues, jobs_on):
+def test_a_job_of_the_shared_queue_is_waited_for(queues, sums, jobs_on):
     queues.survey(A)
     assert queues.wait_for_shared(A, 0.05) is None
     queues.push("j1", None, 300)
     assert queues.wait_for_shared(A, 5) == "j1"
     assert jobs_on(A) == ["j1"]
-    assert queues.loads(["a@1"]) == {"a@1": Load(300, 1)}
+    assert sums("a@1") == {"a@1": (300, 1)}
 
 
 def test_a_survey_tells_of_the_others_and_of_the_dead(queues, redis_connection):
@@ -102,7 +124,7 @@ def test_a_survey_tells_of_the_others_and_of_the_dead(queues, redis_connection):
     assert [neighbour.alive for neighbour in queues.survey(A).neighbours] == [False]
 
 
-def test_a_dead_queue_is_buried_once_it_is_empty_with_all_that_was_in_its_workers_hands(queues, redis_connection):
+def test_a_dead_queue_is_buried_once_it_is_empty_with_all_that_was_in_its_workers_hands(queues, sums, redis_connection):
     queues.survey(A)
     for job in ("waits", "in hand"):
         queues.push(job, "a@1", 100)
@@ -114,7 +136,7 @@ def test_a_dead_queue_is_buried_once_it_is_empty_with_all_that_was_in_its_worker
     assert queues.bury(A)
     assert redis_connection.smembers(keys.run_queues(Tier.EDGE)) == set()
     assert set(redis_connection.hgetall(keys.placements())) == {b"waits"}
-    assert queues.loads(["a@1"]) == {"a@1": Load()}
+    assert sums("a@1") == {"a@1": (0, 0)}
 
 
 def test_who_leaves_puts_what_waits_before_what_waits_for_all(queues, jobs_on, redis_connection):
@@ -163,9 +185,10 @@ def test_no_job_is_lost_and_the_sums_are_those_of_the_placements(queues, redis_c
             redis_connection.delete(keys.queue_lease(A))
     lists = [redis_connection.lrange(list_of(queue), 0, -1) for queue in (A, B, queues.shared)]
     assert sorted(job.decode() for jobs in lists for job in jobs) == sorted(waiting)
-    sums = {}
+    expected = {}
     for entry in redis_connection.hgetall(keys.placements()).values():
         tokens, queue = entry.decode().split(" ")
         for field, amount in ((f"tokens:{queue}", int(tokens)), (f"jobs:{queue}", 1)):
-            sums[field] = sums.get(field, 0) + amount
-    assert {field.decode(): int(value) for field, value in redis_connection.hgetall(keys.loads()).items()} == sums
+            expected[field] = expected.get(field, 0) + amount
+    noted = {field.decode(): value for field, value in redis_connection.hgetall(keys.loads()).items()}
+    assert {field: int(value) for field, value in noted.items() if not field.startswith("recent:")} == expected
