@@ -203,6 +203,10 @@ class RunQueues:
         """The job is no longer anybody's work. The tokens that it counted for. Idempotent."""
         return int(cast("int", self._drop(args=[job_id])))
 
+    def done_in(self, pipeline: Pipeline, job_id: str) -> None:
+        """As `done`, as a part of the pipeline; its answer there is the tokens."""
+        self._drop(args=[job_id], client=pipeline)
+
     def survey(self, queue: str) -> Survey:
         """Renew this queue's lease, and look at some of the others by lot."""
         arguments: list[str | int] = [queue, int(QUEUE_LEASE_S * 1000), SURVEYED, self.shared]

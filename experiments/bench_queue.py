@@ -2,6 +2,8 @@
 
 Every side drains the same number of waiting jobs that do nothing; ours does so with 16 in flight, once bare and once
 with all that a request needs (record, lease, events, fenced commit). One process drains; this one only waits.
+Then the latency that a request gets on top of its engine's: one after the other, from the client through the gateway
+and an edge worker whose engine answers at once, and back.
 
     python -m experiments.bench_queue
 """
@@ -9,6 +11,7 @@ with all that a request needs (record, lease, events, fenced commit). One proces
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +30,9 @@ from broker.connection import connect
 from broker.queues import FUNCTION_NAMES, JobQueues, MsgpackSerializer
 from broker.records import Lifetimes, RequestStore, Taken
 from config.environment import child_environment
+from firstdraft.client.retries import RetryRule
+from firstdraft.client.statistics import percentile
+from firstdraft.client.sync import Client
 from firstdraft.embedded import embedded_server
 from schemas.policy import Policy, Tier
 from schemas.requests import AcceptanceRule, AcceptedRequest, ConfidenceRule, Message, Sampling
@@ -37,6 +43,8 @@ from workers.stage import Stage
 
 #: Jobs that each side drains in each round, and rounds.
 NUM_JOBS, NUM_ROUNDS = 300, 3
+#: Requests whose latency is measured, one after the other, and untimed ones before.
+NUM_REQUESTS, NUM_WARM_UP = 300, 30
 #: Jobs in flight in our worker.
 IN_FLIGHT = 16
 #: The sides, in the order in which they take turns.
@@ -60,6 +68,10 @@ def main() -> None:
                 _fill(redis, side)
                 took[side].append(_drain(redis, url, side) / NUM_JOBS * 1000)
         redis.close()
+        redis = connect(url)
+        redis.flushall()
+        redis.close()
+        latencies = _added_latencies(url)
     medians = {side: statistics.median(values) for side, values in took.items()}
     table = Table("side", "ms a job (median)", "jobs/s", caption="includes none of the worker's start")
     for side, ms in medians.items():
@@ -68,6 +80,10 @@ def main() -> None:
     figures = {f"{side}_ms": ms for side, ms in medians.items()}
     figures["vs_simple_worker"] = medians["rq_simple_worker"] / medians["ours_whole"]
     figures["vs_fork_worker"] = medians["rq_worker"] / medians["ours_whole"]
+    figures["jobs_per_s"] = 1000 / medians["ours_whole"]
+    figures["added_p50_ms"] = percentile(latencies, 0.50) or 0.0
+    figures["added_p99_ms"] = percentile(latencies, 0.99) or 0.0
+    print(f"added to a request: {figures['added_p50_ms']:.1f} ms (median), {figures['added_p99_ms']:.1f} ms (99 %)")
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "jobs": NUM_JOBS}
     print(json.dumps({"bench": "queue", "machine": machine, "figures": figures}))
 
@@ -113,6 +129,29 @@ def _drain(redis: Redis, url: str, side: str) -> float:
         if side.startswith("ours"):
             worker.terminate()  # RQ's end by themselves when there is nothing left
     return elapsed
+
+
+def _added_latencies(url: str) -> list[float]:
+    """Milliseconds of each request whose engine takes none, in ascending order."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = child_environment(REDIS_URL=url, FIRSTDRAFT_GATEWAY__PORT=str(port), FIRSTDRAFT_LOG_LEVEL="WARNING")
+    commands = ([sys.executable, "-m", "gateway"], [sys.executable, "-m", "experiments.bench_queue", "ours_whole", url])
+    processes = [subprocess.Popen(command, env=environment) for command in commands]  # noqa: S603 - our own
+    try:
+        with Client(f"http://127.0.0.1:{port}", retries=RetryRule(max_retries=30)) as client:
+            for _ in range(NUM_WARM_UP):
+                client.infer("What is the capital of France?", policy="edge_only", timeout_s=60)
+            latencies = [
+                client.infer("What is the capital of France?", policy="edge_only", timeout_s=60).latency_ms
+                for _ in range(NUM_REQUESTS)
+            ]
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+    return sorted(latencies)
 
 
 def _unfinished(redis: Redis, queue_key: str) -> bool:

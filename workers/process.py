@@ -4,15 +4,17 @@ RQ's own `Worker` forks for each job, which an engine that holds a model cannot 
 thread that only waits for the engine, keeps RQ's registries, heartbeats and statistics, so that `rq info` and
 rq-dashboard see it, and takes a job off the queue only when it has room for it. Knows no engine and no HTTP.
 
-It touches semi-private parts of RQ 3.0 (`_stop_requested`, `executions`), so rq is pinned below 3.1.
+It touches semi-private parts of RQ 3.0 (`_stop_requested`, `executions`, `_finalize_failure`): rq is pinned below 3.1.
 """
 
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from types import FrameType
 
 from redis import Redis
@@ -176,9 +178,18 @@ class ConcurrentWorker(BaseWorker):
         return taken
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Start the job on the pool and return at once."""
+        """Start the job on the pool and return at once.
+
+        What RQ writes before a job, in one round trip instead of three.
+        """
         try:
-            execution = self.prepare_execution(job)
+            with self.connection.pipeline() as pipeline:
+                execution = Execution.create(job, HEARTBEAT_TTL_S, pipeline=pipeline, worker_name=self.name)
+                self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
+                job.prepare_for_execution(self.name, pipeline=pipeline)
+                pipeline.persist(job.key)
+                pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
+                pipeline.execute()
         except RedisError as error:
             # The request waits on in its record, and its job is pushed again.
             log.warning("job_not_started job=%s error=%s", job.id, error)
@@ -186,6 +197,7 @@ class ConcurrentWorker(BaseWorker):
             self._forager.has_room()
             return
         self.throughput.begun()
+        self.executions[execution.id] = execution
         with self._running_lock:
             self._running[execution.id] = (job, execution)
         self._pool.submit(self._perform, job, queue, execution)
@@ -242,13 +254,14 @@ class ConcurrentWorker(BaseWorker):
         self._run_queues.done(job_id)
 
     def _perform(self, job: Job, queue: Queue, execution: Execution) -> None:
+        num_tokens = 0
         try:
-            self.perform_job(job, queue, execution)
+            num_tokens = self._run(job, queue, execution)
         except RedisError as error:
             # The request's own record decides what becomes of it: its lease lapses and it is taken over.
             log.warning("job_not_closed job=%s error=%s", job.id, error)
         finally:
-            self.throughput.ended(self._account_for(job))
+            self.throughput.ended(num_tokens)
             with self._running_lock:
                 self._running.pop(execution.id, None)
                 self.jobs_done += 1
@@ -258,13 +271,24 @@ class ConcurrentWorker(BaseWorker):
             if idle and not self._stop_requested:
                 self._say_idle()
 
-    def _account_for(self, job: Job) -> int:
-        """Tokens of work that the job counted for; it does no more."""
+    def _run(self, job: Job, queue: Queue, execution: Execution) -> int:
+        """Run the job's function and close the job. Gives the tokens of work that it counted for.
+
+        After success, what RQ writes in one round trip instead of five: our jobs have no result, dependents, repeats
+        or callbacks to look for. After a failure, which a stage turns into data and so is a bug, RQ's own way.
+        """
         try:
+            job.func(*job.args)
+        except Exception:  # noqa: BLE001 - RQ keeps its traceback
+            self._finalize_failure(job, queue, execution, sys.exc_info())
             return self._run_queues.done(job.id)
-        except RedisError as error:
-            log.warning("redis_away error=%s", error)
-            return 0
+        with self.connection.pipeline() as pipeline:
+            self.increment_successful_job_count(pipeline=pipeline)
+            self.increment_total_working_time(datetime.now(UTC) - job.started_at, pipeline)
+            pipeline.delete(job.key)
+            self.cleanup_execution(job, pipeline=pipeline, execution=execution)
+            self._run_queues.done_in(pipeline, job.id)
+            return int(pipeline.execute()[-1])
 
     def _say_idle(self) -> None:
         try:
