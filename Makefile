@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup models demo up check test unit bench-edge bench-cloud bench-queue clean
+.PHONY: help setup models demo up check test unit bench-edge bench-cloud bench-queue chaos fuzz soak clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,15 @@ bench-cloud: models ## Measure verification against vLLM without drafts
 
 bench-queue: setup ## Measure the queue's own cost per job against RQ's workers
 	@$(BIN)/python -m experiments.bench_queue
+
+chaos: models ## Kill, stop and cut off everything while requests come in; nothing may be lost (20 minutes)
+	@$(BIN)/python -m experiments.chaos --engines
+
+fuzz: setup ## Send thousands of made-up requests to the gateway
+	@$(BIN)/python -m experiments.fuzz
+
+soak: setup ## Load and restart everything for SOAK_MINUTES (30); memory must stay flat
+	@$(BIN)/python -m experiments.soak --minutes $${SOAK_MINUTES:-30}
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -4,6 +4,7 @@ After its creation a batch is written by the one process that runs it; a cancell
 two never overwrite each other.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 from redis import Redis
@@ -60,12 +61,18 @@ class BatchStore:
         """Ids of batches that someone must run."""
         return sorted(one.decode() for one in cast("set[bytes]", self._redis.smembers(keys.unfinished_batches())))
 
-    def listed(self, after: str | None, limit: int) -> tuple[list[Batch], bool]:
-        """Up to `limit` batches, the newest first, from the one after `after` on; and whether there are more."""
+    def listed(self, after: str | None, limit: int, is_wanted: Callable[[Batch], bool]) -> tuple[list[Batch], bool]:
+        """Up to `limit` wanted batches, the newest first, from the one after `after` on; and whether there are more."""
         start = 0
         if after is not None:
             rank = cast("int | None", self._redis.zrevrank(keys.batches(), after))
             start = 0 if rank is None else rank + 1
-        ids = cast("list[bytes]", self._redis.zrevrange(keys.batches(), start, start + limit))
-        found = [self.read(one.decode()) for one in ids[:limit]]
-        return [batch for batch in found if batch is not None], len(ids) > limit
+        found: list[Batch] = []
+        for raw in cast("list[bytes]", self._redis.zrevrange(keys.batches(), start, -1)):
+            batch = self.read(raw.decode())
+            if batch is None or not is_wanted(batch):
+                continue
+            if len(found) == limit:
+                return found, True
+            found.append(batch)
+        return found, False

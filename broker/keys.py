@@ -44,9 +44,9 @@ def _described(
 @_described(
     kind="hash",
     content="A request's record: `state`, `attempt` (counts up each time a worker takes it, and fences commits), "
-    "`crashes`, `worker`, `route_edge` and `route_cloud` (Route), `request` (AcceptedRequest), "
-    "`draft` (Draft), `result` (Result), `failure` (Failure), and "
-    "the times of its states, `at_*`, in seconds of Redis's clock.",
+    "`owner`, `deadline_at`, `weight`, `worker`, `route_edge` and `route_cloud` (Route), `request` (AcceptedRequest), "
+    "`draft` (Draft), `result` (Result), `failure` (Failure), `lost` and `num_lost` (LostAttempts), its places in the "
+    "lines of the tiers, `tag_*`, and the times of its states, `at_*`, in seconds of Redis's clock.",
     lifetime="`requests.unfinished_ttl_s` until finished, `requests.result_ttl_s` after",
     writer="gateway (creation, cancellation), workers (all else), by the scripts in broker/scripts.py only",
     reader="gateway, workers",
@@ -82,11 +82,10 @@ def notifications() -> str:
 
 @_described(
     kind="sorted set",
-    content="Ids of all unfinished requests by the time, in Redis's clock, at which someone must look after them: "
-    "for one in a worker's hands the end of its lease, for a waiting one the next check that it still has a job.",
-    lifetime="members leave when their request finishes; the key goes with the last",
+    content="Ids of the requests in workers' hands by the end of their lease, in Redis's clock.",
+    lifetime="members leave with their request's state; the key goes with the last",
     writer="gateway, workers",
-    reader="workers (the reaper)",
+    reader="gateway, workers (the reaper)",
 )
 def leases() -> str:
     """Who is looking after what, and until when."""
@@ -94,9 +93,145 @@ def leases() -> str:
 
 
 @_described(
+    kind="sorted set",
+    content="Ids of the requests that wait for a worker by the time, in Redis's clock, of the next check that they "
+    "still have a job and a future. Apart from the leases, so that a long queue never delays a takeover.",
+    lifetime="members leave with their request's state; the key goes with the last",
+    writer="gateway, workers",
+    reader="gateway, workers (the reaper)",
+)
+def waiting() -> str:
+    """What waits, and when to look at it."""
+    return f"{PREFIX}:waiting"
+
+
+@_described(
+    kind="sorted set",
+    content="Ids of the requests that wait for a tier by their start tag: the owners' fair shares in one line "
+    "(start-time fair queuing, in tokens over weight).",
+    lifetime="members leave with their request's state; the key goes with the last",
+    writer="gateway, workers",
+    reader="workers",
+)
+def line(tier: str) -> str:
+    """Whose turn it is."""
+    return f"{PREFIX}:line:{tier}"
+
+
+@_described(
+    kind="list",
+    content="Ids of waiting requests whose job was spent on another owner's request, whose turn it was. The other's "
+    "job, when it is taken, is theirs.",
+    lifetime="one day after the last",
+    writer="workers",
+    reader="workers",
+)
+def displaced(tier: str) -> str:
+    """Who gave way."""
+    return f"{PREFIX}:displaced:{tier}"
+
+
+@_described(
     kind="hash",
-    content="Counters since the deployment began: requests accepted, answered by each tier, failed, cancelled, "
-    "escalated, taken over, stale commits refused.",
+    content="Of each owner the tag at which its next request stands in the tier's line; `*` is the tag of the latest "
+    "request taken up.",
+    lifetime="one hour after the last change",
+    writer="gateway, workers",
+    reader="gateway, workers",
+)
+def virtual_time(tier: str) -> str:
+    """How much each owner has been served."""
+    return f"{PREFIX}:virtual_time:{tier}"
+
+
+@_described(
+    kind="hash",
+    content="Of each unfinished request the tokens that it counts for and its owner, as `tokens owner`.",
+    lifetime="fields leave when their request finishes; the key goes with the last",
+    writer="gateway, workers",
+    reader="gateway, workers",
+)
+def charges() -> str:
+    """What each unfinished request is counted for in the load."""
+    return f"{PREFIX}:charges"
+
+
+@_described(
+    kind="hash",
+    content="Sums of the charges: `requests` and `tokens` in all, `requests:OWNER` and `tokens:OWNER` of each owner.",
+    lifetime="fields leave at 0; the key goes with the last",
+    writer="gateway, workers",
+    reader="gateway",
+)
+def load() -> str:
+    """How much is unfinished."""
+    return f"{PREFIX}:load"
+
+
+@_described(
+    kind="hash",
+    content="How fast requests finish: `tokens_per_s`, an exponentially weighted rate, and when it was last changed, "
+    "`at`, in seconds of Redis's clock.",
+    lifetime="one hour after the last request finished",
+    writer="gateway, workers",
+    reader="gateway",
+)
+def drain() -> str:
+    """How fast the load is worked off."""
+    return f"{PREFIX}:drain"
+
+
+@_described(
+    kind="string",
+    content="The owner of a finished request, kept when its record has expired.",
+    lifetime="`requests.gone_ttl_s` after its record",
+    writer="gateway, workers",
+    reader="gateway",
+)
+def gone(request_id: str) -> str:
+    """Whose result it was."""
+    return f"{PREFIX}:gone:{request_id}"
+
+
+@_described(
+    kind="string",
+    content="What an owner's `Idempotency-Key` (here its SHA-256) stood for: the body's SHA-256 and the request's id.",
+    lifetime="24 hours",
+    writer="gateway",
+    reader="gateway",
+)
+def idempotency(owner: str, digest: str) -> str:
+    """The request that a key was first used for."""
+    return f"{PREFIX}:idempotency:{owner}:{digest}"
+
+
+@_described(
+    kind="string",
+    content="The id of the request whose prompt (here its SHA-256) ended its workers until no attempt was left.",
+    lifetime="`requests.quarantine_s`; delete it to let the prompt in again",
+    writer="gateway, workers",
+    reader="gateway",
+)
+def quarantine(digest: str) -> str:
+    """A prompt that is not accepted again."""
+    return f"{PREFIX}:quarantine:{digest}"
+
+
+@_described(
+    kind="sorted set",
+    content="Ids of finished requests whose webhook is to be called, by the time of the next try, in Redis's clock.",
+    lifetime="members leave when they are delivered or given up; the key goes with the last",
+    writer="gateway, workers",
+    reader="gateway",
+)
+def outbox() -> str:
+    """Webhooks to call."""
+    return f"{PREFIX}:outbox"
+
+
+@_described(
+    kind="hash",
+    content="Counters since the deployment began (docs/operations.md says what each counts).",
     lifetime="90 days after the last count",
     writer="gateway, workers",
     reader="gateway",
@@ -206,6 +341,18 @@ def run_queues(tier: str) -> str:
 
 
 @_described(
+    kind="hash",
+    content="API keys by their id (ApiKey): hashes of their secrets, owners, scopes.",
+    lifetime="until they are revoked",
+    writer="`firstdraft keys`",
+    reader="gateway",
+)
+def api_keys() -> str:
+    """Who may come in."""
+    return f"{PREFIX}:api_keys"
+
+
+@_described(
     kind="string",
     content="There while the worker of this queue lives: nothing is put on a queue without it, and what waits there is "
     "anybody's.",
@@ -242,6 +389,18 @@ def placements() -> str:
 def loads() -> str:
     """How much each worker has to do."""
     return f"{PREFIX}:loads"
+
+
+@_described(
+    kind="string",
+    content="Counts of API keys' requests; Flask-Limiter's own, whose names go on from here.",
+    lifetime="as long as the window that they count in",
+    writer="gateway",
+    reader="gateway",
+)
+def rate_limits() -> str:
+    """How often each key came."""
+    return f"{PREFIX}:limits"
 
 
 def markdown() -> str:

@@ -48,7 +48,9 @@ class TransportJob(Job):
 
     @property
     def func(self) -> Callable[[str], None]:
-        """The function in the worker's table. Raises `ForbiddenFunction` for every other name."""
+        """The function in the worker's table. Raises `ForbiddenFunction` for every other name, and for callbacks."""
+        if callbacks := self._success_callback_name or self._failure_callback_name or self._stopped_callback_name:
+            raise ForbiddenFunction(f"job {self.id} names the callback {callbacks!r}; none is ever called")
         name = self.func_name
         if self.instance is not None or not isinstance(name, str) or name not in self.functions:
             raise ForbiddenFunction(f"job {self.id} names {name!r}, which is not in this worker's table")

@@ -1,133 +1,117 @@
 """Request records: made once, moved on by whoever holds them, finished once.
 
-A `Hold` is what a worker has of a request: the state and attempt that fence each of its commits. A commit that
-comes too late (the lease lapsed, the user cancelled) is refused and counted, and changes nothing.
+A commit that comes too late (the lease lapsed, the user cancelled) is refused and counted, and changes nothing.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self, cast
+from typing import cast
 
 from redis import Redis
 
 from broker import keys, scripts, states
+from broker.holds import Hold, Lifetimes, Record, Taken, route_field, taken
+from broker.idempotency import IDEMPOTENCY_TTL_S, Idempotency
+from broker.load import Load
 from broker.queues import JobQueues
 from broker.states import State
-from config.settings import RequestSettings
 from schemas import wire
 from schemas.drafts import Draft
 from schemas.events import Cancelled, Done, Event, Failed, Queued
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
-from schemas.results import Failure, FailureKind, Result
+from schemas.results import Failure, FailureKind, LostAttempt, LostAttempts, Result
 from schemas.routes import Route
 from schemas.wire import Wire
 
 #: Seconds after which the reaper looks whether a waiting request still has its job on a queue.
-WAITING_CHECK_S = 15.0
-#: Requests that the reaper looks at in one go.
-REAP_BATCH = 100
+WAITING_CHECK_S = 10.0
+#: Seconds for which counters outlive the last count.
+COUNTERS_TTL_S = 90 * 86_400
+#: The counter of commits that came too late.
+STALE = "stale_commits"
+#: Milliseconds to wait for the append-only file to be on disk, where that is asked for.
+FSYNC_TIMEOUT_MS = 5_000
 
 
-@dataclass(frozen=True)
-class Lifetimes:
-    """How long things are kept, in seconds, and how often a request may be taken over."""
-
-    result_ttl_s: int
-    unfinished_ttl_s: int
-    lease_s: float
-    max_attempts: int
-
-    @classmethod
-    def configured(cls, requests: RequestSettings) -> Self:
-        """As the settings say."""
-        return cls(
-            result_ttl_s=requests.result_ttl_s,
-            unfinished_ttl_s=requests.unfinished_ttl_s,
-            lease_s=requests.lease_s,
-            max_attempts=requests.max_attempts,
-        )
+class MustBeAlone(Exception):
+    """The request's last attempt is to be made with nothing else in the worker's hands."""
 
 
-@dataclass(frozen=True)
-class Hold:
-    """A worker's hold on a request."""
-
-    request_id: str
-    tier: Tier
-    attempt: int
-    worker: str
-
-    @property
-    def work_id(self) -> str:
-        """What an engine knows this attempt by: the request may come back while its last one still runs there."""
-        return f"{self.request_id}-{self.attempt}"
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A request that a worker has taken up, with what earlier stages left."""
-
-    hold: Hold
-    request: AcceptedRequest
-    draft: Draft | None
-    #: Seconds since the request was accepted, and the seconds that each earlier stage took.
-    age_s: float
-    queued_s: float
-    drafting_s: float
-    verify_queued_s: float
-
-
-@dataclass(frozen=True)
-class Record:
-    """A request as its reader sees it."""
-
-    request_id: str
-    state: State
-    attempt: int
-    request: AcceptedRequest
-    draft: Draft | None
-    result: Result | None
-    failure: Failure | None
-    #: Where each tier's part was sent, and why.
-    routes: Mapping[Tier, Route]
+class NotOnDisk(Exception):
+    """The append-only file did not reach the disk in time. The request was cancelled again."""
 
 
 class RequestStore:
     """Reads and moves request records. Safe to share between threads; every method is one round trip or two."""
 
-    def __init__(self, redis: Redis, lifetimes: Lifetimes) -> None:
+    def __init__(self, redis: Redis, lifetimes: Lifetimes, *, fsync: bool = False) -> None:
         self._redis = redis
         self._lifetimes = lifetimes
+        self._fsync = fsync
         self._queues = JobQueues(redis, lifetimes.unfinished_ttl_s)
         self._create = redis.register_script(scripts.CREATE)
         self._begin = redis.register_script(scripts.BEGIN)
         self._append = redis.register_script(scripts.APPEND)
         self._commit_script = redis.register_script(scripts.COMMIT)
         self._renew = redis.register_script(scripts.RENEW)
-        self._claim_due = redis.register_script(scripts.CLAIM_DUE)
-        self._lapse = redis.register_script(scripts.LAPSE)
 
-    def create(self, request: AcceptedRequest, route: Route | None = None) -> None:
-        """Store the request and put its job where the route of its policy's first tier says, in one transaction."""
+    def create(
+        self, request: AcceptedRequest, idempotency: Idempotency | None = None, route: Route | None = None
+    ) -> str:
+        """Store the request and put its job where the route of its policy's first tier says, in one transaction.
+
+        Answers its id, or that of the request for which the idempotency key stands already. Raises
+        `IdempotencyConflict` and, where that is asked for, `NotOnDisk`.
+        """
+        if idempotency is not None and (earlier := self.idempotent(idempotency)):
+            return earlier
         tier = request.policy.first_tier
         request_id = request.request_id
         arguments: list[str | int | float | bytes] = [
             request_id,
-            keys.notifications(),
             states.WAITING[tier],
+            tier,
             self._lifetimes.unfinished_ttl_s,
             WAITING_CHECK_S,
             wire.encode(request),
             wire.encode(Queued(tier=tier)),
+            request.owner,
+            request.weight,
+            request.num_tokens_at_most,
+            request.deadline_s,
+            request.webhook or "",
+            "" if route is None else wire.encode(route),
         ]
+        if idempotency is None:
+            arguments += ["", "", ""]
+        else:
+            arguments += [idempotency.redis_key, f"{idempotency.body_digest} {request_id}", IDEMPOTENCY_TTL_S]
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.multi()  # RQ would otherwise call it, too late
-            self._create(keys=self._keys(request_id), args=arguments, client=pipeline)
-            if route is not None:
-                pipeline.hset(keys.request(request_id), _route_field(tier), wire.encode(route))
+            self._create(keys=_keys(request_id), args=arguments, client=pipeline)
             self._queues.push(request_id, tier, attempt=0, route=route, pipeline=pipeline)
-            pipeline.execute()
+            answer = pipeline.execute()[0]
+        if isinstance(answer, bytes) and idempotency is not None:
+            return idempotency.earlier(answer)  # it came twice at once, and the job just pushed finds nothing to do
+        if self._fsync:
+            self._wait_for_disk(request_id)
+        return request_id
+
+    def idempotent(self, idempotency: Idempotency) -> str | None:
+        """The id of the request for which the key stands, or None. Raises `IdempotencyConflict`."""
+        meaning = cast("bytes | None", self._redis.get(idempotency.redis_key))
+        return None if meaning is None else idempotency.earlier(meaning)
+
+    def _wait_for_disk(self, request_id: str) -> None:
+        # A later write that is on disk says that the earlier one is, on whichever connection each was made.
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hincrby(keys.counters(), "fsynced", 1)
+            pipeline.execute_command("WAITAOF", 1, 0, FSYNC_TIMEOUT_MS)  # type: ignore[no-untyped-call]
+            on_disk = pipeline.execute(raise_on_error=False)[1]
+        if on_disk != [1, 0]:
+            self.cancel(request_id)
+            raise NotOnDisk(f"the append-only file was not on disk within {FSYNC_TIMEOUT_MS} ms: {on_disk}")
 
     def read(self, request_id: str) -> Record | None:
         """The record, or None where there is none (any more)."""
@@ -136,6 +120,7 @@ class RequestStore:
             return None
         return Record(
             request_id=request_id,
+            owner=raw[b"owner"].decode(),
             state=State(raw[b"state"].decode()),
             attempt=int(raw[b"attempt"]),
             request=wire.decode(AcceptedRequest, raw[b"request"]),
@@ -143,7 +128,7 @@ class RequestStore:
             result=wire.decode(Result, raw[b"result"]) if b"result" in raw else None,
             failure=wire.decode(Failure, raw[b"failure"]) if b"failure" in raw else None,
             routes={
-                tier: wire.decode(Route, raw[field]) for tier in Tier if (field := _route_field(tier).encode()) in raw
+                tier: wire.decode(Route, raw[field]) for tier in Tier if (field := route_field(tier).encode()) in raw
             },
         )
 
@@ -152,24 +137,40 @@ class RequestStore:
         raw = cast("bytes | None", self._redis.hget(keys.request(request_id), "state"))
         return None if raw is None else State(raw.decode())
 
-    def begin(self, request_id: str, tier: Tier, worker: str) -> Taken | None:
-        """Take up a waiting request. None where it does not wait for this tier: finished, cancelled, or another's."""
-        answer = self._begin(
-            keys=self._keys(request_id),
-            args=[
-                request_id,
-                keys.notifications(),
-                states.WAITING[tier],
-                states.WORKING[tier],
-                worker,
-                self._lifetimes.lease_s,
-            ],
-        )
+    def owner(self, request_id: str) -> str | None:
+        """Whose it is, or None where there is no record."""
+        raw = cast("bytes | None", self._redis.hget(keys.request(request_id), "owner"))
+        return None if raw is None else raw.decode()
+
+    def owner_of_gone(self, request_id: str) -> str | None:
+        """Whose request it was, where it finished and has expired; None where the id means nothing (any more)."""
+        raw = cast("bytes | None", self._redis.get(keys.gone(request_id)))
+        return None if raw is None else raw.decode()
+
+    def quarantined(self, request: AcceptedRequest) -> str | None:
+        """The id of the request whose workers all ended on this prompt, or None."""
+        raw = cast("bytes | None", self._redis.get(keys.quarantine(request.prompt_digest)))
+        return None if raw is None else raw.decode()
+
+    def begin(self, request_id: str, tier: Tier, worker: str, *, alone: bool = True) -> Taken | None:
+        """Take up the waiting request that the job of `request_id` is spent on.
+
+        That is its own, unless another owner's turn has come, or its own was taken up with an earlier job. None where
+        nothing waits that the job could be spent on: finished, cancelled, or another tier's. Raises `MustBeAlone`, and
+        changes nothing, for a request on its last attempt where the worker has other requests in hand (not `alone`).
+        """
+        arguments: list[str | int | float] = [request_id, tier, states.WAITING[tier], states.WORKING[tier], worker]
+        last = self._lifetimes.max_attempts - 1
+        arguments += [self._lifetimes.lease_s, scripts.FAIRNESS_SLACK_TOKENS, "" if alone or not last else last]
+        answer = self._begin(keys=_keys(request_id), args=arguments)
+        if answer[0] < 0:
+            raise MustBeAlone(request_id)
         if not answer[0]:
             return None
-        flat = answer[2]
+        flat = answer[3]
         raw: dict[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
-        return _taken(Hold(request_id, tier, int(answer[0]), worker), raw, now=float(answer[1]))
+        hold = Hold(answer[2].decode(), tier, int(answer[0]), worker)
+        return taken(hold, raw, float(answer[1]))
 
     def append(self, hold: Hold, events: Sequence[Event]) -> bool:
         """Append to the request's stream. False where the hold is lost: stop working on it."""
@@ -180,15 +181,15 @@ class RequestStore:
         pipeline = self._redis.pipeline(transaction=False)
         for hold, events in batches:
             working = states.WORKING[hold.tier]
-            arguments: list[str | int | bytes] = [hold.request_id, keys.notifications(), hold.attempt, working]
+            arguments: list[str | int | bytes] = [hold.request_id, hold.attempt, working]
             arguments += [wire.encode(event) for event in events]
-            self._append(keys=self._keys(hold.request_id), args=arguments, client=pipeline)
+            self._append(keys=_keys(hold.request_id), args=arguments, client=pipeline)
         held = pipeline.execute()
         return [hold for (hold, _), kept in zip(batches, held, strict=True) if not kept]
 
     def escalate(self, hold: Hold, draft: Draft, events: Sequence[Event], route: Route | None = None) -> bool:
         """Hand the request to the cloud with its draft. `events` come before its queueing. False: the hold is lost."""
-        routed = {} if route is None else {_route_field(Tier.CLOUD): route}
+        routed = {} if route is None else {route_field(Tier.CLOUD): route}
         moved = self._commit(
             hold.request_id,
             before=[State.DRAFTING],
@@ -216,7 +217,7 @@ class RequestStore:
 
     def fail(self, hold: Hold, failure: Failure) -> bool:
         """Finish the request without an answer. False where the hold is lost."""
-        return self._fail(hold.request_id, states.WORKING[hold.tier], hold.attempt, failure)
+        return self._fail(hold.request_id, states.WORKING[hold.tier], hold.attempt, failure, refusals=STALE)
 
     def hand_back(self, hold: Hold) -> bool:
         """Put the request back to wait for another worker of its tier. False where the hold is lost."""
@@ -233,9 +234,9 @@ class RequestStore:
             self._queues.push(hold.request_id, hold.tier, hold.attempt, at_front=True)
         return moved
 
-    def surrender(self, hold: Hold) -> None:
-        """Give the request up because the engine died under it: as a crash, which counts against the request."""
-        if self._take_over(hold.request_id, hold.tier, hold.attempt):
+    def surrender(self, hold: Hold, reason: str) -> None:
+        """Give the request up because the engine failed under it: an attempt lost, which counts against it."""
+        if self.take_over(hold.request_id, hold.tier, hold.attempt, reason):
             self._queues.push(hold.request_id, hold.tier, hold.attempt)
 
     def cancel(self, request_id: str) -> bool:
@@ -262,13 +263,24 @@ class RequestStore:
         lost = cast("list[int]", self._renew(keys=[keys.leases(), *records], args=arguments))
         return [asked[place] for place in lost]
 
-    def reap(self) -> list[str]:
-        """Look after requests whose lease has lapsed or whose job is gone. Answers the ids that were pushed again.
+    def load(self, owner: str) -> Load:
+        """What is unfinished, in all and of the owner, and how fast it drains."""
+        fields = ["requests", "tokens", f"requests:{owner}", f"tokens:{owner}"]
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hmget(keys.load(), fields)
+            pipeline.hmget(keys.drain(), ["tokens_per_s", "at"])
+            pipeline.time()
+            sums, (rate, at), (now, _) = pipeline.execute()
+        faded = math.exp(min(0.0, float(at or now) - now) / scripts.DRAIN_WINDOW_S)
+        requests, tokens, owner_requests, owner_tokens = (int(value or 0) for value in sums)
+        return Load(requests, tokens, owner_requests, owner_tokens, float(rate or 0) * faded)
 
-        Any number of workers may call this at any time; each due request goes to one of them.
-        """
-        due = self._claim_due(keys=[keys.leases()], args=[self._lifetimes.lease_s, REAP_BATCH])
-        return [request_id for request_id in (raw.decode() for raw in due) if self._look_after(request_id)]
+    def count(self, what: str) -> None:
+        """Count one more of what the counters hold."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hincrby(keys.counters(), what, 1)
+            pipeline.expire(keys.counters(), COUNTERS_TTL_S)
+            pipeline.execute()
 
     def counters(self) -> dict[str, int]:
         """What was counted since the deployment began."""
@@ -279,45 +291,65 @@ class RequestStore:
         """Jobs on each tier's queue."""
         return {tier.value: self._queues.length(tier) for tier in Tier}
 
-    def _look_after(self, request_id: str) -> bool:
-        raw = cast("list[bytes | None]", self._redis.hmget(keys.request(request_id), "state", "attempt"))
-        state = None if raw[0] is None else State(raw[0].decode())
-        if state is None or state in states.FINISHED:
-            self._redis.zrem(keys.leases(), request_id)
-            return False
-        tier = next(t for t in Tier if state in (states.WAITING[t], states.WORKING[t]))
-        attempt = int(raw[1] or 0)
-        if state == states.WAITING[tier]:
-            if self._queues.holds(request_id, tier, attempt):
-                return False
-        elif not self._take_over(request_id, tier, attempt):
-            return False
-        self._queues.push(request_id, tier, attempt)
-        return True
+    def take_over(self, request_id: str, tier: Tier, attempt: int, reason: str) -> bool:
+        """Take the request out of the hands of a worker that is lost. Whether it waits again.
 
-    def _take_over(self, request_id: str, tier: Tier, attempt: int) -> bool:
-        """Whether the request, whose worker is gone, waits again; after too many attempts it fails instead."""
-        back = states.WAITING[tier]
-        crashes = self._lapse(
-            keys=self._keys(request_id),
-            args=[request_id, keys.notifications(), states.WORKING[tier], attempt, back, WAITING_CHECK_S],
+        After too many attempts it fails instead, with all of them as its history, and its prompt is quarantined.
+        False as well where it is not in those hands any more. The caller pushes the job.
+        """
+        raw = cast("list[bytes | None]", self._redis.hmget(keys.request(request_id), "worker", "lost", "request"))
+        worker, lost, request = raw
+        if worker is None or request is None:
+            return False
+        earlier = LostAttempts() if lost is None else wire.decode(LostAttempts, lost)
+        latest = LostAttempt(
+            attempt=attempt, tier=tier, worker=worker.decode(), reason=reason, lost_at_s=self._redis.time()[0]
         )
-        if crashes and crashes >= self._lifetimes.max_attempts:
-            message = f"{crashes} workers ended while they worked on this request; it is not tried again"
-            failure = Failure(kind=FailureKind.ATTEMPTS_EXHAUSTED, tier=tier, message=message)
-            self._fail(request_id, back, attempt, failure)
-            return False
-        return bool(crashes)
+        history = LostAttempts(attempts=(*earlier.attempts, latest))
+        lost_fields: dict[str, Wire | int] = {"lost": history, "num_lost": len(history.attempts)}
+        if len(history.attempts) < self._lifetimes.max_attempts:
+            return self._commit(
+                request_id,
+                before=[states.WORKING[tier]],
+                after=states.WAITING[tier],
+                attempt=attempt,
+                fields=lost_fields,
+                events=[],
+                counter="taken_over",
+                refusals="",
+            )
+        message = f"{len(history.attempts)} workers ended while they worked on this request; it is not tried again"
+        kind = FailureKind.ATTEMPTS_EXHAUSTED
+        failure = Failure(kind=kind, tier=tier, message=message, attempts=history.attempts)
+        if self._fail(request_id, states.WORKING[tier], attempt, failure, fields=lost_fields):
+            digest = wire.decode(AcceptedRequest, request).prompt_digest
+            self._redis.set(keys.quarantine(digest), request_id, ex=self._lifetimes.quarantine_s)
+        return False
 
-    def _fail(self, request_id: str, before: State, attempt: int, failure: Failure) -> bool:
+    def expire(self, request_id: str, tier: Tier, attempt: int) -> bool:
+        """Fail a waiting request whose deadline has passed. False where it does not wait any more."""
+        failure = deadline_failure(tier, "it waited for a worker")
+        return self._fail(request_id, states.WAITING[tier], attempt, failure)
+
+    def _fail(
+        self,
+        request_id: str,
+        before: State,
+        attempt: int,
+        failure: Failure,
+        *,
+        fields: Mapping[str, Wire | int] | None = None,
+        refusals: str = "",
+    ) -> bool:
         return self._commit(
             request_id,
             before=[before],
             after=State.FAILED,
             attempt=attempt,
-            fields={"failure": failure},
+            fields={"failure": failure, **(fields or {})},
             events=[Failed(failure=failure)],
             counter="failed",
+            refusals=refusals,
         )
 
     def _commit(
@@ -327,42 +359,28 @@ class RequestStore:
         before: Sequence[State],
         after: State,
         attempt: int | None,
-        fields: Mapping[str, Wire],
+        fields: Mapping[str, Wire | int],
         events: Sequence[Event],
         counter: str,
+        refusals: str = STALE,
     ) -> bool:
         for state in before:
             states.check(state, after)
-        finished = after in states.FINISHED
-        arguments: list[str | int | float | bytes] = [request_id, keys.notifications()]
-        arguments += ["" if attempt is None else attempt, len(before), *before, after]
-        arguments += [self._lifetimes.result_ttl_s, ""] if finished else ["", WAITING_CHECK_S]
-        arguments += [counter, len(fields)]
+        waits_for = next((tier for tier in Tier if states.WAITING[tier] == after), "")
+        arguments: list[str | int | float | bytes] = [request_id, "" if attempt is None else attempt]
+        arguments += ["" if attempt is None else refusals, len(before), *before, after, waits_for, WAITING_CHECK_S]
+        arguments += [self._lifetimes.result_ttl_s, self._lifetimes.gone_ttl_s, counter, len(fields)]
         for name, message in fields.items():
-            arguments += [name, wire.encode(message)]
+            arguments += [name, wire.encode(message) if isinstance(message, Wire) else message]
         arguments += [wire.encode(event) for event in events]
-        return bool(self._commit_script(keys=self._keys(request_id), args=arguments))
-
-    @staticmethod
-    def _keys(request_id: str) -> list[str]:
-        return [keys.request(request_id), keys.events(request_id), keys.leases(), keys.counters()]
+        return bool(self._commit_script(keys=_keys(request_id), args=arguments))
 
 
-def _route_field(tier: Tier) -> str:
-    return f"route_{tier}"
+def deadline_failure(tier: Tier, meanwhile: str) -> Failure:
+    """What a request ends with whose deadline has passed."""
+    message = f"the deadline passed while {meanwhile}"
+    return Failure(kind=FailureKind.DEADLINE_EXCEEDED, tier=tier, message=message)
 
 
-def _taken(hold: Hold, raw: Mapping[bytes, bytes], now: float) -> Taken:
-    request = wire.decode(AcceptedRequest, raw[b"request"])
-    at = {state: float(raw[f"at_{state}".encode()]) for state in State if f"at_{state}".encode() in raw}
-    accepted = at.get(State.QUEUED, at.get(State.ESCALATED, now))
-    drafting, escalated, verifying = at.get(State.DRAFTING), at.get(State.ESCALATED), at.get(State.VERIFYING)
-    return Taken(
-        hold=hold,
-        request=request,
-        draft=wire.decode(Draft, raw[b"draft"]) if b"draft" in raw else None,
-        age_s=now - accepted,
-        queued_s=drafting - accepted if drafting else 0.0,
-        drafting_s=escalated - drafting if drafting and escalated else 0.0,
-        verify_queued_s=verifying - escalated if verifying and escalated else 0.0,
-    )
+def _keys(request_id: str) -> list[str]:
+    return [keys.request(request_id), keys.events(request_id)]

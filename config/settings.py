@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
+from limits import parse_many
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -51,6 +52,7 @@ class RedisSettings(Section):
     url: SecretStr | None
     #: The prefix index's server; None: the same.
     index_url: SecretStr | None
+    unsuitable: Literal["warn", "refuse"]
 
     @field_validator("url", "index_url")
     @classmethod
@@ -71,6 +73,15 @@ class GatewaySettings(Section):
     max_wait_s: float = Field(gt=0)
     max_streams: int = Field(ge=1)
     max_body_bytes: int = Field(ge=1024)
+    require_api_keys: bool
+    rate_limit: str
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_a_rate(cls, value: str) -> str:
+        parse_many(value)
+        return value
+
     max_answer_s: float = Field(gt=0)
     model_aliases: dict[str, str]
     files_path: Path | None
@@ -89,9 +100,44 @@ class RequestSettings(Section):
 
     policy: str
     result_ttl_s: int = Field(ge=1)
+    gone_ttl_s: int = Field(ge=1)
     unfinished_ttl_s: int = Field(ge=60)
+    deadline_s: float = Field(gt=0)
     max_attempts: int = Field(ge=1)
+    quarantine_s: int = Field(ge=1)
     lease_s: float = Field(ge=2)
+    stall_s: float = Field(gt=0)
+    stop_grace_s: float = Field(ge=0)
+    durability: Literal["redis", "fsync"]
+    max_prompt_bytes: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _record_outlives_deadline(self) -> Self:
+        ttl_s = self.unfinished_ttl_s
+        if self.deadline_s >= ttl_s:
+            raise ValueError(
+                f"deadline_s ({self.deadline_s:g}) must be below unfinished_ttl_s ({self.unfinished_ttl_s})"
+            )
+        return self
+
+
+class BackpressureSettings(Section):
+    """How much may be unfinished before requests are turned away."""
+
+    max_requests: int = Field(ge=1)
+    max_tokens: int = Field(ge=1)
+    owner_max_requests: int = Field(ge=1)
+    owner_max_tokens: int = Field(ge=1)
+    longest_retry_after_s: int = Field(ge=1)
+
+
+class WebhookSettings(Section):
+    """Calls to users' own servers when their jobs have finished."""
+
+    secret_env: str
+    allow_http: bool
+    allow_private_addresses: bool
+    timeout_s: float = Field(gt=0, le=20)
 
 
 class RoutingSettings(Section):
@@ -270,6 +316,8 @@ class Settings(BaseSettings):
     gateway: GatewaySettings
     requests: RequestSettings
     routing: RoutingSettings
+    backpressure: BackpressureSettings
+    webhooks: WebhookSettings
     edge: EdgeSettings
     cloud: CloudSettings
     prefix_index: PrefixIndexSettings

@@ -9,6 +9,7 @@ and an edge worker whose engine answers at once, and back.
 """
 
 import json
+import math
 import os
 import platform
 import socket
@@ -27,8 +28,9 @@ from rich.table import Table
 from rq import Queue
 
 from broker.connection import connect
+from broker.holds import Lifetimes, Taken
 from broker.queues import FUNCTION_NAMES, JobQueues, MsgpackSerializer
-from broker.records import Lifetimes, RequestStore, Taken
+from broker.records import RequestStore
 from config.environment import child_environment
 from firstdraft.client.retries import RetryRule
 from firstdraft.client.statistics import percentile
@@ -38,7 +40,7 @@ from schemas.policy import Policy, Tier
 from schemas.requests import AcceptanceRule, AcceptedRequest, ConfidenceRule, Message, Sampling
 from schemas.results import FinishReason, Models, Result, Usage
 from workers.holding import Holdings
-from workers.process import ConcurrentWorker
+from workers.process import ConcurrentWorker, Hooks
 from workers.stage import Stage
 
 #: Jobs that each side drains in each round, and rounds.
@@ -112,6 +114,7 @@ def _request() -> AcceptedRequest:
         confidence=ConfidenceRule(),
         acceptance=AcceptanceRule(),
         accepted_at_s=time.time(),
+        deadline_s=600.0,
     )
 
 
@@ -170,7 +173,7 @@ def _work(side: str, url: str) -> None:
         kind([queue], connection=redis, serializer=MsgpackSerializer).work(burst=True, logging_level="WARNING")
         return
     store = RequestStore(redis, LIFETIMES)
-    holdings = Holdings(store, nothing, LIFETIMES.lease_s)
+    holdings = Holdings(store, nothing, LIFETIMES.lease_s, progress=lambda _: 0, stall_s=math.inf, hung=lambda: None)
     holdings.start()
 
     def submit(_taken: Taken) -> Future[str]:
@@ -196,9 +199,7 @@ def _work(side: str, url: str) -> None:
         "bench",
         capacity=IN_FLIGHT,
         functions={FUNCTION_NAMES[Tier.EDGE]: nothing if side == "ours_bare" else stage.run},
-        healthy=lambda: True,
-        drain=lambda: None,
-        cancel=nothing,
+        hooks=Hooks(healthy=lambda: True, drain=lambda: None, cancel=nothing, refused=nothing),
     ).work(logging_level="WARNING")
 
 

@@ -15,8 +15,9 @@ from typing import Any
 from redis import Redis
 
 from broker.connection import connect
+from broker.holds import Lifetimes
 from broker.presence import Presence
-from broker.records import Lifetimes, RequestStore
+from broker.records import RequestStore
 from broker.states import FINISHED
 from config.environment import child_environment
 from config.settings import Settings
@@ -67,6 +68,7 @@ def _through_the_queue(redis: Redis, max_tokens: int) -> float:
             confidence=ConfidenceRule(),
             acceptance=AcceptanceRule(),
             accepted_at_s=time.time(),
+            deadline_s=3600.0,
         )
         for question in _questions()
     ]

@@ -67,6 +67,20 @@ def embedded_server(data: Path) -> Iterator[str]:
                 _stop(process)
 
 
+def running_server(data: Path) -> str | None:
+    """The URL of the server that runs on the data folder, or None."""
+    url = f"unix://{data / 'redis.sock'}"
+    client = connect(url, retries=0)
+    try:
+        client.ping()
+    except RedisConnectionError:
+        return None
+    else:
+        return url
+    finally:
+        client.close()
+
+
 @contextmanager
 def _socket_folder(data: Path) -> Iterator[Path]:
     """The data folder itself, or a private temporary one where a socket's path there would be too long."""
@@ -77,7 +91,8 @@ def _socket_folder(data: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _start(data: Path, socket: Path) -> subprocess.Popen[bytes]:
+def server_command(data: Path, socket: Path) -> list[str]:
+    """What starts a server that keeps its data in the folder and listens on the socket alone."""
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -90,10 +105,13 @@ def _start(data: Path, socket: Path) -> subprocess.Popen[bytes]:
         "logfile": str(data / "server.log"),
         "daemonize": "no",
     }
-    command = [server_binary(), *(part for name, value in options.items() for part in (f"--{name}", value))]
+    return [server_binary(), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def _start(data: Path, socket: Path) -> subprocess.Popen[bytes]:
     # A session of its own, so that Ctrl-C reaches the server only after the workers have handed back what they hold.
     return subprocess.Popen(  # noqa: S603 - our own command
-        command,
+        server_command(data, socket),
         start_new_session=True,
         preexec_fn=ending_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it calls prctl and nothing else
     )

@@ -7,24 +7,32 @@ from collections.abc import Callable
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from redis import Redis
 
+from broker.api_keys import ApiKeys
 from broker.batches import BatchStore
-from broker.connection import connect_configured, connect_index
+from broker.connection import REDIS_AWAY, connect_configured, connect_index
+from broker.holds import Lifetimes
+from broker.outbox import Outbox
 from broker.prefix_index import PrefixIndex
 from broker.presence import Presence
-from broker.records import Lifetimes, RequestStore
+from broker.reaper import Reaper
+from broker.records import RequestStore
 from broker.router import Router
 from broker.streams import EventHub
+from broker.suitability import check_server
 from config.logs import configure_logs
-from config.settings import InvalidSettings, Settings, read_settings, state_folder
+from config.settings import InvalidSettings, Settings, read_secret, read_settings, state_folder
 from gateway import health
 from gateway.admission import Admission
 from gateway.app import create_app
+from gateway.authentication import keys_are_required
 from gateway.batches.runner import BatchRunner
 from gateway.files import DiskFiles
 from gateway.holders import Holders
 from gateway.openai_compatible.models import ModelTable
 from gateway.services import Services
+from gateway.webhook_sender import WebhookSender
 
 log = logging.getLogger("gateway")
 
@@ -36,6 +44,10 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
     """The application with everything that it needs. Starts threads, so build it in the process that serves."""
     redis = connect_configured(settings.redis)
     requests, prefixes = settings.requests, settings.prefix_index
+    _check_redis(redis, settings)
+    lifetimes = Lifetimes.configured(requests)
+    store = RequestStore(redis, lifetimes, fsync=requests.durability == "fsync")
+    Reaper(redis, store, lifetimes).start()
     presence = Presence(redis, requests.lease_s)
     index = PrefixIndex(connect_index(settings.redis), prefixes.entry_ttl_s)
     hub = EventHub(redis)
@@ -43,7 +55,9 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
     services = Services(
         settings=settings.gateway,
         admission=Admission(settings),
-        store=RequestStore(redis, Lifetimes.configured(requests)),
+        all_requests=store,
+        api_keys=ApiKeys(redis),
+        backpressure=settings.backpressure,
         hub=hub,
         presence=presence,
         router=Router.configured(settings, redis, presence),
@@ -52,9 +66,19 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
     )
     BatchRunner(services).start()
+    if secret := read_secret(settings.webhooks.secret_env):
+        WebhookSender(Outbox(redis), store, settings.webhooks, secret, services.clock).start()
     if health_socket is not None:
         health.serve(services, health_socket)
-    return create_app(services)
+    return create_app(services, redis.connection_pool)
+
+
+def _check_redis(redis: Redis, settings: Settings) -> None:
+    """A gateway starts without Redis and says 503; what it then finds is not checked again."""
+    try:
+        check_server(redis, settings)
+    except REDIS_AWAY as error:
+        log.warning("redis_away error=%s", error)
 
 
 class Server(BaseApplication):
@@ -85,8 +109,12 @@ def main() -> None:
     """Serve until told to stop."""
     settings = read_settings()
     configure_logs(settings.log_level)
+    if keys_are_required(settings.gateway):
+        log.info("api_keys_are_required host=%s make_one_with='firstdraft keys create NAME'", settings.gateway.host)
     # Settings that name what is not there stop the process here, not each of its children.
     ModelTable(Admission(settings).policies, settings.gateway.model_aliases)
+    if settings.requests.durability == "fsync" or settings.redis.unsuitable == "refuse":
+        _check_redis(connect_configured(settings.redis), settings)  # here, where it ends the process and not a child
     log.info("gateway_starting host=%s port=%d", settings.gateway.host, settings.gateway.port)
     health_socket = health.bind(settings.gateway)
     Server(settings, lambda: build(settings, health_socket)).run()

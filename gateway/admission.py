@@ -5,9 +5,19 @@ Pure: settings and a body in, a request or a `Refused` out.
 
 from importlib.metadata import entry_points
 
-from config.settings import Settings
+from config.settings import Settings, read_secret
+from gateway.webhooks import ForbiddenAddress, check_url
+from schemas.owners import NOBODY, Owner
 from schemas.policy import Policy, Tier
-from schemas.requests import AcceptanceMode, AcceptanceRule, AcceptedRequest, ConfidenceRule, JobRequest, Pooling
+from schemas.requests import (
+    AcceptanceMode,
+    AcceptanceRule,
+    AcceptedRequest,
+    ConfidenceRule,
+    JobRequest,
+    Message,
+    Pooling,
+)
 
 #: Where strategies register; a user's own as well (docs/architecture.md).
 STRATEGY_GROUP = "firstdraft.confidence_strategies"
@@ -30,6 +40,7 @@ class Admission:
 
     def __init__(self, settings: Settings) -> None:
         self._strategies = frozenset(entry.name for entry in entry_points(group=STRATEGY_GROUP))
+        self._requests, self._webhooks = settings.requests, settings.webhooks
         self._default_policy = settings.requests.policy
         self.policies = {name: _policy(name, settings) for name in settings.policies}
         confidence, verifier = settings.edge.confidence, settings.cloud.draft_verifier
@@ -51,9 +62,12 @@ class Admission:
         """The policy of requests that name none."""
         return self.policies[self._default_policy]
 
-    def accept(self, body: JobRequest, request_id: str, now_s: float) -> AcceptedRequest:
+    def accept(self, body: JobRequest, request_id: str, now_s: float, owner: Owner = NOBODY) -> AcceptedRequest:
         """The request with every choice made. Raises `Refused`."""
         policy = self._policy(body.policy)
+        messages = body.conversation()
+        self._check_length(messages)
+        self._check_webhook(body.webhook)
         confidence, acceptance = self._confidence, self._acceptance
         if body.confidence is not None:
             confidence = confidence.model_copy(update=body.confidence.model_dump(exclude_none=True))
@@ -62,12 +76,16 @@ class Admission:
         self._check_confidence(confidence, "confidence")
         return AcceptedRequest(
             request_id=request_id,
-            messages=body.conversation(),
+            messages=messages,
             sampling=body.sampling(),
             policy=policy,
             confidence=confidence,
             acceptance=acceptance,
             accepted_at_s=now_s,
+            owner=owner.name,
+            weight=owner.weight,
+            deadline_s=self._deadline_s(body.deadline_s),
+            webhook=body.webhook,
         )
 
     def _policy(self, name: str | None) -> Policy:
@@ -76,6 +94,28 @@ class Admission:
         if name not in self.policies:
             raise Refused("policy", name, f"must be one of {', '.join(sorted(self.policies))}")
         return self.policies[name]
+
+    def _deadline_s(self, asked: float | None) -> float:
+        longest = self._requests.deadline_s
+        if asked is not None and asked > longest:
+            raise Refused("deadline_s", asked, f"must be at most {longest:g}")
+        return longest if asked is None else asked
+
+    def _check_webhook(self, url: str | None) -> None:
+        if url is None:
+            return
+        if read_secret(self._webhooks.secret_env) is None:
+            raise Refused("webhook", url, f"webhooks are off: {self._webhooks.secret_env} is not set")
+        try:
+            check_url(url, allow_http=self._webhooks.allow_http)
+        except ForbiddenAddress as error:
+            raise Refused("webhook", url, str(error)) from error
+
+    def _check_length(self, messages: tuple[Message, ...]) -> None:
+        num_bytes = sum(len(message.content.encode()) for message in messages)
+        if num_bytes > self._requests.max_prompt_bytes:
+            reason = f"the prompt must have at most {self._requests.max_prompt_bytes} bytes"
+            raise Refused("messages", f"{num_bytes} bytes", reason)
 
     def _check_confidence(self, rule: ConfidenceRule, field: str) -> None:
         known = ", ".join(sorted(self._strategies | {ENSEMBLE}))

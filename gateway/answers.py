@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from flask import Response
 
 from broker.streams import StreamedEvent
+from gateway.owned import OwnedRequests
 from gateway.problems import problem
 from schemas.wire import Wire
 
@@ -17,9 +18,11 @@ def json_answer(body: Wire, status: int = 200, headers: Mapping[str, str] | None
     return Response(body.model_dump_json(), status, dict(headers or {}), content_type="application/json")
 
 
-def no_such_job(job_id: str) -> Response:
-    """404 for an id that means nothing (any more)."""
-    return problem(404, "No such job", f"There is no job {job_id!r}, or its result has expired.")
+def no_such_job(store: OwnedRequests, job_id: str) -> Response:
+    """404 for an id that means nothing; 410 for one whose result has expired."""
+    if store.is_gone(job_id):
+        return problem(410, "The result has expired", f"The job {job_id!r} has finished; its result is kept no longer.")
+    return problem(404, "No such job", f"There is no job {job_id!r}.")
 
 
 def event_stream(lines: Iterator[str]) -> Response:

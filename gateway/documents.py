@@ -25,6 +25,11 @@ STATE = Tag(name="state", description="Whether the system works, and what it has
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before asking again.", "schema": {"type": "string"}}}
 
 
+#: How a key is given, where one is needed.
+SECURITY: dict[str, Any] = {"api_key": {"type": "http", "scheme": "bearer", "description": "An API key, `fd_…`."}}
+#: Errors that every route may answer: who asks is unknown, may not, or comes too often; what is asked is too much.
+EVERYWHERE = (400, 401, 403, 413, 415, 429, 503)
+
 #: Responses by status, as flask-openapi3 takes them.
 Responses = dict[str | int | HTTPStatus, type[BaseModel] | dict[Any, Any] | None]
 
@@ -37,7 +42,7 @@ def problems(*statuses: int) -> Responses:
 def openai_errors(*statuses: int) -> Responses:
     """Responses that are errors in OpenAI's form, by status; in place of the problem documents of all routes."""
     unused: Responses = {"422": {"description": "Not used here: what is not valid is 400."}}
-    return {**unused, **{str(status): OpenAIError for status in statuses}}
+    return {**unused, **{str(status): OpenAIError for status in (*EVERYWHERE, *statuses)}}
 
 
 def event_stream(description: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from flask_openapi3.openapi import OpenAPI
 from werkzeug.serving import make_server
 
 from config.settings import GatewaySettings
+from gateway.app import add_errors
+from gateway.authentication import add_authentication, keys_are_required
 from gateway.routes import state
 from gateway.services import Services
 
@@ -20,8 +22,10 @@ def bind(settings: GatewaySettings) -> socket.socket | None:
 
 
 def serve(services: Services, listening: socket.socket) -> None:
-    """Answer /healthz, /readyz and the statistics on the port, on threads of this process."""
+    """Answer /healthz, /readyz and, for whoever may ask, the statistics on the port, on threads of this process."""
     app = OpenAPI("health", doc_ui=False)
+    add_errors(app)
+    add_authentication(app, services.api_keys, required=keys_are_required(services.settings))
     state.add(app, services)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each look would say nothing
     host, port = listening.getsockname()[:2]

@@ -1,10 +1,23 @@
-"""What readiness and the statistics pages say, made of worker reports. Pure."""
+"""What jobs, readiness and the statistics pages say, made of worker reports. Pure."""
 
 from collections.abc import Mapping, Sequence
 
-from schemas.jobs import CacheReport, Readiness, SystemReport, WorkerCache, WorkerSummary
+from broker.holds import Record
+from schemas.jobs import CacheReport, Job, Readiness, SystemReport, WorkerCache, WorkerSummary
 from schemas.policy import Policy, Tier
 from schemas.workers import CacheStatistics, WorkerReport
+
+
+def described(record: Record) -> Job:
+    """A request as its owner sees it."""
+    return Job(
+        id=record.request_id,
+        status=record.state,
+        policy=record.request.policy.name,
+        created_at=record.request.accepted_at_s,
+        result=record.result,
+        failure=record.failure,
+    )
 
 
 def readiness(policy: Policy, reports: Sequence[WorkerReport] | None) -> Readiness:

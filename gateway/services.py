@@ -5,15 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from broker.api_keys import ApiKeys
 from broker.batches import BatchStore
 from broker.presence import Presence
 from broker.records import RequestStore
 from broker.router import Router
 from broker.streams import EventHub
-from config.settings import GatewaySettings
+from config.settings import BackpressureSettings, GatewaySettings
 from gateway.admission import Admission
 from gateway.files import Files
 from gateway.holders import Holders
+from gateway.owned import OwnedRequests
 from gateway.slots import StreamSlots
 
 
@@ -22,16 +24,24 @@ class Services:
     """What the routes work with."""
 
     settings: GatewaySettings
+    backpressure: BackpressureSettings
     admission: Admission
-    store: RequestStore
+    #: For what the gateway itself does; routes use `store`.
+    all_requests: RequestStore
     hub: EventHub
     presence: Presence
+    api_keys: ApiKeys
     router: Router
     batches: BatchStore
     files: Files
     #: None where there is no prefix index.
     holders: Holders | None = None
     clock: Callable[[], float] = time.time
+
+    @cached_property
+    def store(self) -> OwnedRequests:
+        """The requests of who asks."""
+        return OwnedRequests(self.all_requests)
 
     @cached_property
     def slots(self) -> StreamSlots:

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.owners import NOBODY, Owner
+from schemas.requests import ANONYMOUS
 from schemas.wire import Wire
 
 #: What a file may be for.
@@ -28,6 +30,8 @@ class StoredFile(Wire):
     purpose: Purpose
     status: Literal["processed"] = "processed"
     expires_at: int | None = None
+    #: Whose it is; clients of OpenAI's API ignore what they do not know.
+    owner: str = ANONYMOUS
 
 
 class FileList(Wire):
@@ -107,6 +111,8 @@ class Batch(Wire):
     cancelled_at: int | None = None
     request_counts: BatchCounts = BatchCounts()
     metadata: dict[str, str] | None = None
+    #: Whose it is, for the jobs that it submits.
+    owner: Owner = NOBODY
 
 
 class BatchList(Wire):

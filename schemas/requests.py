@@ -4,6 +4,8 @@ The first is forgiving about what is left out; in the second every choice is mad
 gateway's configuration.
 """
 
+import hashlib
+import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -17,6 +19,10 @@ from schemas.wire import Wire
 MAX_STOP_STRINGS = 16
 #: The most alternatives a token's logprobs may list (OpenAI's own limit).
 MAX_TOP_LOGPROBS = 20
+#: The owner of requests that came without an API key.
+ANONYMOUS = "anonymous"
+#: Bytes of a prompt that are counted as one token before any tokenizer has seen it.
+BYTES_PER_TOKEN = 4
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -150,6 +156,10 @@ class JobRequest(Sampling):
     policy: str | None = Field(None, min_length=1)
     confidence: ConfidenceOptions | None = None
     acceptance: AcceptanceOptions | None = None
+    #: Seconds after which the job fails if it has not finished; at most, and by default, `requests.deadline_s`.
+    deadline_s: float | None = Field(None, gt=0.0, allow_inf_nan=False)
+    #: An https address that is called with the job when it has finished.
+    webhook: str | None = Field(None, min_length=1, max_length=2048)
 
     @field_validator("messages")
     @classmethod
@@ -189,3 +199,24 @@ class AcceptedRequest(Wire):
     accepted_at_s: float
     #: What the route that accepted it needs to describe it again; nobody else reads it.
     note: str = ""
+    #: Whose it is: the owner of the API key that it came with.
+    owner: str = Field(ANONYMOUS, min_length=1)
+    #: The owner's share beside others' where there is not enough for all.
+    weight: float = Field(1.0, gt=0.0)
+    #: Seconds after acceptance at which it fails if it has not finished.
+    deadline_s: float = Field(gt=0.0)
+    #: The address to call when it has finished.
+    webhook: str | None = None
+
+    @property
+    def num_tokens_at_most(self) -> int:
+        """About the most tokens that it can cost: four bytes of prompt are one, and the longest answer is written."""
+        num_bytes = sum(len(message.content.encode()) for message in self.messages)
+        return num_bytes // BYTES_PER_TOKEN + self.sampling.max_tokens
+
+    @property
+    def prompt_digest(self) -> str:
+        """SHA-256 of what an engine reads of the request, whatever else it asks for."""
+        told = [[message.role, message.content] for message in self.messages]
+        read = [told, self.sampling.grammar, self.sampling.json_schema]
+        return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()

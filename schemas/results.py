@@ -115,6 +115,25 @@ class FailureKind(StrEnum):
     ENGINE_ERROR = "engine_error"
     #: Every attempt ended with its worker.
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    #: The request's deadline came first.
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+
+
+class LostAttempt(Wire):
+    """An attempt at a request that ended with its worker."""
+
+    attempt: int
+    tier: Tier
+    worker: str
+    reason: str
+    #: Seconds since the epoch, by Redis's clock.
+    lost_at_s: float
+
+
+class LostAttempts(Wire):
+    """All of a request's, in order."""
+
+    attempts: tuple[LostAttempt, ...] = ()
 
 
 class Failure(Wire):
@@ -123,3 +142,5 @@ class Failure(Wire):
     kind: FailureKind
     tier: Tier | None = None
     message: str = Field(min_length=1)
+    #: What was tried, where that is why it failed.
+    attempts: tuple[LostAttempt, ...] = ()

@@ -41,6 +41,10 @@ class Process:
         """Send the signal to the process alone."""
         self._popen.send_signal(number)
 
+    def has_ended(self) -> bool:
+        """Whether it runs no more."""
+        return self._popen.poll() is not None
+
     def wait(self, within_s: float) -> int:
         """Its exit status. Raises `TimeoutExpired`."""
         return self._popen.wait(within_s)

@@ -12,11 +12,14 @@ from typing import Any, Protocol
 from redis.exceptions import RedisError
 
 from broker.connection import connect_configured, connect_index
+from broker.holds import Lifetimes
 from broker.prefix_index import PrefixIndex, member_name
 from broker.presence import Presence
 from broker.queues import FUNCTION_NAMES
-from broker.records import Lifetimes, RequestStore
+from broker.reaper import Reaper
+from broker.records import RequestStore
 from broker.router import Router
+from broker.suitability import check_server
 from config.settings import Settings
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
@@ -24,14 +27,12 @@ from schemas.workers import CacheStatistics, VerificationStatistics, WorkerRepor
 from workers.held_prefixes import PrefixHolder
 from workers.holding import Holdings
 from workers.prefix_publisher import PrefixPublisher
-from workers.process import ConcurrentWorker
+from workers.process import ConcurrentWorker, Hooks
 from workers.stage import Stage
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a stopping worker lets what is in flight finish, before it hands it back.
-GRACE_S = 2.0
-#: Seconds that handing back may take after that.
+#: Seconds that handing back may take after the grace time.
 HAND_BACK_S = 1.5
 
 
@@ -56,6 +57,9 @@ class Engine(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """Stop working on the request. Idempotent."""
+
+    def progress(self, request_id: str) -> int:
+        """What was done for the request so far, as a number that grows; 0 for one that is not in flight."""
 
     def close(self) -> None:
         """Free everything."""
@@ -96,18 +100,30 @@ class Reporter:
 class Assembly:
     """The pieces of one worker process, each built here and handed on.
 
-    Use: make one, give `run` the tier's stage and reports. Everything else is the same for both tiers.
+    Use: make one, give `run` the tier's stage and reports. Everything else is the same for both tiers. `stall_s` is
+    the setting's unless it is given.
     """
 
-    def __init__(self, settings: Settings, tier: Tier, engine: Engine) -> None:
+    def __init__(self, settings: Settings, tier: Tier, engine: Engine, *, stall_s: float | None = None) -> None:
         requests = settings.requests
+        lifetimes = Lifetimes.configured(requests)
         self.tier = tier
         self.engine = engine
         self.worker_id = f"{tier}-{socket.gethostname()}-{os.getpid()}"
         self.redis = connect_configured(settings.redis)
+        check_server(self.redis, settings)
         self.lease_s = requests.lease_s
-        self.store = RequestStore(self.redis, Lifetimes.configured(requests))
-        self.holdings = Holdings(self.store, engine.cancel, requests.lease_s)
+        self.store = RequestStore(self.redis, lifetimes)
+        self.reaper = Reaper(self.redis, self.store, lifetimes)
+        self.holdings = Holdings(
+            self.store,
+            engine.cancel,
+            requests.lease_s,
+            progress=engine.progress,
+            stall_s=requests.stall_s if stall_s is None else stall_s,
+            hung=_end_at_once,
+        )
+        self._grace_s = requests.stop_grace_s
         self._epoch = secrets.token_hex(8)
         self._started_at_s = time.time()
         self._presence = Presence(self.redis, requests.lease_s)
@@ -162,12 +178,16 @@ class Assembly:
             member_name(self.worker_id, self._epoch),
             capacity=capacity,
             functions={FUNCTION_NAMES[self.tier]: stage.run},
-            healthy=lambda: self.engine.alive,
-            drain=self._drain,
-            cancel=self.store.cancel,
+            hooks=Hooks(
+                healthy=lambda: self.engine.alive and not self.holdings.has_hung,
+                drain=self._drain,
+                cancel=self.store.cancel,
+                refused=lambda: self.store.count("jobs_refused"),
+            ),
         )
         reporter = Reporter(self._presence, report, self.lease_s)
         self.holdings.start()
+        self.reaper.start()
         reporter.start()
         if self._publisher is not None:
             self._publisher.start()
@@ -178,6 +198,7 @@ class Assembly:
             if self._publisher is not None:
                 self._publisher.close()
             reporter.close()
+            self.reaper.close()
             self.holdings.close()
             alive = self.engine.alive
             self.engine.close()
@@ -186,7 +207,13 @@ class Assembly:
 
     def _drain(self) -> None:
         """Let what is in flight finish for a while, then hand it back."""
-        if not self.holdings.wait_until_empty(GRACE_S):
+        if not self.holdings.wait_until_empty(self._grace_s):
             log.info("handing_back requests=%d", len(self.holdings))
             self.holdings.stop_all()
             self.holdings.wait_until_empty(HAND_BACK_S)
+
+
+def _end_at_once() -> None:
+    """End the process although a thread of it hangs in an engine; what restarts workers makes a new one."""
+    logging.shutdown()
+    os._exit(1)

@@ -1,7 +1,8 @@
-"""What a worker has in hand: its holds, their leases, the events it publishes about them.
+"""What a worker has in hand: its holds, their leases, deadlines, and the events it publishes about them.
 
 A job's thread takes a hold, works, and commits; meanwhile one thread renews all leases and another publishes events
-in small batches. When Redis says that a hold is lost (cancelled, or taken over), the engine is told to stop.
+in small batches. When a hold is lost (cancelled, or taken over) or its deadline passes, the engine is told to stop.
+Leases are renewed for as long as the engine moves: one that hangs loses them as a dead process does.
 """
 
 import logging
@@ -9,11 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
-from broker.records import Hold, RequestStore
+from broker.holds import Hold
+from broker.records import RequestStore
 from schemas.events import AcceptedText, CorrectedText, DraftText, Event, WrittenText
+from workers.stalling import StallWatch
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +28,59 @@ MOST_GATHER_S = 0.4
 #: The most of its time that publishing may take. On a CPU that an engine's threads fill, every millisecond of it holds
 #: them all up; with many requests in flight the pieces get longer instead.
 PUBLISHING_SHARE = 0.02
+#: Seconds between renewals of leases, at most: a cancelled request is noticed at one at the latest.
+RENEW_S = 0.5
 
 _TEXT = (DraftText, AcceptedText, CorrectedText, WrittenText)
 
 
-class Holdings:
-    """The requests that this worker has in hand. All methods may be called from any thread."""
+@dataclass
+class _InHand:
+    """What is known of one hold."""
 
-    def __init__(self, store: RequestStore, stop_engine: Callable[[str], None], lease_s: float) -> None:
+    #: By `time.monotonic`.
+    deadline: float
+    events: list[Event] = field(default_factory=list)
+    #: The commit takes the events with it; nothing more is published by itself.
+    closing: bool = False
+    #: The engine is to stop working on it.
+    unwanted: bool = False
+    #: Because its deadline has passed.
+    late: bool = False
+
+
+class Holdings:
+    """The requests that this worker has in hand. All methods may be called from any thread.
+
+    `progress` is what the engine has done so far for a request, by its work id, as a number that grows; `hung` is
+    called once, after `stall_s` in which it grew for none, when every hold has been surrendered.
+    """
+
+    def __init__(
+        self,
+        store: RequestStore,
+        stop_engine: Callable[[str], None],
+        lease_s: float,
+        *,
+        progress: Callable[[str], int],
+        stall_s: float,
+        hung: Callable[[], None],
+    ) -> None:
         self._store = store
         self._stop_engine = stop_engine
-        self._lease_s = lease_s
-        self._pending: dict[Hold, list[Event]] = {}
+        self._progress = progress
+        self._stall_s = stall_s
+        self._hung = hung
+        self._renew_s = min(RENEW_S, lease_s / 3)
+        self._in_hand: dict[Hold, _InHand] = {}
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._empty = threading.Condition(self._lock)
         self._ended = threading.Event()
+        #: The engine hangs: nothing more is to be taken up.
+        self.has_hung = False
+        #: Set when the worker is to hand back what it holds.
+        self.stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._publish, name="event-publisher", daemon=True),
             threading.Thread(target=self._renew, name="lease-renewer", daemon=True),
@@ -57,86 +98,144 @@ class Holdings:
             thread.join()
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._in_hand)
 
     @contextmanager
-    def holding(self, hold: Hold) -> Iterator[None]:
-        """Renew the hold's lease and publish its events while the block runs."""
+    def holding(self, hold: Hold, remaining_s: float) -> Iterator[None]:
+        """Renew the hold's lease, publish its events and keep its deadline while the block runs."""
+        late = remaining_s <= 0
         with self._lock:
-            self._pending[hold] = []
+            self._in_hand[hold] = _InHand(time.monotonic() + remaining_s, unwanted=late, late=late)
         try:
             yield
         finally:
             with self._lock:
-                self._pending.pop(hold, None)
+                self._in_hand.pop(hold, None)
                 self._empty.notify_all()
 
     def say(self, hold: Hold, event: Event) -> None:
         """Publish the event soon. Does not block; events of one hold keep their order."""
         with self._lock:
-            waiting = self._pending.get(hold)
-            if waiting is not None:
-                _append(waiting, event)
+            held = self._in_hand.get(hold)
+            if held is not None and not held.closing:
+                _append(held.events, event)
 
     def unsaid(self, hold: Hold) -> list[Event]:
-        """Take what is not published yet, to go into the commit; after this nothing more is published by itself."""
+        """What is not published yet, to go into the commit; after this nothing more is published by itself.
+
+        Idempotent, so that a commit can be tried again.
+        """
         with self._sending, self._lock:
-            waiting = self._pending[hold]
-            self._pending[hold] = []
-            return waiting
+            held = self._in_hand[hold]
+            held.closing = True
+            return list(held.events)
+
+    def rest(self, hold: Hold) -> None:
+        """The engine is done with it: only the commit is left, and what it will do no more tells whether it hangs."""
+        with self._lock:
+            self._in_hand[hold].closing = True
+
+    def is_unwanted(self, hold: Hold) -> bool:
+        """Whether the engine is not to work on it (any more): lost, late, or the worker is stopping."""
+        with self._lock:
+            return self._in_hand[hold].unwanted
+
+    def is_late(self, hold: Hold) -> bool:
+        """Whether that is because its deadline has passed."""
+        with self._lock:
+            return self._in_hand[hold].late
 
     def wait_until_empty(self, timeout_s: float) -> bool:
         """Block until nothing is in hand. False after the timeout."""
         with self._lock:
-            return self._empty.wait_for(lambda: not self._pending, timeout_s)
+            return self._empty.wait_for(lambda: not self._in_hand, timeout_s)
 
     def stop_all(self) -> None:
         """Tell the engine to stop whatever is in hand."""
+        self.stopping.set()
         with self._lock:
-            holds = list(self._pending)
+            holds = list(self._in_hand)
         for hold in holds:
-            self._stop_engine(hold.work_id)
+            self.stop(hold)
+
+    def stop(self, hold: Hold) -> None:
+        """Tell the engine to stop it, if it is still in hand. Idempotent."""
+        with self._lock:
+            held = self._in_hand.get(hold)
+            if held is None:  # its own job has just finished it
+                return
+            held.unwanted = True
+        self._stop_engine(hold.work_id)
 
     def _publish(self) -> None:
         pause_s = GATHER_S
         while not self._ended.wait(pause_s):
             began = time.monotonic()
+            self._stop_the_late()
             with self._sending:
                 with self._lock:
-                    batches = [(hold, events) for hold, events in self._pending.items() if events]
+                    batches = [(hold, held.events) for hold, held in self._in_hand.items() if self._has_news(held)]
                     for hold, _ in batches:
-                        self._pending[hold] = []
+                        self._in_hand[hold].events = []
                 if batches:
                     self._send(batches)
             pause_s = min(max(GATHER_S, (time.monotonic() - began) / PUBLISHING_SHARE), MOST_GATHER_S)
+
+    @staticmethod
+    def _has_news(held: _InHand) -> bool:
+        return bool(held.events) and not held.closing
+
+    def _stop_the_late(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            late = [(hold, held) for hold, held in self._in_hand.items() if held.deadline <= now and not held.late]
+            for _, held in late:
+                held.late = True
+        for hold, _ in late:
+            self.stop(hold)
 
     def _send(self, batches: list[tuple[Hold, list[Event]]]) -> None:
         try:
             lost = self._store.append_all(batches)
         except RedisError as error:
             log.warning("events_not_published requests=%d error=%s", len(batches), error)
+            with self._lock:  # they go out with the next batch, or with the commit
+                for hold, events in batches:
+                    if (held := self._in_hand.get(hold)) is not None:
+                        held.events = [*events, *held.events]
             return
         for hold in lost:
             self._give_up(hold)
 
     def _give_up(self, hold: Hold) -> None:
-        with self._lock:
-            if hold not in self._pending:  # its own job has just finished it
-                return
         log.info("hold_lost request_id=%s attempt=%s", hold.request_id, hold.attempt)
-        self._stop_engine(hold.work_id)
+        self.stop(hold)
 
     def _renew(self) -> None:
-        while not self._ended.wait(self._lease_s / 3):
+        watch = StallWatch(self._stall_s)
+        while not self._ended.wait(self._renew_s):
             with self._lock:
-                holds = list(self._pending)
+                wanted = [(hold, held.closing) for hold, held in self._in_hand.items() if not held.unwanted]
+            holds = [hold for hold, _ in wanted]
+            in_engine = [hold.work_id for hold, closing in wanted if not closing]
+            if watch.is_stalled({work_id: self._progress(work_id) for work_id in in_engine}, time.monotonic()):
+                self._surrender_all(holds)
+                return
             try:
                 for hold in self._store.renew(holds):
                     self._give_up(hold)
-                for request_id in self._store.reap():
-                    log.info("request_pushed_again request_id=%s", request_id)
             except RedisError as error:
                 log.warning("redis_away error=%s", error)
+
+    def _surrender_all(self, holds: list[Hold]) -> None:
+        log.error("engine_hung requests=%d stall_s=%g", len(holds), self._stall_s)
+        self.has_hung = True
+        try:
+            for hold in holds:
+                self._store.surrender(hold, f"its engine did nothing for {self._stall_s:g} s")
+        except RedisError as error:
+            log.warning("redis_away error=%s", error)  # then the leases lapse
+        self._hung()
 
 
 def _append(waiting: list[Event], event: Event) -> None:

@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
+from typing import Any
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from rq.exceptions import DeserializationError
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
@@ -28,6 +29,7 @@ from rq.timeouts import BaseDeathPenalty
 from rq.worker import BaseWorker, WorkerStatus
 
 from broker import queues, run_queues
+from broker.connection import REDIS_AWAY
 from schemas.policy import Tier
 from workers.foraging import Forager
 from workers.throughput import Throughput
@@ -52,12 +54,25 @@ class NoDeathPenalty(BaseDeathPenalty):
         """Do nothing."""
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What a worker calls of the process that it runs in."""
+
+    #: False ends the worker.
+    healthy: Callable[[], bool]
+    #: Called once, from the main thread, when the worker ends; returns when nothing is left in flight.
+    drain: Callable[[], None]
+    #: Given the request id of a job that RQ was told to stop.
+    cancel: Callable[[str], object]
+    #: Called for each job that would run what is not in the table, or that cannot be read.
+    refused: Callable[[], None]
+
+
 class ConcurrentWorker(BaseWorker):
     """Keeps up to `capacity` jobs in flight.
 
-    `functions` is the table of what jobs may name. The worker stops when told to or when `healthy` is false; then it
-    calls `drain`, once, from the main thread, which returns when nothing is left in flight. `cancel` is given the
-    request id of a job that RQ was told to stop.
+    `functions` is the table of what jobs may name. The worker stops when told to or when it is not healthy any more.
+    While Redis is away it waits.
     """
 
     death_penalty_class = NoDeathPenalty
@@ -70,9 +85,7 @@ class ConcurrentWorker(BaseWorker):
         *,
         capacity: int,
         functions: Mapping[str, Callable[[str], None]],
-        healthy: Callable[[], bool],
-        drain: Callable[[], None],
-        cancel: Callable[[str], object],
+        hooks: Hooks,
     ) -> None:
         jobs = queues.job_class(functions)
         super().__init__(
@@ -87,16 +100,14 @@ class ConcurrentWorker(BaseWorker):
         self._run_queues = run_queues.RunQueues(redis, tier)
         own_queue = run_queues.own_queue(tier, name)
         self._own_list = run_queues.list_of(own_queue)
-        self._forager = Forager(self._run_queues, own_queue, capacity, healthy)
+        self._forager = Forager(self._run_queues, own_queue, capacity, hooks.healthy)
         #: How fast the jobs get done.
         self.throughput = Throughput()
         self._slots = threading.BoundedSemaphore(capacity)
         self._pool = ThreadPoolExecutor(capacity, thread_name_prefix="job")
         self._running: dict[str, tuple[Job, Execution]] = {}
         self._running_lock = threading.Lock()
-        self._healthy = healthy
-        self._drain = drain
-        self._cancel = cancel
+        self._hooks = hooks
         #: Jobs that this process has run, whatever became of them.
         self.jobs_done = 0
         self._heartbeat_at = 0.0
@@ -130,13 +141,17 @@ class ConcurrentWorker(BaseWorker):
         max_idle_time: int | None = None,  # noqa: ARG002 - RQ's signature
     ) -> tuple[Job, Queue] | None:
         """The next job, once there is room for it; None when the worker is to stop."""
-        while not self._stop_requested and self._healthy():
+        while not self._stop_requested and self._hooks.healthy():
             if not self._slots.acquire(timeout=DEQUEUE_S):
                 continue
             taken = None
             try:
                 taken = self._take()
-            except (RedisConnectionError, RedisTimeoutError) as error:
+                if taken is not None:
+                    taken[0].redis_server_version = self.get_redis_server_version()
+            except REDIS_AWAY as error:
+                # A job that was taken all the same is pushed again by the reaper.
+                taken = None
                 log.warning("redis_away error=%s", error)
                 time.sleep(DEQUEUE_S)
                 continue
@@ -148,10 +163,9 @@ class ConcurrentWorker(BaseWorker):
                     self._slots.release()
             if taken is not None:
                 job, queue = taken
-                if not self._healthy():  # the engine died while this looked at the queue
+                if not self._hooks.healthy():  # the engine died while this looked at the queue
                     self._put_back(job, queue)
                     return None
-                job.redis_server_version = self.get_redis_server_version()
                 return job, queue
         return None
 
@@ -176,6 +190,20 @@ class ConcurrentWorker(BaseWorker):
             queue.intermediate_queue.remove(job_id.decode())
             self._run_queues.done(job_id.decode())
         return taken
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """As RQ's, but a Redis that is away is no reason to end."""
+        try:
+            super().check_for_suspension(burst)
+        except REDIS_AWAY as error:
+            log.warning("redis_away error=%s", error)
+
+    def run_maintenance_tasks(self) -> None:
+        """As RQ's, but a Redis that is away is no reason to end."""
+        try:
+            super().run_maintenance_tasks()
+        except REDIS_AWAY as error:
+            log.warning("redis_away error=%s", error)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Start the job on the pool and return at once.
@@ -223,7 +251,7 @@ class ConcurrentWorker(BaseWorker):
             running = self._running.get(execution_id)
         if running is not None:
             job, _ = running
-            self._cancel(job.args[0])
+            self._hooks.cancel(job.args[0])
 
     def procline(self, message: str) -> None:
         """Do nothing: many jobs share this process's title."""
@@ -231,9 +259,27 @@ class ConcurrentWorker(BaseWorker):
     def teardown(self) -> None:
         """Leave what waits to others, drain, then say good-bye."""
         self._forager.close()
-        self._drain()
+        self._hooks.drain()
         self._pool.shutdown(wait=True)
-        super().teardown()
+        try:
+            super().teardown()
+        except RedisError as error:
+            log.warning("redis_away error=%s", error)
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """As RQ's, and what was refused is counted. Neither logs what a job holds."""
+        error = exc_info[1]
+        if isinstance(error, queues.ForbiddenFunction | DeserializationError):
+            self._count_refused(job.id, error)
+        else:
+            log.error("job_failed job=%s error=%s", job.id, type(error).__name__, exc_info=exc_info)
+
+    def _count_refused(self, job_id: str, error: Exception) -> None:
+        log.error("job_refused job=%s error=%s", job_id, error)
+        try:
+            self._hooks.refused()
+        except RedisError as away:
+            log.warning("redis_away error=%s", away)
 
     def _put_back(self, job: Job, queue: Queue) -> None:
         """Leave the job to another worker, as if it had not been taken."""
@@ -248,7 +294,7 @@ class ConcurrentWorker(BaseWorker):
         job_id = getattr(error, "job_id", None)
         if job_id is None:
             raise error
-        log.error("job_unreadable job=%s error=%s", job_id, error)
+        self._count_refused(job_id, error)
         for queue in self.queues:
             queue.intermediate_queue.remove(job_id)
         self._run_queues.done(job_id)

@@ -2,7 +2,7 @@
 
 import click
 
-from firstdraft.cli import ablate, batch, bench, chat, completion, doctor, jobs, models, state, system
+from firstdraft.cli import ablate, batch, bench, chat, completion, doctor, jobs, keys, models, state, system
 
 #: In the order in which help lists them.
 COMMANDS = (
@@ -21,6 +21,7 @@ COMMANDS = (
     bench.bench,
     ablate.ablate_command,
     models.models,
+    keys.keys,
     completion.completion,
 )
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 import click
+from redis.exceptions import RedisError
 
 from config.settings import InvalidSettings, Settings, read_settings
 from firstdraft.ablation import AblationFailed
@@ -29,6 +30,7 @@ def expected_failures() -> Iterator[None]:
         DemoFailed,
         FirstdraftError,
         AblationFailed,
+        RedisError,
         OSError,  # a folder that cannot be written, a full disk: the message names it
     ) as failure:
         raise click.ClickException(str(failure)) from failure

@@ -7,6 +7,7 @@ point, and the next one, in whatever process, goes on: a line's jobs have the sa
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 from broker.streams import POLL_S, Listening
@@ -17,11 +18,11 @@ from gateway.openai_compatible import errors
 from gateway.openai_compatible.models import ModelTable
 from gateway.openai_compatible.shapes import Answer
 from gateway.services import Services
-from gateway.submitting import submit
+from gateway.submitting import Overloaded, submit
 from schemas.events import Done, Event, Failed
 from schemas.openai_files import Batch, BatchCounts, BatchProblem, BatchProblems, StoredFile
 from schemas.openai_models import OpenAIError
-from schemas.requests import AcceptedRequest
+from schemas.requests import AcceptedRequest, JobRequest
 
 #: The most lines of a batch (OpenAI's own limit).
 MAX_LINES = 50_000
@@ -105,6 +106,7 @@ class BatchRun:
                 created_at=self._now(),
                 filename=f"{batch.id}_{kind}.jsonl",
                 purpose="batch_output",
+                owner=batch.owner.name,
             )
             stored = self._services.files.publish(name, description)
             published[field_name] = None if stored is None else stored.id
@@ -143,6 +145,7 @@ class BatchRun:
         self._batch = self._batch.model_copy(update={"request_counts": BatchCounts(total=total)})
 
     def _answer(self, checked: Checked) -> Ending:
+        remaining: Iterator[tuple[int, bytes | None]]
         remaining = ((number, raw) for number, raw in self._lines() if not self._is_marked(number))
         exhausted = False
         room = self._services.settings.batch_in_flight
@@ -152,9 +155,13 @@ class BatchRun:
                     following = next(remaining, None)
                     if following is None:
                         exhausted = True
-                    else:
+                        break
+                    try:
                         self._start(*following, listening, checked)
-                if not self._flights:
+                    except Overloaded:  # others' jobs fill the system: this line is tried again at the next look
+                        remaining = chain([following], remaining)
+                        break
+                if exhausted and not self._flights:
                     return "completed"
                 heard = listening.wait(LOOK_S)
                 if self._is_time_to_look():  # a notification may have been missed
@@ -178,9 +185,7 @@ class BatchRun:
             job_ids = [lines.job_id_of(batch_id, number, choice) for choice in range(len(line.jobs))]
             for job_id in job_ids:
                 listening.add(job_id)
-            accepted = [
-                submit(self._services, job, request_id=job_id) for job, job_id in zip(line.jobs, job_ids, strict=True)
-            ]
+            accepted = [self._submit(job, job_id) for job, job_id in zip(line.jobs, job_ids, strict=True)]
         except BadLine as bad:
             self._write_error(number, lines.not_run(batch_id, number, bad.custom_id, bad.code, str(bad)))
         except Refused as refusal:
@@ -188,6 +193,9 @@ class BatchRun:
             self._write_error(number, entry)
         else:
             self._flights.update(dict.fromkeys(job_ids, Flight(line, job_ids, accepted[0])))
+
+    def _submit(self, job: JobRequest, job_id: str) -> AcceptedRequest:
+        return submit(self._services, job, owner=self._batch.owner, request_id=job_id)
 
     def _collect(self, job_ids: set[str], listening: Listening) -> None:
         for job_id, event in self._services.hub.endings(job_ids).items():
@@ -205,7 +213,7 @@ class BatchRun:
                 self._completed += 1
                 self._land(flight, listening)
         elif event is None:
-            submit(self._services, flight.line.jobs[flight.job_ids.index(job_id)], request_id=job_id)
+            self._submit(flight.line.jobs[flight.job_ids.index(job_id)], job_id)
         else:
             failure = errors.from_failure(event.failure) if isinstance(event, Failed) else errors.cancelled()
             self._fail(flight, failure, listening)

@@ -3,11 +3,12 @@
 import logging
 import threading
 
+from broker.connection import REDIS_AWAY
 from gateway.batches.run import BatchRun
 from gateway.files import Locked
 from gateway.openai_compatible.models import ModelTable
-from gateway.redis_away import REDIS_AWAY
 from gateway.services import Services
+from gateway.submitting import Overloaded
 from schemas.openai_files import ENDED, BatchProblem, BatchProblems
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class BatchRunner:
                     log.info("batch_ended batch_id=%s", batch_id)
         except Locked:
             pass  # another process runs it
-        except (*REDIS_AWAY, OSError) as error:
+        except (*REDIS_AWAY, OSError, Overloaded) as error:
             log.warning("batch_interrupted batch_id=%s error=%s", batch_id, error)  # taken up again at the next look
         except Exception as error:  # what breaks one batch must not break it again every second for ever
             log.exception("batch_broke batch_id=%s", batch_id)

@@ -29,7 +29,7 @@ def add(app: OpenAPI, services: Services) -> None:
     described: Responses = {
         200: event_stream_document("The job's events (schemas/events.py)."),
         204: None,
-        **problems(404),
+        **problems(404, 410),
     }
 
     @app.get("/v1/jobs/<job_id>/events", tags=[JOBS], responses=described)
@@ -37,7 +37,7 @@ def add(app: OpenAPI, services: Services) -> None:
         """Follow the job: server-sent events, its whole history first, resumable by Last-Event-ID."""
         state = services.store.state(path.job_id)
         if state is None:
-            return no_such_job(path.job_id)
+            return no_such_job(services.store, path.job_id)
         if state in FINISHED and not services.hub.read(path.job_id, header.last_event_id):
             return Response(status=204)  # what tells an EventSource not to connect again
         with services.slots.taken() as slot:

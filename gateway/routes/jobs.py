@@ -1,17 +1,20 @@
 """/v1/jobs: submit a prompt, read what became of it, cancel it."""
 
 import time
+import uuid
 
 from flask import Response
 from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, Field
 
-from broker.records import Record
+from broker.holds import Record
 from broker.states import FINISHED
 from broker.streams import BEGINNING
 from gateway.answers import RETRY_AFTER_S, json_answer, no_such_job
 from gateway.documents import JOBS, problems
+from gateway.reports import described
 from gateway.services import Services
+from gateway.submitting import idempotency
 from gateway.submitting import submit as submit_request
 from schemas.jobs import Job
 from schemas.requests import JobRequest
@@ -21,6 +24,18 @@ class JobPath(BaseModel):
     """Which job."""
 
     job_id: str = Field(description="The id that POST /v1/jobs answered with.")
+
+
+class IdempotencyHeader(BaseModel):
+    """What makes it safe to submit again."""
+
+    key: str | None = Field(
+        None,
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="Within 24 hours, the same key and body is the same job; another body is refused.",
+    )
 
 
 class WaitQuery(BaseModel):
@@ -33,19 +48,26 @@ def add(app: OpenAPI, services: Services) -> None:
     """Add the routes."""
     store, limits = services.store, services.settings
 
-    @app.post("/v1/jobs", tags=[JOBS], responses={202: Job, **problems(400, 413, 415)})
-    def submit(body: JobRequest) -> Response:
+    @app.post("/v1/jobs", tags=[JOBS], responses={202: Job})
+    def submit(header: IdempotencyHeader, body: JobRequest) -> Response:
         """Submit a prompt. The answer is at the job's own address."""
-        accepted = submit_request(services, body)
+        key = None if header.key is None else idempotency(header.key, body)
+        job_id = uuid.uuid4().hex
+        accepted = submit_request(services, body, request_id=job_id, key=key)
+        headers = {"Location": f"/v1/jobs/{accepted.request_id}", "Retry-After": RETRY_AFTER_S}
+        if accepted.request_id != job_id:
+            headers["Idempotency-Replayed"] = "true"
+            if (record := store.read(accepted.request_id)) is not None:
+                return json_answer(described(record), 202, headers)
         job = Job(
             id=accepted.request_id,
             status="queued" if "edge" in accepted.policy.tiers else "escalated",
             policy=accepted.policy.name,
             created_at=accepted.accepted_at_s,
         )
-        return json_answer(job, 202, {"Location": f"/v1/jobs/{job.id}", "Retry-After": RETRY_AFTER_S})
+        return json_answer(job, 202, headers)
 
-    @app.get("/v1/jobs/<job_id>", tags=[JOBS], responses={200: Job, **problems(404)})
+    @app.get("/v1/jobs/<job_id>", tags=[JOBS], responses={200: Job, **problems(404, 410)})
     def read(path: JobPath, query: WaitQuery) -> Response:
         """Get the job, at once or when it has finished."""
         record = store.read(path.job_id)
@@ -55,27 +77,15 @@ def add(app: OpenAPI, services: Services) -> None:
                 for _ in services.hub.follow(path.job_id, BEGINNING, deadline):
                     pass
             record = store.read(path.job_id)
-        return no_such_job(path.job_id) if record is None else _job(record)
+        return no_such_job(store, path.job_id) if record is None else _job(record)
 
-    @app.delete("/v1/jobs/<job_id>", tags=[JOBS], responses={200: Job, **problems(404)})
+    @app.delete("/v1/jobs/<job_id>", tags=[JOBS], responses={200: Job, **problems(404, 410)})
     def cancel(path: JobPath) -> Response:
         """Cancel the job. One that has finished stays as it is."""
         store.cancel(path.job_id)
         record = store.read(path.job_id)
-        return no_such_job(path.job_id) if record is None else _job(record)
-
-
-def job_of(record: Record) -> Job:
-    """The job as its owner sees it."""
-    return Job(
-        id=record.request_id,
-        status=record.state,
-        policy=record.request.policy.name,
-        created_at=record.request.accepted_at_s,
-        result=record.result,
-        failure=record.failure,
-    )
+        return no_such_job(store, path.job_id) if record is None else _job(record)
 
 
 def _job(record: Record) -> Response:
-    return json_answer(job_of(record), headers={} if record.state in FINISHED else {"Retry-After": RETRY_AFTER_S})
+    return json_answer(described(record), headers={} if record.state in FINISHED else {"Retry-After": RETRY_AFTER_S})

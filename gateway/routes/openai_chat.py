@@ -27,7 +27,7 @@ def add(app: OpenAPI, services: Services) -> None:
     """Add the routes."""
     models = ModelTable(services.admission.policies, services.settings.model_aliases)
 
-    @app.post("/v1/chat/completions", tags=[OPENAI], responses={200: ChatCompletion, **openai_errors(400, 404, 503)})
+    @app.post("/v1/chat/completions", tags=[OPENAI], responses={200: ChatCompletion, **openai_errors(404)})
     def chat(body: ChatCompletionRequest) -> Response:
         """Answer a conversation, whole or as a stream of text that will stand."""
         jobs = chat_jobs(body, models.policy(body.model))
@@ -40,7 +40,7 @@ def add(app: OpenAPI, services: Services) -> None:
             return answer_in_pieces(services, jobs, dialect, include_usage=usage)
         return answer_whole(services, jobs, dialect)
 
-    @app.post("/v1/completions", tags=[OPENAI], responses={200: TextCompletion, **openai_errors(400, 404, 503)})
+    @app.post("/v1/completions", tags=[OPENAI], responses={200: TextCompletion, **openai_errors(404)})
     def complete(body: CompletionRequest) -> Response:
         """Answer one or more prompts, each as one message of a user's."""
         jobs = completion_jobs(body, models.policy(body.model))

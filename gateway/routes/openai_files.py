@@ -9,9 +9,11 @@ from flask_openapi3.models.file import FileStorage
 from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, Field
 
+from broker.batches import BatchStore
 from gateway.answers import json_answer
+from gateway.authentication import asking_owner, may_see
 from gateway.documents import FILES, openai_errors
-from gateway.files import CHUNK
+from gateway.files import CHUNK, Files
 from gateway.problems import problem
 from gateway.services import Services
 from schemas.openai_files import (
@@ -24,6 +26,7 @@ from schemas.openai_files import (
     Purpose,
     StoredFile,
 )
+from schemas.owners import NOBODY
 
 #: Seconds in each unit of a completion window.
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -69,7 +72,7 @@ def add(app: OpenAPI, services: Services) -> None:
 
 def _add_files(app: OpenAPI, services: Services) -> None:
     files = services.files
-    errors = openai_errors(400, 404, 413, 503)
+    errors = openai_errors(404)
 
     @app.post("/v1/files", tags=[FILES], responses={200: StoredFile, **errors})
     def upload(form: UploadForm) -> Response:
@@ -80,13 +83,14 @@ def _add_files(app: OpenAPI, services: Services) -> None:
             created_at=int(services.clock()),
             filename=form.file.filename or "upload.jsonl",
             purpose=form.purpose,
+            owner=(asking_owner() or NOBODY).name,
         )
         return json_answer(files.save(cast("BinaryIO", form.file.stream), description))
 
-    @app.get("/v1/files", tags=[FILES], responses={200: FileList})
+    @app.get("/v1/files", tags=[FILES], responses={200: FileList, **errors})
     def list_files(query: FilesQuery) -> Response:
         """The files, the newest first."""
-        found = files.listed(query.purpose)
+        found = [one for one in files.listed(query.purpose) if may_see(one.owner)]
         ids = [one.id for one in found]
         start = ids.index(query.after) + 1 if query.after in ids else 0
         page = found[start : start + query.limit]
@@ -102,13 +106,13 @@ def _add_files(app: OpenAPI, services: Services) -> None:
     @app.get("/v1/files/<file_id>", tags=[FILES], responses={200: StoredFile, **errors})
     def read_file(path: FilePath) -> Response:
         """One file's description."""
-        found = files.find(path.file_id)
+        found = _own_file(files, path.file_id)
         return _no_such("file", path.file_id) if found is None else json_answer(found)
 
     @app.get("/v1/files/<file_id>/content", tags=[FILES], responses={200: {"description": "The file."}, **errors})
     def read_content(path: FilePath) -> Response:
         """The file itself."""
-        found = files.find(path.file_id)
+        found = _own_file(files, path.file_id)
         if found is None:
             return _no_such("file", path.file_id)
         response = Response(_chunks(files.open(path.file_id)), content_type="application/octet-stream")
@@ -118,19 +122,19 @@ def _add_files(app: OpenAPI, services: Services) -> None:
     @app.delete("/v1/files/<file_id>", tags=[FILES], responses={200: FileDeleted, **errors})
     def delete_file(path: FilePath) -> Response:
         """Forget a file. A batch that still reads it fails."""
-        if not files.delete(path.file_id):
+        if _own_file(files, path.file_id) is None or not files.delete(path.file_id):
             return _no_such("file", path.file_id)
         return json_answer(FileDeleted(id=path.file_id))
 
 
 def _add_batches(app: OpenAPI, services: Services) -> None:
     batches = services.batches
-    errors = openai_errors(400, 404, 503)
+    errors = openai_errors(404)
 
     @app.post("/v1/batches", tags=[FILES], responses={200: Batch, **errors})
     def create_batch(body: BatchRequest) -> Response:
         """Run the requests in a file."""
-        if services.files.find(body.input_file_id) is None:
+        if _own_file(services.files, body.input_file_id) is None:
             return _no_such("file", body.input_file_id)
         now = int(services.clock())
         batch = Batch(
@@ -141,15 +145,16 @@ def _add_batches(app: OpenAPI, services: Services) -> None:
             created_at=now,
             expires_at=now + int(body.completion_window[:-1]) * UNITS[body.completion_window[-1]],
             metadata=body.metadata,
+            owner=asking_owner() or NOBODY,
         )
         batches.create(batch)
         app.logger.info("batch_created batch_id=%s", batch.id)
         return json_answer(batch)
 
-    @app.get("/v1/batches", tags=[FILES], responses={200: BatchList})
+    @app.get("/v1/batches", tags=[FILES], responses={200: BatchList, **errors})
     def list_batches(query: PageQuery) -> Response:
         """The batches, the newest first."""
-        page, more = batches.listed(query.after, query.limit)
+        page, more = batches.listed(query.after, query.limit, lambda batch: may_see(batch.owner.name))
         return json_answer(
             BatchList(
                 data=tuple(page),
@@ -162,18 +167,28 @@ def _add_batches(app: OpenAPI, services: Services) -> None:
     @app.get("/v1/batches/<batch_id>", tags=[FILES], responses={200: Batch, **errors})
     def read_batch(path: BatchPath) -> Response:
         """How far a batch is."""
-        found = batches.read(path.batch_id)
+        found = _own_batch(batches, path.batch_id)
         return _no_such("batch", path.batch_id) if found is None else json_answer(found)
 
     @app.post("/v1/batches/<batch_id>/cancel", tags=[FILES], responses={200: Batch, **errors})
     def cancel_batch(path: BatchPath) -> Response:
         """Stop a batch; what has been answered can be fetched. One that has ended stays as it is."""
-        found = batches.read(path.batch_id)
+        found = _own_batch(batches, path.batch_id)
         if found is None:
             return _no_such("batch", path.batch_id)
         if found.status not in ENDED:
             batches.ask_to_cancel(path.batch_id, services.clock())
         return json_answer(batches.read(path.batch_id) or found)
+
+
+def _own_file(files: Files, file_id: str) -> StoredFile | None:
+    found = files.find(file_id)
+    return found if found is not None and may_see(found.owner) else None
+
+
+def _own_batch(batches: BatchStore, batch_id: str) -> Batch | None:
+    found = batches.read(batch_id)
+    return found if found is not None and may_see(found.owner.name) else None
 
 
 def _chunks(content: BinaryIO) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, Field
 
 from broker import states
-from broker.records import Record
+from broker.holds import Record
 from broker.states import State
 from broker.streams import BEGINNING
 from gateway.answers import event_stream, json_answer
@@ -71,7 +71,7 @@ class Found:
 def add(app: OpenAPI, services: Services) -> None:
     """Add the routes."""
     models = ModelTable(services.admission.policies, services.settings.model_aliases)
-    errors = openai_errors(400, 404, 503)
+    errors = openai_errors(404)
 
     @app.errorhandler(NoSuchResponse)
     def on_no_such_response(error: NoSuchResponse) -> Response:

@@ -3,11 +3,13 @@
 import socket
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Response, request
 from flask_openapi3.openapi import OpenAPI
 from werkzeug.routing.exceptions import WebsocketMismatch
 
+from gateway.authentication import Forbidden
 from gateway.documents import JOBS, Responses, problems
 from gateway.problems import problem
 from gateway.services import Services
@@ -28,8 +30,16 @@ def add(app: OpenAPI, services: Services) -> None:
     @app.get("/v1/ws", tags=[JOBS], responses=described, websocket=True)
     def talk() -> Response:
         """Submit, follow and cancel over one WebSocket."""
+        _check_origin()
         with services.slots.taken() as slot:
             return slot.held_by(Upgraded(services, request.environ["gunicorn.socket"]))
+
+
+def _check_origin() -> None:
+    """Raise `Forbidden` for a page of another site: browsers let any page open a WebSocket to this machine."""
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.host:
+        raise Forbidden(f"A page of {origin} may not talk to this gateway.")
 
 
 class Upgraded(Response):

@@ -3,11 +3,11 @@
 from flask import Response
 from flask_openapi3.openapi import OpenAPI
 
+from broker.connection import REDIS_AWAY
 from gateway import reports
 from gateway.answers import json_answer
-from gateway.documents import STATE, problems
+from gateway.documents import STATE
 from gateway.holders import Holders
-from gateway.redis_away import REDIS_AWAY
 from gateway.services import Services
 from schemas.jobs import CacheReport, Health, HolderReport, Readiness, SystemReport
 from schemas.requests import JobRequest
@@ -50,7 +50,7 @@ def add(app: OpenAPI, services: Services) -> None:
 
 
 def _add_holders(app: OpenAPI, holders: Holders) -> None:
-    @app.post("/v1/cache/holders", tags=[STATE], responses={200: HolderReport, **problems(400, 413, 415)})
+    @app.post("/v1/cache/holders", tags=[STATE], responses={200: HolderReport})
     def cache_holders(body: JobRequest) -> Response:
         """Which workers hold the beginning of this prompt in their caches. Submits nothing."""
         return json_answer(holders.of(body.conversation()))

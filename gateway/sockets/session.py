@@ -5,16 +5,18 @@ import threading
 
 from pydantic import ValidationError
 
+from broker.connection import REDIS_AWAY
 from broker.streams import POLL_S, Listening
-from gateway.admission import Refused
 from gateway.answers import no_such_job
-from gateway.problems import invalid, problem, refused
-from gateway.redis_away import REDIS_AWAY
-from gateway.routes.jobs import job_of
+from gateway.authentication import check_scope
+from gateway.problems import invalid, problem
+from gateway.refusals import ANSWERS, answer_to
+from gateway.reports import described
 from gateway.services import Services
 from gateway.sockets.connection import Connection, Gone
 from gateway.submitting import submit
 from schemas.events import FINAL_KINDS
+from schemas.owners import Scope
 from schemas.problems import Problem
 from schemas.sockets import Asked, Cancel, Follow, Submit, ToldEvent, ToldJob, ToldProblem, asked_adapter
 
@@ -61,35 +63,37 @@ class Session:
             return self._obey(asked_adapter.validate_json(raw)).model_dump_json()
         except ValidationError as error:
             response = invalid(error)
-        except Refused as refusal:
-            response = refused(refusal)
         except TooManyFollowed as error:
             response = problem(429, "Too many jobs followed", str(error))
         except NoSuchJob as error:
-            response = no_such_job(error.job_id)
-        except REDIS_AWAY:
-            response = problem(503, "Redis is away", "Nothing was stored; try again.")
+            response = no_such_job(self._services.store, error.job_id)
+        except tuple(ANSWERS) as error:
+            response = answer_to(error)
         found = Problem.model_validate_json(response.get_data())
         return ToldProblem(ref=ref, problem=found).model_dump_json()
 
     def _obey(self, asked: Asked) -> ToldJob:
         match asked:
             case Submit():
+                check_scope(Scope.SUBMIT)
                 self._check_room()
                 job_id = submit(self._services, asked.body).request_id
                 self._follow(job_id, "0-0")
             case Follow():
                 self._check_room()
                 job_id = asked.job_id
+                if self._services.store.state(job_id) is None:  # before anything of another's is heard
+                    raise NoSuchJob(job_id)
                 self._follow(job_id, asked.after)
             case Cancel():
+                check_scope(Scope.SUBMIT)
                 job_id = asked.job_id
                 self._services.store.cancel(job_id)
         record = self._services.store.read(job_id)
         if record is None:
             self._forget(job_id)
             raise NoSuchJob(job_id)
-        return ToldJob(ref=asked.ref, job=job_of(record))
+        return ToldJob(ref=asked.ref, job=described(record))
 
     def _check_room(self) -> None:
         if len(self._positions) >= MAX_FOLLOWED:

@@ -10,9 +10,14 @@ promise about futures, listeners and cancelling. A prompt may ask for behaviour 
     break         the future fails with a RuntimeError
     die           the engine dies, and with it everything in flight
     forget        the engine's cache is empty from then on
+    hang          nothing moves any more, in this request or in any other
+    kill          the whole process is killed, as by a fault of the engine
 """
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -23,6 +28,7 @@ from schemas.events import AcceptedText, CorrectedText, DraftText, WrittenText
 from schemas.requests import Message
 from schemas.results import DraftStatistics, FailureKind, FinishReason
 from schemas.workers import CacheStatistics, VerificationStatistics
+from tests.fakes.death import Death
 from workers.cloud.answering import AnswerOrder, CloudAnswer
 from workers.edge.engine import DraftOrder
 from workers.failures import EngineDied, RequestCancelled, RequestRefused
@@ -58,8 +64,9 @@ class FakeEngine(Generic[OrderT, ProductT]):
     model_name = "fake"
     vocabulary = "fake-words"
 
-    def __init__(self, *, delay_s: float = 0.005) -> None:
+    def __init__(self, *, delay_s: float = 0.005, death: Death | None = None) -> None:
         self.delay_s = delay_s
+        self.death = death
         #: Every order ever taken, in order.
         self.orders: list[OrderT] = []
         #: The most that were ever in flight.
@@ -69,6 +76,7 @@ class FakeEngine(Generic[OrderT, ProductT]):
         self._alive = True
         #: Whether its cache was emptied: by the prompt `forget`.
         self.forgot = False
+        self._hangs = False
 
     def start(self) -> None:
         """Nothing to load."""
@@ -134,11 +142,15 @@ class FakeEngine(Generic[OrderT, ProductT]):
     def pause(self, flight: Flight[OrderT, ProductT]) -> None:
         """One token's time. Raises when the order is not wanted any more."""
         behaviour = flight.order.messages[-1].content
+        while self._hangs:
+            time.sleep(1.0)
         if flight.cancelled.wait(self.delay_s * (10 if "slow" in behaviour else 1)):
             raise RequestCancelled(flight.order.request_id)
         if not self._alive:
             raise EngineDied("the engine died")
         flight.written += 1
+        if self.death is not None:
+            self.death.at("mid_draft", flight.order.request_id)
 
     def _run(self, flight: Flight[OrderT, ProductT], listener: Callable[..., None]) -> None:
         behaviour = flight.order.messages[-1].content
@@ -151,6 +163,10 @@ class FakeEngine(Generic[OrderT, ProductT]):
                 self.forgot = True
             if "die" in behaviour:
                 self._die("the fake was told to die")
+            if "hang" in behaviour:
+                self._hangs = True
+            if "kill" in behaviour:
+                os.kill(os.getpid(), signal.SIGKILL)
             while "forever" in behaviour:
                 self.pause(flight)
             product = self.write(flight, listener)
@@ -207,8 +223,8 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
     model_name = "fake-large"
     engine_name = "fake"
 
-    def __init__(self, *, delay_s: float = 0.005) -> None:
-        super().__init__(delay_s=delay_s)
+    def __init__(self, *, delay_s: float = 0.005, death: Death | None = None) -> None:
+        super().__init__(delay_s=delay_s, death=death)
         self._verified = VerificationStatistics()
 
     def write(self, flight: Flight[AnswerOrder, CloudAnswer], listener: Callable[..., None]) -> CloudAnswer:

@@ -1,13 +1,20 @@
-"""A whole worker process around a stand-in engine: `python -m tests.fakes.worker edge|cloud [delay in seconds]`.
+"""A whole worker process around a stand-in engine.
 
-Everything but the engine is the real thing; settings come from the environment, as they do for a real worker.
+    python -m tests.fakes.worker edge|cloud [seconds a token] [step to die at, how often it is survived, book]
+
+Everything but the engine is the real thing; settings come from the environment, as they do for a real worker. Steps and
+the book: see `tests.fakes.death`.
 """
 
 import sys
+from pathlib import Path
+from typing import Any
 
+from broker.holds import Taken
 from config.logs import configure_logs
 from config.settings import Settings, read_settings
 from schemas.policy import Tier
+from tests.fakes.death import Death
 from tests.fakes.engine import FakeCloud, FakeEdge
 from workers.assembly import Assembly
 from workers.cloud.verifying import Verifying
@@ -15,21 +22,50 @@ from workers.edge.drafting import Drafting
 from workers.stage import Stage
 
 
-def edge(settings: Settings, delay_s: float) -> int:
+class MortalStage(Stage[Any]):
+    """A stage that tells death how far it is."""
+
+    def __init__(self, assembly: Assembly, work: Drafting | Verifying, death: Death | None) -> None:
+        self._death = death
+        self._work_of_tier = work
+        super().__init__(
+            assembly.tier, assembly.worker_id, assembly.store, assembly.holdings, self._submitted, self._concluded
+        )
+
+    def run(self, request_id: str) -> None:
+        self._reached("popped", request_id)
+        super().run(request_id)
+
+    def _submitted(self, taken: Taken) -> Any:
+        self._reached("before_start", taken.hold.request_id)
+        return self._work_of_tier.submit(taken)
+
+    def _concluded(self, taken: Taken, product: Any, took_s: float) -> bool:
+        self._reached("before_commit", taken.hold.request_id)
+        committed = self._work_of_tier.conclude(taken, product, took_s)
+        self._reached("after_commit", taken.hold.request_id)
+        return committed
+
+    def _reached(self, step: str, request_id: str) -> None:
+        if self._death is not None:
+            self._death.at(step, request_id)
+
+
+def edge(settings: Settings, delay_s: float, death: Death | None) -> int:
     """Run an edge worker until it is told to stop."""
-    engine = FakeEdge(delay_s=delay_s)
+    engine = FakeEdge(delay_s=delay_s, death=death)
     assembly = Assembly(settings, Tier.EDGE, engine)
     work = Drafting(engine, assembly.store, assembly.holdings, assembly.router, assembly.served, early_escalation=False)
-    stage = Stage(Tier.EDGE, assembly.worker_id, assembly.store, assembly.holdings, work.submit, work.conclude)
+    stage = MortalStage(assembly, work, death)
     return assembly.run(stage, settings.edge.max_in_flight, "fake", engine.statistics)
 
 
-def cloud(settings: Settings, delay_s: float) -> int:
+def cloud(settings: Settings, delay_s: float, death: Death | None) -> int:
     """Run a cloud worker until it is told to stop."""
-    engine = FakeCloud(delay_s=delay_s)
+    engine = FakeCloud(delay_s=delay_s, death=death)
     assembly = Assembly(settings, Tier.CLOUD, engine)
     work = Verifying(engine, assembly.store, assembly.holdings, assembly.served)
-    stage = Stage(Tier.CLOUD, assembly.worker_id, assembly.store, assembly.holdings, work.submit, work.conclude)
+    stage = MortalStage(assembly, work, death)
     return assembly.run(stage, settings.cloud.max_in_flight, "fake", engine.statistics, engine.verification_statistics)
 
 
@@ -37,8 +73,9 @@ def main() -> int:
     """Run the tier that the command line names."""
     settings = read_settings()
     configure_logs(settings.log_level)
-    delay_s = float(sys.argv[2]) if len(sys.argv) > 2 else 0.005
-    return {"edge": edge, "cloud": cloud}[sys.argv[1]](settings, delay_s)
+    tier, delay_s, *fate = sys.argv[1:] if len(sys.argv) > 2 else (sys.argv[1], "0.005")
+    death = Death(fate[0], int(fate[1]), Path(fate[2])) if fate else None
+    return {"edge": edge, "cloud": cloud}[tier](settings, float(delay_s), death)
 
 
 if __name__ == "__main__":

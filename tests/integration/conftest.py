@@ -11,8 +11,20 @@ import pytest
 from redis import Redis
 
 from broker import keys
-from broker.records import Lifetimes, RequestStore
+from broker.api_keys import ApiKeys
+from broker.batches import BatchStore
+from broker.holds import Lifetimes
+from broker.presence import Presence
+from broker.reaper import Reaper
+from broker.records import RequestStore
+from broker.router import Router
+from broker.streams import EventHub
+from config.settings import Settings
 from firstdraft.embedded import embedded_server
+from gateway.admission import Admission
+from gateway.files import DiskFiles
+from gateway.services import Services
+from schemas.routes import RoutingPolicy
 from tests.polling import until
 from tests.processes import Process, free_port, running
 
@@ -25,13 +37,44 @@ def store(redis_connection: Redis) -> RequestStore:
 
 
 @pytest.fixture
+def reaper(redis_connection: Redis, store: RequestStore) -> Reaper:
+    return Reaper(redis_connection, store, LIFETIMES)
+
+
+@pytest.fixture
 def make_due(redis_connection: Redis):
     """As if the time had come to look after the request: its lease has lapsed, or its next check is due."""
 
     def due(request_id: str) -> None:
-        assert redis_connection.zadd(keys.leases(), {request_id: 1.0}, xx=True, ch=True) == 1
+        made = [
+            redis_connection.zadd(name, {request_id: 1.0}, xx=True, ch=True) for name in (keys.leases(), keys.waiting())
+        ]
+        assert sum(made) == 1
 
     return due
+
+
+@pytest.fixture
+def make_services(settings: Settings, redis_connection: Redis, store: RequestStore, tmp_path: Path):
+    """What a gateway's routes work with, at twelve and a half seconds past the epoch. `gateway` are its settings."""
+
+    def make(store: RequestStore = store, backpressure: dict[str, int] | None = None, **gateway: object) -> Services:
+        presence = Presence(redis_connection, 30.0)
+        return Services(
+            settings=settings.gateway.model_copy(update=gateway),
+            backpressure=settings.backpressure.model_copy(update=backpressure or {}),
+            admission=Admission(settings),
+            all_requests=store,
+            hub=EventHub(redis_connection),  # not started: readers poll
+            presence=presence,
+            router=Router(redis_connection, presence, None, block_bytes=64, policy=RoutingPolicy.PREFIX, max_waiting=8),
+            api_keys=ApiKeys(redis_connection),
+            batches=BatchStore(redis_connection),
+            files=DiskFiles(tmp_path / "files"),
+            clock=lambda: 12.5,
+        )
+
+    return make
 
 
 #: Settings of the worker processes: a short lease, so that a crash is noticed soon.
@@ -50,7 +93,7 @@ def start_worker(redis_url: str, tmp_path: Path):
     with ExitStack() as processes:
         numbers = count(1)
 
-        def start(tier: str, *, delay_s: float = 0.005, capacity: int = 16) -> Process:
+        def start(tier: str, *, delay_s: float = 0.005, capacity: int = 16, **environment: str) -> Process:
             process = processes.enter_context(
                 running(
                     "tests.fakes.worker",
@@ -61,6 +104,7 @@ def start_worker(redis_url: str, tmp_path: Path):
                     FIRSTDRAFT_REQUESTS__LEASE_S=str(WORKER_LEASE_S),
                     FIRSTDRAFT_EDGE__MAX_IN_FLIGHT=str(capacity),
                     FIRSTDRAFT_CLOUD__MAX_IN_FLIGHT=str(capacity),
+                    **environment,
                 )
             )
             until(lambda: process.said("worker_ready"), "the worker is ready", within_s=30)

@@ -27,7 +27,7 @@ def ask(worker_store):
     def submit(prompt, worker):
         request = a_request(prompt, policy="edge_only")
         route = Route(worker=worker, reason=RouteReason.PREFIX, prompt_tokens=5, work_tokens=20)
-        worker_store.create(request, route)
+        worker_store.create(request, route=route)
         return request.request_id
 
     return submit

@@ -5,21 +5,13 @@ import threading
 
 import pytest
 
-from broker.batches import BatchStore
-from broker.presence import Presence
-from broker.records import RequestStore
-from broker.router import Router
-from broker.streams import EventHub
 from config.settings import InvalidSettings, read_settings
 from gateway.__main__ import build
-from gateway.admission import Admission
 from gateway.app import create_app
-from gateway.files import DiskFiles
 from gateway.services import Services
 from schemas.events import Decision, DraftText
 from schemas.policy import Tier
 from schemas.results import Failure, FailureKind
-from schemas.routes import RoutingPolicy
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
 from tests.samples import a_draft, a_result
 
@@ -28,21 +20,8 @@ MAX_BODY = 4096
 
 
 @pytest.fixture
-def services(settings, redis_connection, store: RequestStore, tmp_path) -> Services:
-    limits = settings.gateway.model_copy(update={"max_body_bytes": MAX_BODY, "max_streams": 2, "max_wait_s": 0.5})
-    presence = Presence(redis_connection, 30.0)
-    hub = EventHub(redis_connection)  # not started: these tests are about HTTP; readers poll
-    return Services(
-        limits,
-        Admission(settings),
-        store,
-        hub,
-        presence,
-        Router(redis_connection, presence, None, block_bytes=64, policy=RoutingPolicy.PREFIX, max_waiting=8),
-        BatchStore(redis_connection),
-        DiskFiles(tmp_path / "files"),
-        clock=lambda: 12.5,
-    )
+def services(make_services) -> Services:
+    return make_services(max_body_bytes=MAX_BODY, max_streams=2, max_wait_s=0.5)
 
 
 @pytest.fixture
@@ -223,7 +202,8 @@ def test_a_failure_is_told_with_its_kind(client, store, submitted):
     store.fail(hold, Failure(kind=FailureKind.PROMPT_TOO_LONG, tier=Tier.EDGE, message="9 tokens are too many"))
     answer = client.get(f"/v1/jobs/{job}").json
     assert (answer["status"], answer["result"]) == ("failed", None)
-    assert answer["failure"] == {"kind": "prompt_too_long", "tier": "edge", "message": "9 tokens are too many"}
+    told = {"kind": "prompt_too_long", "tier": "edge", "message": "9 tokens are too many", "attempts": []}
+    assert answer["failure"] == told
 
 
 def test_an_unfinished_job_says_when_to_look_again(client, submitted):

@@ -115,3 +115,19 @@ def test_bad_settings_stop_the_gateway_and_name_themselves(tmp_path):
     with running("gateway", log=tmp_path / "log", **environment) as process:
         assert process.wait(TIMEOUT_S) == 1
         assert "edge.confidence.strategy" in process.log.read_text()
+
+
+@pytest.mark.parametrize("setting", ["FIRSTDRAFT_REDIS__UNSUITABLE=refuse", "FIRSTDRAFT_REQUESTS__DURABILITY=fsync"])
+@pytest.mark.parametrize("module", ["gateway", "tests.fakes.worker"])
+def test_a_server_that_keeps_nothing_is_refused_where_that_is_configured(
+    tmp_path, redis_url, redis_connection, setting, module
+):
+    name, value = setting.split("=")
+    redis_connection.config_set("appendonly", "no")
+    try:
+        environment = {"REDIS_URL": redis_url, name: value}
+        with running(module, "edge", log=tmp_path / "log", **environment) as process:
+            assert process.wait(TIMEOUT_S) == 1
+            assert "appendonly is no" in process.log.read_text()
+    finally:
+        redis_connection.config_set("appendonly", "yes")

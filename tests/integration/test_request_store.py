@@ -5,8 +5,9 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from broker import keys
+from broker.holds import Hold, Lifetimes
 from broker.queues import FUNCTION_NAMES, QUEUE_NAMES, JobQueues, queue
-from broker.records import Hold, Lifetimes, RequestStore
+from broker.records import RequestStore
 from broker.states import FINISHED, State
 from broker.streams import EventHub
 from schemas.events import DraftText, EventKind
@@ -93,7 +94,7 @@ def test_where_the_job_cannot_be_stored_neither_is_the_record(store, redis_conne
     assert jobs(redis_connection, Tier.EDGE) == []
 
 
-def test_a_record_that_was_left_without_its_job_gets_one(store, redis_connection, make_due):
+def test_a_record_that_was_left_without_its_job_gets_one(store, redis_connection, make_due, reaper):
     queue_key = queue(redis_connection, Tier.EDGE).key
     redis_connection.set(queue_key, "no list")
     request = a_request()
@@ -101,7 +102,7 @@ def test_a_record_that_was_left_without_its_job_gets_one(store, redis_connection
         store.create(request)
     redis_connection.delete(queue_key)
     make_due(request.request_id)
-    assert store.reap() == [request.request_id]
+    assert reaper.reap() == [request.request_id]
 
 
 def test_a_sure_draft_ends_the_request_with_its_answer(store, redis_connection):
@@ -233,10 +234,10 @@ def test_of_many_that_race_to_finish_a_request_exactly_one_wins(store, redis_con
 # Leases
 
 
-def test_a_lapsed_lease_is_taken_over_and_the_zombies_commit_refused(redis_connection):
+def test_a_lapsed_lease_is_taken_over_and_the_zombies_commit_refused(redis_connection, reaper):
     store = RequestStore(redis_connection, Lifetimes(60, 600, 0.2, 3))
     zombie = held(store, "zombie")
-    assert until(store.reap, "the lapsed request is pushed again") == [zombie.request_id]
+    assert until(reaper.reap, "the lapsed request is pushed again") == [zombie.request_id]
     assert store.state(zombie.request_id) == State.QUEUED
     taken = store.begin(zombie.request_id, Tier.EDGE, "living")
     assert taken.hold.attempt == 2
@@ -246,19 +247,19 @@ def test_a_lapsed_lease_is_taken_over_and_the_zombies_commit_refused(redis_conne
     assert store.counters()["taken_over"] == 1
 
 
-def test_a_renewed_lease_does_not_lapse(store, make_due):
+def test_a_renewed_lease_does_not_lapse(store, make_due, reaper):
     hold = held(store)
     make_due(hold.request_id)
     assert store.renew([hold]) == []
-    assert store.reap() == []
+    assert reaper.reap() == []
     assert store.state(hold.request_id) == State.DRAFTING
 
 
-def test_renewing_tells_which_holds_are_lost_and_leaves_their_leases_alone(store, redis_connection, make_due):
+def test_renewing_tells_which_holds_are_lost_and_leaves_their_leases_alone(store, redis_connection, make_due, reaper):
     mine, cancelled, lapsed = held(store), held(store), held(store)
     store.cancel(cancelled.request_id)
     make_due(lapsed.request_id)
-    assert store.reap() == [lapsed.request_id]
+    assert reaper.reap() == [lapsed.request_id]
     other = store.begin(lapsed.request_id, Tier.EDGE, "w2").hold
     make_due(lapsed.request_id)
     assert store.renew([mine, cancelled, lapsed]) == [cancelled, lapsed]
@@ -267,16 +268,20 @@ def test_renewing_tells_which_holds_are_lost_and_leaves_their_leases_alone(store
     assert store.renew([other]) == []
 
 
-def test_after_too_many_lapses_a_request_fails_for_good(store, redis_connection, make_due):
+def test_after_too_many_lapses_a_request_fails_for_good_with_its_history(store, redis_connection, make_due, reaper):
     request_id = created(store)
     for attempt in range(1, 4):
         assert store.begin(request_id, Tier.EDGE, f"w{attempt}").hold.attempt == attempt
         make_due(request_id)
-        assert store.reap() == ([request_id] if attempt < 3 else [])
+        assert reaper.reap() == ([request_id] if attempt < 3 else [])
     record = store.read(request_id)
     assert record.state == State.FAILED
     assert (record.failure.kind, record.failure.tier) == (FailureKind.ATTEMPTS_EXHAUSTED, Tier.EDGE)
     assert "3 workers" in record.failure.message
+    told = [(lost.attempt, lost.tier, lost.worker) for lost in record.failure.attempts]
+    assert told == [(1, Tier.EDGE, "w1"), (2, Tier.EDGE, "w2"), (3, Tier.EDGE, "w3")]
+    assert all("lease" in lost.reason and lost.lost_at_s > 0 for lost in record.failure.attempts)
+    assert store.counters()["taken_over"] == 2
     assert kinds(redis_connection, request_id)[-1] == EventKind.FAILED
 
 
@@ -286,17 +291,17 @@ def test_surrendering_counts_as_a_crash_and_handing_back_does_not(store):
     for _ in range(5):
         assert store.hand_back(store.begin(hold.request_id, Tier.EDGE, "w").hold)
     for _ in range(2):
-        store.surrender(store.begin(hold.request_id, Tier.EDGE, "w").hold)
+        store.surrender(store.begin(hold.request_id, Tier.EDGE, "w").hold, "it broke")
     assert store.state(hold.request_id) == State.QUEUED
-    store.surrender(store.begin(hold.request_id, Tier.EDGE, "w").hold)
+    store.surrender(store.begin(hold.request_id, Tier.EDGE, "w").hold, "it broke")
     assert store.read(hold.request_id).failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
 
 
-def test_a_cloud_workers_lapse_goes_back_to_the_cloud_with_the_draft(store, redis_connection, make_due):
+def test_a_cloud_workers_lapse_goes_back_to_the_cloud_with_the_draft(store, redis_connection, make_due, reaper):
     hold = verified(store)
     queue(redis_connection, Tier.CLOUD).empty()
     make_due(hold.request_id)
-    assert store.reap() == [hold.request_id]
+    assert reaper.reap() == [hold.request_id]
     assert store.state(hold.request_id) == State.ESCALATED
     assert jobs(redis_connection, Tier.CLOUD) == [hold.request_id]
     assert store.begin(hold.request_id, Tier.CLOUD, "c2").draft == a_draft()
@@ -313,38 +318,38 @@ def test_what_is_handed_back_is_the_next_to_be_taken(store, redis_connection):
 # The reaper
 
 
-def test_a_waiting_request_whose_job_is_gone_is_pushed_again(store, redis_connection, make_due):
+def test_a_waiting_request_whose_job_is_gone_is_pushed_again(store, redis_connection, make_due, reaper):
     request_id = created(store)
     queue(redis_connection, Tier.EDGE).empty()
     make_due(request_id)
-    assert store.reap() == [request_id]
+    assert reaper.reap() == [request_id]
     assert jobs(redis_connection, Tier.EDGE) == [request_id]
     assert store.begin(request_id, Tier.EDGE, "w1") is not None
 
 
-def test_a_waiting_request_whose_job_is_queued_is_left_alone(store, redis_connection, make_due):
+def test_a_waiting_request_whose_job_is_queued_is_left_alone(store, redis_connection, make_due, reaper):
     request_id = created(store)
     make_due(request_id)
-    assert store.reap() == []
+    assert reaper.reap() == []
     assert jobs(redis_connection, Tier.EDGE) == [request_id]
 
 
-def test_an_escalated_request_whose_job_was_never_pushed_is_pushed(store, redis_connection, make_due):
+def test_an_escalated_request_whose_job_was_never_pushed_is_pushed(store, redis_connection, make_due, reaper):
     hold = held(store)
     store.escalate(hold, a_draft(), [])
     queue(redis_connection, Tier.CLOUD).empty()
     make_due(hold.request_id)
-    assert store.reap() == [hold.request_id]
+    assert reaper.reap() == [hold.request_id]
     assert jobs(redis_connection, Tier.CLOUD) == [hold.request_id]
 
 
-def test_nothing_is_due_before_its_time(store):
+def test_nothing_is_due_before_its_time(store, reaper):
     created(store)
     held(store)
-    assert store.reap() == []
+    assert reaper.reap() == []
 
 
-def test_of_many_reapers_one_has_each_request(store, make_due):
+def test_of_many_reapers_one_has_each_request(store, make_due, reaper):
     holds = [held(store) for _ in range(20)]
     for hold in holds:
         make_due(hold.request_id)
@@ -352,7 +357,7 @@ def test_of_many_reapers_one_has_each_request(store, make_due):
 
     def reap() -> None:
         start.wait()
-        pushed.extend(store.reap())
+        pushed.extend(reaper.reap())
 
     threads = [threading.Thread(target=reap) for _ in range(8)]
     for thread in threads:
@@ -362,11 +367,11 @@ def test_of_many_reapers_one_has_each_request(store, make_due):
     assert sorted(pushed) == sorted(hold.request_id for hold in holds)
 
 
-def test_a_request_whose_record_has_expired_is_forgotten(store, redis_connection, make_due):
+def test_a_request_whose_record_has_expired_is_forgotten(store, redis_connection, make_due, reaper):
     request_id = created(store)
     make_due(request_id)
     redis_connection.delete(keys.request(request_id))
-    assert store.reap() == []
+    assert reaper.reap() == []
     assert redis_connection.zcard(keys.leases()) == 0
 
 
@@ -385,10 +390,13 @@ def test_record_and_stream_live_for_the_configured_time_before_and_after_the_end
 def test_every_key_that_is_written_has_a_lifetime_or_goes_with_its_last_member(store, redis_connection):
     store.succeed(verified(store), a_result(), [])
     store.cancel(created(store))
-    held(store)
+    last = held(store)
     lasting = {name.decode() for name in redis_connection.scan_iter("*") if redis_connection.ttl(name) == -1}
     queues = {"rq:queues", *(f"rq:queue:{name}" for name in QUEUE_NAMES.values())}
-    assert lasting <= {keys.leases(), *queues}
+    of_the_unfinished = {keys.leases(), keys.charges(), keys.load()}
+    assert lasting == of_the_unfinished | (lasting & queues)
+    store.cancel(last.request_id)
+    assert {name for name in lasting if redis_connection.exists(name)} <= queues
 
 
 def everything_of_rq(redis: Redis) -> bytes:

@@ -73,7 +73,7 @@ def test_a_request_goes_where_its_prefix_is_and_its_record_and_the_log_say_why(
     assert (route.worker, route.reason, route.num_candidates) == ("b@e1", RouteReason.PREFIX, 3)
     assert 0.8 * route.prompt_tokens < route.cached_tokens < route.prompt_tokens
     assert f"request_routed request_id={request.request_id} tier=edge worker=b@e1 reason=prefix" in caplog.text
-    store.create(request, route)
+    store.create(request, route=route)
     assert store.read(request.request_id).routes == {Tier.EDGE: route}
     load = RunQueues(redis_connection, Tier.EDGE).loads(["b@e1"])["b@e1"]
     assert (load.tokens, load.num_jobs) == (route.work_tokens, 1)
@@ -86,7 +86,7 @@ def test_a_burst_of_one_prefix_goes_to_one_place_until_work_has_piled_up_there(s
     for number in range(12):
         request = asked(f"question {number}")
         route = router.route(request, Tier.EDGE)
-        store.create(request, route)
+        store.create(request, route=route)
         workers.append(route.worker)
     assert len(set(workers[:3])) == 1
     assert len(set(workers)) > 1
@@ -120,7 +120,7 @@ def test_full_workers_are_passed_over(start, make_router, store):
     for _ in range(3):
         request = asked("why")
         route = router.route(request, Tier.EDGE)
-        store.create(request, route)
+        store.create(request, route=route)
         reasons.append(route.reason)
     assert reasons == [RouteReason.LEAST_LOADED, RouteReason.PREFIX, RouteReason.ALL_FULL]
 

@@ -1,12 +1,16 @@
 """The WebSocket, with the `websockets` package as the client."""
 
 import json
+from contextlib import closing
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from broker.api_keys import ApiKeys
+from broker.connection import connect as connect_to_redis
+from schemas.owners import Owner, Scope
 from tests.polling import until
 
 
@@ -107,3 +111,31 @@ def test_a_connection_that_ends_leaves_its_place(system):
         with connect(system.url.replace("http", "ws") + "/v1/ws", proxy=None):
             pass
     until(lambda: httpx.get(f"{system.url}/healthz", trust_env=False).status_code == 200, "the gateway answers")
+
+
+def test_a_socket_keeps_to_its_keys_scopes_and_its_owners_jobs(system):
+    with closing(connect_to_redis(system.redis_url)) as redis:
+        api_keys = ApiKeys(redis)
+        alice, bob = (
+            {"Authorization": f"Bearer {api_keys.create(Owner(name=name, scopes=scopes))}"}
+            for name, scopes in (("alice", (Scope.SUBMIT, Scope.READ)), ("bob", (Scope.READ,)))
+        )
+    body = {"prompt": "not for bob", "max_tokens": 1}
+    job = httpx.post(f"{system.url}/v1/jobs", json=body, headers=alice, trust_env=False).json()["id"]
+    address = system.url.replace("http", "ws") + "/v1/ws"
+    with connect(address, proxy=None, additional_headers=bob) as socket:
+        for message in ({"type": "follow", "job_id": job}, {"type": "cancel", "job_id": job}):
+            say(socket, **message)
+        say(socket, type="submit", body=body)
+        told = [hear(socket) for _ in range(3)]
+    assert [message["type"] for message in told] == ["problem"] * 3
+    assert [message["problem"]["status"] for message in told] == [404, 403, 403]
+
+
+def test_a_page_of_another_site_is_refused(system):
+    address = system.url.replace("http", "ws") + "/v1/ws"
+    with pytest.raises(InvalidStatus, match="403"), connect(address, proxy=None, origin="https://evil.example"):
+        pass
+    with connect(address, proxy=None, origin=system.url) as socket:
+        say(socket, type="follow", job_id="nobody")
+        assert hear(socket)["problem"]["status"] == 404

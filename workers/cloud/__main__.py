@@ -1,5 +1,6 @@
 """The cloud worker's composition root: `python -m workers.cloud`."""
 
+import math
 import sys
 
 from config.logs import configure_logs
@@ -19,7 +20,9 @@ def main() -> int:
     model_path = cloud_model_path(settings) if settings.cloud.engine == "vllm" else ""
     engine = build_engine(settings.cloud, model_path)
     engine.start()
-    assembly = Assembly(settings, Tier.CLOUD, engine)
+    # A remote server may take as long as its own time limit says.
+    stall_s = math.inf if settings.cloud.engine == "openai" else None
+    assembly = Assembly(settings, Tier.CLOUD, engine, stall_s=stall_s)
     verifying = Verifying(engine, assembly.store, assembly.holdings, assembly.served)
     stage = Stage(
         Tier.CLOUD, assembly.worker_id, assembly.store, assembly.holdings, verifying.submit, verifying.conclude

@@ -3,7 +3,8 @@
 import logging
 from concurrent.futures import Future
 
-from broker.records import RequestStore, Taken
+from broker.holds import Taken
+from broker.records import RequestStore
 from schemas.drafts import Draft
 from schemas.policy import Tier
 from schemas.results import DraftStatistics, Models, Result, Timings, Usage

@@ -3,7 +3,8 @@
 import logging
 from concurrent.futures import Future
 
-from broker.records import RequestStore, Taken
+from broker.holds import Taken
+from broker.records import RequestStore
 from broker.router import Router
 from schemas.drafts import Draft
 from schemas.policy import Policy, Tier

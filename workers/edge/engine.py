@@ -125,9 +125,9 @@ class EdgeEngine:
                 self._changed.notify_all()
 
     def progress(self, request_id: str) -> int:
-        """Tokens written so far; 0 if the request is unknown."""
+        """Tokens of prompt and answer computed so far; 0 if the request is unknown."""
         flight = self._flights.get(request_id)
-        return 0 if flight is None else flight.num_written
+        return 0 if flight is None else flight.computed
 
     def statistics(self) -> CacheStatistics:
         """The prefix cache as of now."""

@@ -3,6 +3,8 @@ from collections.abc import Callable
 
 import msgpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from redis import Redis
 from rq.exceptions import DeserializationError
 from rq.job import Job
@@ -10,6 +12,9 @@ from rq.job import Job
 from broker.queues import FUNCTION_NAMES, ForbiddenFunction, MsgpackSerializer, TransportJob, job_class
 from schemas.policy import Tier
 
+#: Plain data, lists of four among it, which is what a job holds.
+LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary()
+PLAIN = st.recursive(LEAVES, lambda inner: st.lists(inner, min_size=4, max_size=4) | st.dictionaries(st.text(), inner))
 DRAFT = FUNCTION_NAMES[Tier.EDGE]
 
 
@@ -51,6 +56,12 @@ def test_a_name_that_is_no_name_is_refused():
 def test_a_pickle_is_not_unpickled():
     payload = pickle.dumps(("os.getcwd", None, (), {}))
     with pytest.raises(DeserializationError):
+        _ = job(payload, {DRAFT: remember}).func
+
+
+@given(st.binary() | PLAIN.map(msgpack.packb))
+def test_whatever_the_bytes_nothing_is_run(payload):
+    with pytest.raises((ForbiddenFunction, DeserializationError)):
         _ = job(payload, {DRAFT: remember}).func
 
 

@@ -144,16 +144,16 @@ def test_an_empty_redis_url_counts_as_unset(monkeypatch):
 
 
 def test_the_password_of_redis_is_shown_nowhere(monkeypatch):
-    monkeypatch.setenv("FIRSTDRAFT_REDIS__URL", "redis://:secret@host")
+    monkeypatch.setenv("FIRSTDRAFT_REDIS__URL", "redis://:hunter2@host")
     settings = read_settings()
-    assert "secret" not in f"{settings!r} {settings} {settings.redis!r} {settings.model_dump_json()}"
+    assert "hunter2" not in f"{settings!r} {settings} {settings.redis!r} {settings.model_dump_json()}"
 
 
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("FIRSTDRAFT_REDIS", "redis://:secret@host"),
-        ("FIRSTDRAFT_REDIS__ULR", "redis://:secret@host"),
+        ("FIRSTDRAFT_REDIS", "redis://:hunter2@host"),
+        ("FIRSTDRAFT_REDIS__ULR", "redis://:hunter2@host"),
         ("FIRSTDRAFT_REDIS__URL", "http://:secret@host"),
         ("REDIS_URL", ":secret@host"),
     ],

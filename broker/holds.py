@@ -1,0 +1,111 @@
+"""What a worker has of a request, and what a reader sees of it.
+
+A `Hold` is the state and attempt that fence each commit of the worker that took the request up.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from broker.states import State
+from config.settings import RequestSettings
+from schemas import wire
+from schemas.drafts import Draft
+from schemas.policy import Tier
+from schemas.requests import AcceptedRequest
+from schemas.results import Failure, Result
+from schemas.routes import Route
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """How long things are kept, in seconds, and how often a request may be taken over."""
+
+    result_ttl_s: int
+    unfinished_ttl_s: int
+    lease_s: float
+    max_attempts: int
+    gone_ttl_s: int = 86_400
+    quarantine_s: int = 86_400
+
+    @classmethod
+    def configured(cls, requests: RequestSettings) -> Self:
+        """As the settings say."""
+        return cls(
+            result_ttl_s=requests.result_ttl_s,
+            unfinished_ttl_s=requests.unfinished_ttl_s,
+            lease_s=requests.lease_s,
+            max_attempts=requests.max_attempts,
+            gone_ttl_s=requests.gone_ttl_s,
+            quarantine_s=requests.quarantine_s,
+        )
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A worker's hold on a request."""
+
+    request_id: str
+    tier: Tier
+    attempt: int
+    worker: str
+
+    @property
+    def work_id(self) -> str:
+        """What an engine knows this attempt by: the request may come back while its last one still runs there."""
+        return f"{self.request_id}-{self.attempt}"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A request that a worker has taken up, with what earlier stages left."""
+
+    hold: Hold
+    request: AcceptedRequest
+    draft: Draft | None
+    #: Seconds since the request was accepted, and the seconds that each earlier stage took.
+    age_s: float
+    queued_s: float
+    drafting_s: float
+    verify_queued_s: float
+    #: Seconds until the deadline; not above 0 when it has passed.
+    remaining_s: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """A request as its reader sees it."""
+
+    request_id: str
+    owner: str
+    state: State
+    attempt: int
+    request: AcceptedRequest
+    draft: Draft | None
+    result: Result | None
+    failure: Failure | None
+    #: Where each tier's part was sent, and why.
+    routes: Mapping[Tier, Route]
+
+
+def route_field(tier: Tier) -> str:
+    """The field of a record that holds the tier's route."""
+    return f"route_{tier}"
+
+
+def taken(hold: Hold, raw: Mapping[bytes, bytes], now: float) -> Taken:
+    """A request as its record was when a worker took it up, at `now` of Redis's clock."""
+    request = wire.decode(AcceptedRequest, raw[b"request"])
+    at = {state: float(raw[f"at_{state}".encode()]) for state in State if f"at_{state}".encode() in raw}
+    accepted = at.get(State.QUEUED, at.get(State.ESCALATED, now))
+    drafting, escalated, verifying = at.get(State.DRAFTING), at.get(State.ESCALATED), at.get(State.VERIFYING)
+    return Taken(
+        hold=hold,
+        request=request,
+        draft=wire.decode(Draft, raw[b"draft"]) if b"draft" in raw else None,
+        age_s=now - accepted,
+        queued_s=drafting - accepted if drafting else 0.0,
+        drafting_s=escalated - drafting if drafting and escalated else 0.0,
+        verify_queued_s=verifying - escalated if verifying and escalated else 0.0,
+        remaining_s=float(raw[b"deadline_at"]) - now,
+    )

@@ -1,0 +1,142 @@
+"""The faults: each is done to a system that is busy with the requests of its phase."""
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from experiments.chaos.system import Cable, System
+
+#: Seconds for which a stopped process sleeps: past its lease.
+SLEEP_S = 14.0
+#: Seconds for which the network is cut, Redis is gone, and Redis is full.
+CUT_S, GONE_S, FULL_S = 6.0, 3.0, 4.0
+#: Kills of the phases that kill at random.
+NUM_KILLS = 4
+#: Seconds between them.
+PAUSE_S = 1.5
+
+
+def nothing(_system: System) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`prepare` is called before requests come in, `disturb` while they do, `settle` when they have been submitted."""
+
+    name: str
+    disturb: Callable[[System], None] = nothing
+    prepare: Callable[[System], None] = nothing
+    settle: Callable[[System], None] = nothing
+    #: Words that make prompts of the phase special.
+    poison: tuple[str, ...] = ()
+
+
+def killed_at(tier: str, step: str, countdown: int) -> Fault:
+    """A worker of the tier kills itself at the step, for the first job or token for which it is told to."""
+
+    def prepare(system: System) -> None:
+        system.add_worker(f"{tier}-mortal", tier, fate=(step, countdown))
+        system.wait_until_ready()
+
+    def settle(system: System) -> None:
+        if not system.members[f"{tier}-mortal"].deaths:
+            raise RuntimeError(f"nothing brought {tier} to {step}: too few requests")
+        system.remove(f"{tier}-mortal")
+
+    return Fault(f"{tier}_{step}", prepare=prepare, settle=settle)
+
+
+def kill(prefix: str, times: int = NUM_KILLS) -> Callable[[System], None]:
+    """SIGKILL of one of these processes, chosen at random, again and again."""
+
+    def disturb(system: System) -> None:
+        for _ in range(times):
+            time.sleep(PAUSE_S)
+            names = [name for name in system.members if name.startswith(prefix)]
+            system.members[random.choice(names)].signal(signal.SIGKILL)
+
+    return disturb
+
+
+def sleep_past_the_lease(system: System) -> None:
+    """SIGSTOP of a worker of each tier, until others have what it held; then it wakes up and tries to commit."""
+    time.sleep(0.5)
+    sleepers = [system.workers(tier)[0] for tier in ("edge", "cloud")]
+    for sleeper in sleepers:
+        sleeper.signal(signal.SIGSTOP)
+    time.sleep(SLEEP_S)
+    for sleeper in sleepers:
+        sleeper.signal(signal.SIGCONT)
+
+
+def kill_redis(system: System) -> None:
+    """SIGKILL of Redis, which comes back with what its append-only file holds."""
+    time.sleep(PAUSE_S)
+    redis = system.members["redis"]
+    for _ in range(2):
+        redis.signal(signal.SIGKILL)
+        time.sleep(GONE_S)
+
+
+def network_cut() -> Fault:
+    """Workers whose road to Redis is cut and mended: for less than a lease, and for more."""
+    cables: list[Cable] = []
+
+    def prepare(system: System) -> None:
+        cables.append(Cable(system.socket))
+        for tier in ("edge", "cloud"):
+            system.add_worker(f"{tier}-far", tier, REDIS_URL=f"redis://127.0.0.1:{cables[0].port}")
+        system.wait_until_ready()
+
+    def disturb(_system: System) -> None:
+        for seconds in (CUT_S, SLEEP_S):
+            time.sleep(0.5)
+            cables[0].cut()
+            time.sleep(seconds)
+            cables[0].mend()
+
+    def settle(system: System) -> None:
+        for tier in ("edge", "cloud"):
+            system.remove(f"{tier}-far")
+        cables[0].close()
+
+    return Fault("network_cut", disturb, prepare, settle)
+
+
+def fill_redis(system: System) -> None:
+    """Redis takes nothing more for a while."""
+    time.sleep(0.5)
+    system.redis.config_set("maxmemory", 1)
+    time.sleep(FULL_S)
+    with suppress(RedisError):
+        system.redis.config_set("maxmemory", 0)
+
+
+FAULTS = (
+    Fault("none"),
+    *(
+        killed_at(tier, step, countdown)
+        for tier in ("edge", "cloud")
+        for step, countdown in (
+            ("popped", 5),
+            ("before_start", 5),
+            ("mid_draft", 40),
+            ("before_commit", 5),
+            ("after_commit", 5),
+        )
+    ),
+    Fault("edge_killed", kill("edge")),
+    Fault("cloud_killed", kill("cloud")),
+    Fault("gateway_killed", kill("gateway")),
+    Fault("redis_killed", kill_redis),
+    Fault("slept_past_lease", sleep_past_the_lease),
+    network_cut(),
+    Fault("poison_prompt", poison=("kill",)),
+    Fault("redis_full", fill_redis),
+)

@@ -1,0 +1,91 @@
+"""What became of every accepted request, read from Redis, and the figures made of it."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from redis import Redis
+
+from broker import keys
+from broker.holds import Lifetimes
+from broker.records import RequestStore
+from broker.states import FINISHED
+from broker.streams import EventHub
+from schemas import wire
+from schemas.events import FINAL_KINDS, Started
+from schemas.results import LostAttempts
+
+LIFETIMES = Lifetimes(result_ttl_s=3600, unfinished_ttl_s=90_000, lease_s=10.0, max_attempts=3)
+
+
+@dataclass(frozen=True)
+class Story:
+    """One accepted request."""
+
+    is_known: bool
+    is_finished: bool
+    #: Final events of its stream; more than one is a double commit.
+    num_ends: int
+    #: Whether the record and the final event tell the same.
+    agrees: bool
+    #: Seconds from each death of a worker that had it in hand to its next attempt, or its end.
+    recoveries_s: tuple[float, ...]
+
+
+def read_story(redis: Redis, request_id: str, deaths: Mapping[int, float]) -> Story:
+    """The request's story; `deaths` are the times at which workers died, by process id."""
+    record = RequestStore(redis, LIFETIMES).read(request_id)
+    events = EventHub(redis).read(request_id)
+    if record is None:
+        return Story(False, False, 0, False, ())
+    ends = [streamed.event.type for streamed in events if streamed.event.type in FINAL_KINDS]
+    says = {"succeeded": "done"}.get(record.state, record.state)
+    raw = cast("bytes | None", redis.hget(keys.request(request_id), "lost"))
+    lost = LostAttempts() if raw is None else wire.decode(LostAttempts, raw)
+    at_s = {
+        streamed.event.attempt: int(streamed.position.split("-")[0]) / 1000
+        for streamed in events
+        if isinstance(streamed.event, Started)
+    }
+    end_s = int(events[-1].position.split("-")[0]) / 1000 if events else 0.0
+    recoveries = []
+    for attempt in lost.attempts:
+        died_s = deaths.get(int(attempt.worker.rsplit("-", 1)[1]))
+        if died_s is not None:
+            again_s = min((at for number, at in at_s.items() if number > attempt.attempt), default=end_s)
+            recoveries.append(again_s - died_s)
+    return Story(True, record.state in FINISHED, len(ends), ends == [says], tuple(recoveries))
+
+
+def first_start_after(redis: Redis, request_id: str, died_s: float) -> float | None:
+    """Seconds from a death to the request's next start, for one that nobody had in hand yet."""
+    for streamed in EventHub(redis).read(request_id):
+        at_s = int(streamed.position.split("-")[0]) / 1000
+        if isinstance(streamed.event, Started) and at_s >= died_s:
+            return at_s - died_s
+    return None
+
+
+def figures(
+    stories: Sequence[Story], stale_refused: int, more_recoveries_s: Sequence[float] = ()
+) -> dict[str, float | int | None]:
+    """The figures of one fault, or of all."""
+    recoveries = sorted([*(s for story in stories for s in story.recoveries_s), *more_recoveries_s])
+    return {
+        "accepted": len(stories),
+        "terminal": sum(story.is_finished for story in stories),
+        "lost": sum(not story.is_known for story in stories),
+        "double_commits": sum(story.num_ends > 1 or (story.is_finished and not story.agrees) for story in stories),
+        "stale_refused": stale_refused,
+        "recoveries": len(recoveries),
+        "recovery_p50_s": round(statistics.median(recoveries), 2) if recoveries else None,
+        "recovery_p99_s": round(recoveries[min(len(recoveries) - 1, int(0.99 * len(recoveries)))], 2)
+        if recoveries
+        else None,
+    }
+
+
+def counted(redis: Redis, name: str) -> int:
+    """A counter as it stands."""
+    return int(cast("bytes | None", redis.hget(keys.counters(), name)) or 0)

@@ -1,0 +1,107 @@
+"""`firstdraft keys`: who may come in. Works on Redis itself, so whoever can reach that needs no key to make one."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime
+
+import click
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from broker.api_keys import ApiKeys
+from broker.connection import connect
+from config.settings import read_secret, read_settings, state_folder
+from firstdraft.cli.failures import expected_failures
+from firstdraft.embedded import embedded_server, running_server
+from gateway.webhooks import owners_secret
+from schemas.owners import Owner, Scope
+
+
+@click.group()
+def keys() -> None:
+    """API keys: needed as soon as the gateway listens beyond this machine.
+
+    \b
+    firstdraft keys create alice --scope submit --scope read
+    firstdraft keys list
+    firstdraft keys revoke 3f9c2a71b04d
+    """
+
+
+@keys.command()
+@click.argument("owner")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice([scope.value for scope in Scope]),
+    help="What it is good for; submit and read if none is given.",
+)
+@click.option("--weight", default=1.0, show_default=True, help="The owner's share beside others' where all are busy.")
+@click.option("--label", default="", help="What it is for.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def create(owner: str, scopes: tuple[str, ...], weight: float, label: str, *, as_json: bool) -> None:
+    """Make a key for OWNER and show it, this once. Several keys may have one owner."""
+    chosen = tuple(Scope(scope) for scope in scopes) or (Scope.SUBMIT, Scope.READ)
+    try:
+        described = Owner(name=owner, weight=weight, scopes=chosen)
+    except ValidationError as error:
+        raise click.ClickException(error.errors(include_url=False)[0]["msg"]) from error
+    with expected_failures(), _api_keys() as api_keys:
+        key = api_keys.create(described, label)
+    click.echo(json.dumps({"key": key}) if as_json else key)
+
+
+@keys.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def list_command(*, as_json: bool) -> None:
+    """List all keys, without what opens."""
+    with expected_failures(), _api_keys() as api_keys:
+        found = api_keys.listed()
+    if as_json:
+        click.echo(json.dumps([key.model_dump(mode="json", exclude={"digest"}) for key in found]))
+        return
+    table = Table("id", "owner", "scopes", "weight", "made", "label")
+    for key in found:
+        made = datetime.fromtimestamp(key.created_at_s, UTC).strftime("%Y-%m-%d %H:%M")
+        scopes = ", ".join(key.owner.scopes)
+        table.add_row(key.key_id, key.owner.name, scopes, f"{key.owner.weight:g}", made, key.label)
+    Console().print(table)
+
+
+@keys.command()
+@click.argument("key_id")
+def revoke(key_id: str) -> None:
+    """Make the key of this id worthless at once."""
+    with expected_failures(), _api_keys() as api_keys:
+        revoked = api_keys.revoke(key_id)
+    if not revoked:
+        raise click.ClickException(f"there is no key {key_id!r}: firstdraft keys list")
+
+
+@keys.command(name="webhook-secret")
+@click.argument("owner")
+def webhook_secret(owner: str) -> None:
+    """Show the secret with which OWNER's webhooks are signed (Standard Webhooks)."""
+    with expected_failures():
+        name = read_settings().webhooks.secret_env
+    master = read_secret(name)
+    if master is None:
+        raise click.ClickException(f"webhooks are off: {name} is not set")
+    click.echo(owners_secret(master, owner))
+
+
+@contextmanager
+def _api_keys() -> Iterator[ApiKeys]:
+    """The keys on the configured server, or on the embedded one, which is started if it does not run."""
+    settings = read_settings()
+    with ExitStack() as stack:
+        if settings.redis.url is not None:
+            url = settings.redis.url.get_secret_value()
+        else:
+            data = state_folder() / "redis"
+            url = running_server(data) or stack.enter_context(embedded_server(data))
+        redis = stack.enter_context(closing(connect(url)))
+        yield ApiKeys(redis)

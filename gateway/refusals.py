@@ -1,0 +1,69 @@
+"""What a client is told when the gateway will not or cannot: one answer for each of our exceptions."""
+
+import logging
+from collections.abc import Callable
+
+from flask import Response
+
+from broker.connection import REDIS_AWAY
+from broker.idempotency import IdempotencyConflict
+from broker.records import NotOnDisk
+from gateway.admission import Refused
+from gateway.answers import RETRY_AFTER_S
+from gateway.authentication import Forbidden, Unauthorised
+from gateway.problems import problem, refused
+from gateway.slots import TooManyStreams
+from gateway.submitting import Overloaded
+
+log = logging.getLogger(__name__)
+
+
+def _unauthorised(_error: Unauthorised) -> Response:
+    detail = "Give a key that is known: Authorization: Bearer fd_..."
+    return problem(401, "An API key is needed", detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _forbidden(error: Forbidden) -> Response:
+    return problem(403, "The API key is not good for this", str(error))
+
+
+def _idempotency_conflict(_error: IdempotencyConflict) -> Response:
+    return problem(422, "The Idempotency-Key stands for another body", "Nothing was stored.")
+
+
+def _overloaded(error: Overloaded) -> Response:
+    status = 429 if error.overload.is_owners else 503
+    headers = {"Retry-After": str(error.overload.retry_after_s)}
+    return problem(status, "Too much is unfinished", str(error), headers=headers)
+
+
+def _nested_too_deeply(_error: RecursionError) -> Response:
+    return problem(400, "The body is nested too deeply", "Nothing was stored.")
+
+
+def _too_many_streams(error: TooManyStreams) -> Response:
+    return problem(503, "Too many streams", str(error), headers={"Retry-After": RETRY_AFTER_S})
+
+
+def _redis_away(error: Exception) -> Response:
+    log.warning("redis_away error=%s", error)
+    return problem(503, "Redis is away", "Nothing was stored; try again.", headers={"Retry-After": RETRY_AFTER_S})
+
+
+def answer_to(error: Exception) -> Response:
+    """The answer to one of `ANSWERS`' exceptions, or of their subclasses."""
+    return next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)(error)
+
+
+#: The answer to each exception.
+ANSWERS: dict[type[Exception], Callable[..., Response]] = {
+    Refused: refused,
+    Unauthorised: _unauthorised,
+    Forbidden: _forbidden,
+    IdempotencyConflict: _idempotency_conflict,
+    Overloaded: _overloaded,
+    RecursionError: _nested_too_deeply,
+    TooManyStreams: _too_many_streams,
+    NotOnDisk: _redis_away,
+    **dict.fromkeys(REDIS_AWAY, _redis_away),
+}

@@ -1,0 +1,45 @@
+"""Who a request comes from, and what they may do."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from schemas.requests import ANONYMOUS
+from schemas.wire import Wire
+
+
+class Scope(StrEnum):
+    """What an API key is good for."""
+
+    #: Submit and cancel jobs.
+    SUBMIT = "submit"
+    #: Read one's own jobs.
+    READ = "read"
+    #: Read and cancel anyone's jobs, and the system's statistics.
+    ADMIN = "admin"
+
+
+class Owner(Wire):
+    """Who owns the requests that come with a key. Several keys may have one owner."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._@-]+$")
+    #: The share beside others' where there is not enough for all.
+    weight: float = Field(1.0, ge=0.01, le=100.0)
+    scopes: tuple[Scope, ...] = tuple(Scope)
+
+
+class ApiKey(Wire):
+    """An API key as it is kept: not what opens, but what to compare with."""
+
+    key_id: str
+    #: SHA-256 of the secret part, which is random and long enough that no slower hash is needed.
+    digest: str
+    owner: Owner
+    #: What it is for, in its maker's words.
+    label: str = ""
+    #: Seconds since the epoch.
+    created_at_s: float
+
+
+#: Whoever comes without a key, where none is needed.
+NOBODY = Owner(name=ANONYMOUS)

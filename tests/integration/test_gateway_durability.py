@@ -1,0 +1,132 @@
+"""What the HTTP API promises about durability: safe repetition, room, deadlines, what is gone, the disk."""
+
+import pytest
+
+from broker import keys
+from broker.holds import Lifetimes
+from broker.records import RequestStore
+from gateway.app import create_app
+from schemas.policy import Tier
+from tests.samples import a_result
+
+PROMPT = {"prompt": "why is the sky blue", "max_tokens": 100}
+JSON = {"Content-Type": "application/json"}
+KEY = {"Idempotency-Key": "order-7"}
+
+
+@pytest.fixture
+def make_client(make_services):
+    return lambda *arguments, **backpressure: create_app(
+        make_services(*arguments, backpressure=backpressure)
+    ).test_client()
+
+
+@pytest.fixture
+def client(make_client):
+    return make_client()
+
+
+def test_a_repeated_submission_is_the_same_job(client, store):
+    first, second = (client.post("/v1/jobs", json=PROMPT, headers=KEY) for _ in range(2))
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.json["id"] == second.json["id"]
+    assert "Idempotency-Replayed" not in first.headers
+    assert second.headers["Idempotency-Replayed"] == "true"
+    assert store.counters()["accepted"] == 1
+
+
+def test_a_repeated_submission_tells_how_the_job_is_now(client, store):
+    job = client.post("/v1/jobs", json=PROMPT, headers=KEY).json["id"]
+    store.succeed(store.begin(job, Tier.EDGE, "w1").hold, a_result(), [])
+    assert client.post("/v1/jobs", json=PROMPT, headers=KEY).json["status"] == "succeeded"
+
+
+def test_the_spelling_of_a_body_does_not_matter_but_its_meaning_does(client):
+    first = client.post("/v1/jobs", json=PROMPT, headers=KEY)
+    spelt = client.post("/v1/jobs", data='{"max_tokens":100,  "prompt":"why is the sky blue"}', headers=KEY | JSON)
+    assert spelt.json["id"] == first.json["id"]
+    other = client.post("/v1/jobs", json=PROMPT | {"max_tokens": 101}, headers=KEY)
+    assert (other.status_code, other.json["title"]) == (422, "The Idempotency-Key stands for another body")
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+def test_a_key_that_is_none_is_refused(client, key):
+    assert client.post("/v1/jobs", json=PROMPT, headers={"Idempotency-Key": key}).status_code == 422
+
+
+def test_a_result_that_has_expired_is_gone_and_what_never_was_is_not_found(client, store, redis_connection):
+    job = client.post("/v1/jobs", json=PROMPT).json["id"]
+    store.succeed(store.begin(job, Tier.EDGE, "w1").hold, a_result(), [])
+    redis_connection.delete(keys.request(job), keys.events(job))
+    for address in (f"/v1/jobs/{job}", f"/v1/jobs/{job}/events"):
+        assert client.get(address).status_code == 410
+        assert client.get(address.replace(job, "nobody")).status_code == 404
+    assert client.delete(f"/v1/jobs/{job}").status_code == 410
+
+
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [
+        ({"owner_max_requests": 2}, 429),
+        ({"owner_max_tokens": 250}, 429),
+        ({"max_requests": 2}, 503),
+        ({"max_tokens": 250}, 503),
+    ],
+)
+def test_above_a_limit_nothing_is_accepted_until_there_is_room(make_client, store, limits, status):
+    client = make_client(**limits)
+    jobs = [client.post("/v1/jobs", json=PROMPT).json["id"] for _ in range(2)]
+    refused = client.post("/v1/jobs", json=PROMPT)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (status, "60")
+    assert next(iter(limits)) in refused.json["detail"]
+    assert store.counters()["accepted"] == 2
+    store.succeed(store.begin(jobs[0], Tier.EDGE, "w1").hold, a_result(), [])
+    assert client.post("/v1/jobs", json=PROMPT).status_code == 202
+    again = client.post("/v1/jobs", json=PROMPT)
+    assert again.status_code == status
+    assert 1 <= int(again.headers["Retry-After"]) < 60, "one has just finished, so it drains"
+
+
+def test_a_quarantined_prompt_is_refused_and_names_its_job(client, store):
+    job = client.post("/v1/jobs", json=PROMPT).json["id"]
+    for place in range(3):
+        store.surrender(store.begin(job, Tier.EDGE, f"w{place}").hold, "its engine died")
+    failure = client.get(f"/v1/jobs/{job}").json["failure"]
+    assert [lost["reason"] for lost in failure["attempts"]] == ["its engine died"] * 3
+    refused = client.post("/v1/jobs", json=PROMPT | {"policy": "edge_only"})
+    assert refused.status_code == 422
+    assert "quarantined" in refused.json["detail"]
+    assert job in refused.json["detail"]
+    assert client.post("/v1/jobs", json={"prompt": "another"}).status_code == 202
+
+
+def test_a_deadline_beyond_the_longest_is_refused(client, settings, store):
+    longest = settings.requests.deadline_s
+    job = client.post("/v1/jobs", json=PROMPT | {"deadline_s": 5}).json["id"]
+    assert store.read(job).request.deadline_s == 5
+    refused = client.post("/v1/jobs", json=PROMPT | {"deadline_s": longest + 1})
+    assert refused.json["errors"][0]["field"] == "deadline_s"
+
+
+def test_a_prompt_beyond_the_longest_is_refused_without_being_repeated(client, settings):
+    prompt = "secret " * settings.requests.max_prompt_bytes
+    refused = client.post("/v1/jobs", json={"prompt": prompt[: settings.requests.max_prompt_bytes + 1]})
+    assert refused.status_code == 422
+    assert "secret" not in refused.text
+
+
+def test_with_fsync_a_job_is_accepted_once_it_is_on_disk(make_client, redis_connection):
+    durable = RequestStore(redis_connection, Lifetimes(60, 600, 10.0, 3), fsync=True)
+    assert make_client(durable).post("/v1/jobs", json=PROMPT).status_code == 202
+    assert durable.counters()["fsynced"] == 1
+
+
+def test_with_fsync_a_job_that_does_not_reach_the_disk_is_not_accepted(make_client, redis_connection):
+    durable = RequestStore(redis_connection, Lifetimes(60, 600, 10.0, 3), fsync=True)
+    redis_connection.config_set("appendonly", "no")
+    try:
+        answer = make_client(durable).post("/v1/jobs", json=PROMPT)
+    finally:
+        redis_connection.config_set("appendonly", "yes")
+    assert answer.status_code == 503
+    assert (answer.headers["Retry-After"], durable.counters()["cancelled"]) == ("1", 1)

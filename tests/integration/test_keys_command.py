@@ -1,0 +1,45 @@
+"""`firstdraft keys` on a real Redis."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from broker.api_keys import ApiKeys
+from firstdraft.cli import main
+from schemas.owners import Scope
+
+
+@pytest.fixture
+def run(redis_url, redis_connection, monkeypatch):  # noqa: ARG001 - flushed before each test
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    return lambda *arguments: CliRunner().invoke(main, ["keys", *arguments])
+
+
+def test_keys_are_made_listed_and_revoked(run, redis_connection):
+    made = run("create", "alice", "--scope", "read", "--weight", "2", "--label", "the report")
+    assert made.exit_code == 0
+    found = ApiKeys(redis_connection).find(made.output.strip())
+    assert (found.owner.name, found.owner.weight, found.owner.scopes) == ("alice", 2.0, (Scope.READ,))
+    (listed,) = json.loads(run("list", "--json").output)
+    assert (listed["key_id"], listed["label"]) == (found.key_id, "the report")
+    assert "digest" not in listed
+    assert "alice" in run("list").output
+    assert run("revoke", found.key_id).exit_code == 0
+    assert ApiKeys(redis_connection).find(made.output.strip()) is None
+
+
+def test_a_key_that_is_not_there_and_an_owner_that_cannot_be_are_said_so(run):
+    missing = run("revoke", "nothing")
+    assert missing.exit_code == 1
+    assert "firstdraft keys list" in missing.output
+    assert run("create", "alice and bob").exit_code == 1
+
+
+def test_without_a_server_in_the_settings_the_embedded_one_is_used(tmp_path, monkeypatch):
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setattr("firstdraft.cli.keys.state_folder", lambda: tmp_path)
+    made = CliRunner().invoke(main, ["keys", "create", "alice", "--json"])
+    key = json.loads(made.output)["key"]
+    listed = CliRunner().invoke(main, ["keys", "list", "--json"])
+    assert key.split("_")[1] in listed.output
