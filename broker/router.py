@@ -1,8 +1,8 @@
 """Routes requests: gathers what `routing` decides by, and tells the prefix index what was decided.
 
 Three round trips at most: the workers' loads, the prefix index (which may be on another server), and what was decided.
-Which workers live is known to within half a second; a worker that has died meanwhile gets nothing all the same, since a
-job is put on its queue only while that lives (broker/run_queues.py).
+Which workers there are is known to within half a second, and which of them live at once: a worker counts while its
+queue's lease does, and a job is put on its queue only while that lasts (broker/run_queues.py).
 """
 
 import logging
@@ -19,7 +19,7 @@ from broker.connection import connect_index
 from broker.prefix_blocks import block_hashes, canonical_bytes
 from broker.prefix_index import PrefixIndex, member_name
 from broker.presence import Presence
-from broker.routing import BYTES_PER_TOKEN, Candidate, Demand, choose
+from broker.routing import BYTES_PER_TOKEN, Candidate, Demand, choose, shortlist
 from broker.run_queues import RunQueues
 from config.settings import Settings
 from schemas.policy import Tier
@@ -77,21 +77,23 @@ class Router:
         """Where the request's part in this tier should go, and why. Raises Redis's errors, but not the index's."""
         able = [report for report in self._workers() if report.tier == tier and report.ready]
         reports = {member_name(report.worker_id, report.epoch): report for report in able}
-        loads = self._queues[tier].loads(list(reports))
         counts_cache = self._policy is RoutingPolicy.PREFIX and request.policy.kv_caches
         blocks = self._blocks(request, reports.values()) if counts_cache else {}
-        held = self._held(blocks.values())
+        # The index also names workers that have died.
+        held = {member: num for member, num in self._held(blocks.values()).items() if member in reports}
+        loads = self._queues[tier].loads(shortlist(list(reports), held, self._lots))
         candidates = [
             Candidate(
                 worker=member,
-                capacity=report.capacity,
-                speed=report.work_tokens_per_s,
-                waiting_tokens=loads[member].tokens,
-                num_jobs=loads[member].num_jobs,
-                recent_tokens=loads[member].recent_tokens,
+                capacity=reports[member].capacity,
+                speed=reports[member].work_tokens_per_s,
+                waiting_tokens=load.tokens,
+                num_jobs=load.num_jobs,
+                recent_tokens=load.recent_tokens,
                 cached_tokens=held.get(member, 0) * self._block_bytes // BYTES_PER_TOKEN,
             )
-            for member, report in reports.items()
+            for member, load in loads.items()
+            if load.alive
         ]
         demand = Demand.of(len(canonical_bytes(request.messages)), request.sampling.max_tokens)
         route = choose(demand, candidates, self._policy, self._max_waiting, self._lots)

@@ -8,7 +8,7 @@ A worker with too many jobs is passed over.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.routes import Route, RouteReason, RoutingPolicy
@@ -27,6 +27,10 @@ READING_COST = 4
 #: Speeds within this factor of the mean are taken to be the mean: what a worker was asked lately (long prompts or long
 #: answers, few at once or many) moves its measured speed as much, and whoever is asked more would look faster.
 ALIKE = 2.0
+#: Workers that are compared for one request, at most, and of those the ones that hold most of its prompt. The others
+#: are drawn by lot: the best of a few dozen is nearly as good as the best of thousands (the power of choices,
+#: Mitzenmacher, 2001), and no request costs more for there being more workers.
+COMPARED, COMPARED_HOLDERS = 48, 16
 #: Costs this close to the lowest, as a share of the time to read the whole prompt there, tie with it: work is
 #: estimated, and the same one must not always win by a hair.
 TIE_SHARE = 0.1
@@ -63,6 +67,16 @@ class Demand:
         """The demand of a prompt of so many bytes whose answer may have so many tokens."""
         writing = WRITING_COST * min(max_tokens, TYPICAL_ANSWER_TOKENS)
         return cls(prompt_tokens=-(-num_bytes // BYTES_PER_TOKEN), writing_tokens=writing)
+
+
+def shortlist(workers: Sequence[str], held: Mapping[str, int], lots: random.Random) -> list[str]:
+    """The workers to compare for a request. `held`: how many blocks some of them hold."""
+    if len(workers) <= COMPARED:
+        return list(workers)
+    in_any_order = lots.sample(list(held), len(held))  # of equals, not always the same
+    holders = sorted(in_any_order, key=lambda worker: -held[worker])[:COMPARED_HOLDERS]
+    drawn = lots.sample(workers, COMPARED - len(holders))
+    return list(dict.fromkeys([*holders, *drawn]))
 
 
 def choose(

@@ -152,6 +152,8 @@ class Load:
     num_jobs: int = 0
     #: Tokens of work that were sent there at any time, faded since.
     recent_tokens: float = 0.0
+    #: Whether its queue lives.
+    alive: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,15 +242,17 @@ class RunQueues:
         queues = [own_queue(self._tier, worker) for worker in workers]
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.time()
+            for queue in queues:
+                pipeline.exists(keys.queue_lease(queue))
             pipeline.hmget(
                 keys.loads(), [f"{what}:{queue}" for queue in queues for what in ("tokens", "jobs", "recent")]
             )
-            (seconds, microseconds), values = pipeline.execute()
+            (seconds, microseconds), *alive, values = pipeline.execute()
         now_s = seconds + microseconds / 1e6
         sums = zip(values[::3], values[1::3], values[2::3], strict=True)
         return {
-            worker: Load(int(tokens or 0), int(jobs or 0), _faded(recent, now_s))
-            for worker, (tokens, jobs, recent) in zip(workers, sums, strict=True)
+            worker: Load(int(tokens or 0), int(jobs or 0), _faded(recent, now_s), bool(lives))
+            for worker, lives, (tokens, jobs, recent) in zip(workers, alive, sums, strict=True)
         }
 
     def holds(self, job_id: str) -> bool:

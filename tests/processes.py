@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,14 @@ ROOT = Path(__file__).parents[1]
 class Process:
     """One process, in a group of its own, with everything that it says in a file."""
 
-    def __init__(self, module: str, *arguments: str, log: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, module: str, *arguments: str, log: Path, environment: dict[str, str], inside: Sequence[str] = ()
+    ) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("FIRSTDRAFT_")}
         self.log = log
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*inside, sys.executable, "-m", module, *arguments],
                 cwd=ROOT,
                 env={**kept, **environment},
                 stdout=output,
@@ -57,9 +59,11 @@ class Process:
 
 
 @contextmanager
-def running(module: str, *arguments: str, log: Path, **environment: str) -> Iterator[Process]:
-    """The process while the block runs."""
-    process = Process(module, *arguments, log=log, environment=environment)
+def running(
+    module: str, *arguments: str, log: Path, inside: Sequence[str] = (), **environment: str
+) -> Iterator[Process]:
+    """The process while the block runs. `inside`: what goes before its command."""
+    process = Process(module, *arguments, log=log, environment=environment, inside=inside)
     try:
         yield process
     finally:

@@ -5,9 +5,10 @@ import logging
 import pytest
 from redis import Redis
 
+from broker import keys
 from broker.connection import connect
 from broker.prefix_blocks import block_hashes
-from broker.prefix_index import PrefixIndex
+from broker.prefix_index import PrefixIndex, member_name
 from broker.presence import Presence
 from broker.router import Router
 from broker.run_queues import RunQueues, own_queue
@@ -48,12 +49,13 @@ def make_router(redis_connection: Redis, presence, index):
 @pytest.fixture
 def start(presence, redis_connection):
     """Makes workers live, as far as others can tell."""
-    queues = RunQueues(redis_connection, Tier.EDGE)
 
     def started(*names, **changes):
         for name in names:
-            presence.renew(a_worker_report(name, **changes))
-            queues.survey(own_queue(Tier.EDGE, f"{name}@e1"))
+            report = a_worker_report(name, **changes)
+            presence.renew(report)
+            queue = own_queue(report.tier, member_name(name, report.epoch))
+            RunQueues(redis_connection, report.tier).survey(queue)
 
     return started
 
@@ -90,6 +92,13 @@ def test_a_burst_of_one_prefix_goes_to_one_place_until_work_has_piled_up_there(s
         workers.append(route.worker)
     assert len(set(workers[:3])) == 1
     assert len(set(workers)) > 1
+
+
+def test_a_worker_whose_queue_has_died_gets_nothing_while_its_report_still_stands(start, make_router, redis_connection):
+    start("a", "b")
+    redis_connection.delete(keys.queue_lease(own_queue(Tier.EDGE, "a@e1")))
+    router = make_router()
+    assert {router.route(asked(f"{number}"), Tier.EDGE).worker for number in range(20)} == {"b@e1"}
 
 
 def test_what_an_earlier_life_of_a_worker_held_is_worthless(start, make_router, index):

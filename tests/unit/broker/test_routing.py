@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.routing import Candidate, Demand, Neighbour, choose, worth_taking
+from broker.routing import COMPARED, Candidate, Demand, Neighbour, choose, shortlist, worth_taking
 from schemas.routes import RouteReason, RoutingPolicy
 
 DEMAND = Demand(prompt_tokens=1000, writing_tokens=100)
@@ -96,6 +96,17 @@ def test_no_open_worker_would_have_been_done_sooner_by_more_than_a_tie(known, to
 
     answer = route(known, demand=Demand(tokens, 50), seed=seed)
     assert answer.cost_s <= min(map(cost_s, known)) + 0.1 * tokens / 100.0 + 1e-9
+
+
+def test_few_workers_are_all_compared_and_of_many_those_that_hold_most_and_some_by_lot():
+    workers = [f"w{number}" for number in range(1000)]
+    assert shortlist(workers[:COMPARED], {}, random.Random(0)) == workers[:COMPARED]
+    held = {f"w{number}": 1 for number in range(500)} | {"w7": 20, "w8": 10}
+    compared = shortlist(workers, held, random.Random(0))
+    assert compared[:2] == ["w7", "w8"]
+    assert len(set(compared)) == len(compared) <= COMPARED
+    assert any(worker not in held for worker in compared)
+    assert compared != shortlist(workers, held, random.Random(1))
 
 
 def test_the_demand_counts_no_more_writing_than_is_allowed():

@@ -1,0 +1,256 @@
+"""Routing with real edge workers, in the index, and simulated for a thousand of them.
+
+    python -m experiments.bench_routing [--requests 60] [--without-engines]        (or make bench-routing)
+
+Three edge workers with a thread each answer the same conversations under each policy in turn, at a low rate and at one
+that saturates `random`; the simulator is given what the engine's steps cost here and says beforehand what comes of it.
+Caveats: three workers share this machine's cores, so times to the first token count relative to each other; answers
+are short (16 tokens), since it is the prompts that routing is about.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from broker import keys
+from broker.connection import connect
+from broker.prefix_blocks import canonical_bytes
+from broker.prefix_index import PrefixIndex
+from broker.routing import WRITING_COST
+from config.settings import read_settings
+from experiments.routing_cluster import Answered, Cluster, cluster
+from experiments.routing_simulator import Machine, Simulation, quantile
+from experiments.routing_workload import Ask, best_shares, conversations, traffic
+from firstdraft.embedded import embedded_server
+from schemas.drafts import Draft
+from schemas.requests import ConfidenceRule, Message, Sampling
+from schemas.routes import RoutingPolicy
+from workers.edge.engine import DraftOrder, EdgeEngine
+from workers.model_paths import edge_model_path
+
+NUM_WORKERS = 3
+#: Rates, as shares of what the workers can do under `random`.
+LOW, HIGH = 0.25, 1.15
+#: The simulated thousand: workers, and requests for each.
+THOUSAND, REQUESTS_EACH = 1000, 12
+#: Requests that are sent after a worker's death.
+AFTER_DEATH = 30
+#: Entries of the index, blocks of the prompt that is looked up, members of each block, and how often it is.
+ENTRIES, PROMPT_BLOCKS, MEMBERS, LOOK_UPS = 1_000_000, 256, 4, 2000
+#: Entries written in one go.
+BATCH = 20_000
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What came of one policy at one rate, measured or simulated."""
+
+    cache_share: float
+    ttft_p50_s: float
+    ttft_p90_s: float
+    load_max_over_mean: float
+
+
+def main(num_requests: int, *, with_engines: bool, with_thousand: bool) -> None:
+    """Run everything, print tables and one JSON document."""
+    console = Console()
+    figures: dict[str, float] = {"lookup_vs_ping": look_up_against_ping()}
+    talks = conversations()
+    machine = _measure() if with_engines else Machine(step_s=0.008, answer_s=0.0015, prompt_token_s=0.0018)
+    capacity = _capacity(machine, talks, num_requests)
+    for name, share in (("low", LOW), ("high", HIGH)):
+        asks = traffic(talks, rate=share * capacity, num_requests=num_requests, num_workers=NUM_WORKERS)
+        foreseen = {policy: _simulated(machine, NUM_WORKERS, policy, asks) for policy in RoutingPolicy}
+        _show(console, f"three workers, {share * capacity:.2f} requests/s, simulated", foreseen)
+        figures |= _ratios(foreseen, name, "sim_")
+        if with_engines:
+            measured = {policy: _measured(policy, asks, figures) for policy in RoutingPolicy}
+            _show(console, f"three workers, {share * capacity:.2f} requests/s, measured", measured)
+            figures |= _ratios(measured, name, "")
+            for policy in RoutingPolicy:
+                foretold = foreseen[policy].ttft_p90_s / measured[policy].ttft_p90_s
+                figures[f"sim_over_measured_ttft_p90_{policy}_{name}"] = foretold
+    for name, share in (("low", LOW), ("high", HIGH)) if with_thousand else ():
+        rate = share * capacity / NUM_WORKERS * THOUSAND
+        asks = traffic(talks, rate=rate, num_requests=THOUSAND * REQUESTS_EACH, num_workers=THOUSAND)
+        foreseen = {policy: _simulated(machine, THOUSAND, policy, asks) for policy in RoutingPolicy}
+        _show(console, f"{THOUSAND} workers, {rate:.0f} requests/s, simulated", foreseen)
+        figures |= _ratios(foreseen, name, "sim1000_")
+    for prefix in ("", "sim_", "sim1000_"):
+        if f"{prefix}cache_share_low" in figures:
+            figures[f"{prefix}cache_share"] = min(figures[f"{prefix}cache_share_{name}"] for name in ("low", "high"))
+            loads = [figures[f"{prefix}load_max_over_mean_{name}"] for name in ("low", "high")]
+            figures[f"{prefix}load_max_over_mean"] = max(loads)
+    about = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "requests": num_requests}
+    steps = {name: getattr(machine, name) for name in ("step_s", "answer_s", "prompt_token_s")}
+    print(json.dumps({"bench": "routing", "machine": about | steps, "figures": figures}))
+
+
+def look_up_against_ping() -> float:
+    """The p99 of looking a long prompt up in a full index, over that of a bare PING."""
+    with tempfile.TemporaryDirectory() as folder, embedded_server(Path(folder)) as url:
+        redis = connect(url)
+        index = PrefixIndex(redis, 3600)
+        names = [f"edge-host-{member}@0123456789abcdef" for member in range(MEMBERS)]
+        blocks = [number.to_bytes(8, "big") for number in range(ENTRIES // MEMBERS)]
+        for start in range(0, len(blocks), BATCH // MEMBERS):
+            with redis.pipeline(transaction=False) as pipeline:
+                for place, block in enumerate(blocks[start : start + BATCH // MEMBERS], start):
+                    # Of the prompt each member holds another share, which is the most that a look-up can have to do.
+                    members = MEMBERS - place * MEMBERS // PROMPT_BLOCKS if place < PROMPT_BLOCKS else MEMBERS
+                    held = dict.fromkeys(names[:members], "")
+                    pipeline.hset(keys.prefix_block(block.hex()), mapping=cast("Any", held))
+                pipeline.execute()
+        prompt = blocks[:PROMPT_BLOCKS]
+        pings, look_ups = [], []
+        for _ in range(LOOK_UPS):
+            began = time.perf_counter()
+            redis.ping()
+            pinged = time.perf_counter()
+            index.look_up(prompt)
+            pings.append(pinged - began)
+            look_ups.append(time.perf_counter() - pinged)
+        redis.close()
+    return quantile(look_ups, 0.99) / quantile(pings, 0.99)
+
+
+def _measure() -> Machine:
+    """What the steps of one edge engine with one thread cost on this machine, while nothing else runs."""
+    settings = read_settings(edge={"model": {"threads": 1}})
+    engine = EdgeEngine(settings.edge, edge_model_path(settings))
+    engine.start()
+
+    def run(words: str, num: int, max_tokens: int) -> tuple[float, list[Draft]]:
+        """Seconds until so many requests for the same are answered, and their drafts."""
+        orders = [
+            DraftOrder(
+                uuid.uuid4().hex,
+                (Message(role="user", content=words),),
+                Sampling(max_tokens=max_tokens),
+                ConfidenceRule(),
+                use_cache=False,
+                may_escalate_early=False,
+            )
+            for _ in range(num)
+        ]
+        began = time.perf_counter()
+        drafts = [future.result() for future in [engine.submit(order) for order in orders]]
+        return time.perf_counter() - began, drafts
+
+    story = "Tell a long story about the sea."
+    run(story, 1, 16)
+    reading_s, (read,) = run(" ".join(f"item {number}" for number in range(250)), 1, 1)
+    alone_s, (alone,) = run(story, 1, 64)
+    many_s, _ = run(story, 8, 64)
+    engine.close()
+    num_steps = len(alone.token_ids)
+    answer_s = max((many_s - alone_s) / num_steps / 7, 0.0)
+    return Machine(
+        step_s=max(alone_s / num_steps - answer_s, 0.0),
+        answer_s=answer_s,
+        prompt_token_s=reading_s / read.prompt_tokens,
+        shared_cores=os.cpu_count(),
+    )
+
+
+def _capacity(machine: Machine, talks: Sequence[tuple[Message, ...]], num_requests: int) -> float:
+    """Requests a second that three workers do under `random` when all come at once."""
+    asks = traffic(talks, rate=1000.0, num_requests=num_requests, num_workers=NUM_WORKERS)
+    outcome = _simulation(machine, NUM_WORKERS, RoutingPolicy.RANDOM).run(asks)
+    return num_requests / max(flight.first_token_s for flight in outcome.flights)
+
+
+def _simulation(machine: Machine, num_workers: int, policy: RoutingPolicy) -> Simulation:
+    settings = read_settings()
+    return Simulation(
+        machine,
+        num_workers,
+        policy,
+        max_waiting=settings.routing.max_waiting,
+        block_bytes=settings.prefix_index.block_bytes,
+    )
+
+
+def _simulated(machine: Machine, num_workers: int, policy: RoutingPolicy, asks: Sequence[Ask]) -> Figures:
+    outcome = _simulation(machine, num_workers, policy).run(asks)
+    sizes = [len(canonical_bytes(ask.messages)) for ask in asks]
+    best = sum(share * size for share, size in zip(best_shares(asks), sizes, strict=True)) / sum(sizes)
+    return Figures(
+        cache_share=outcome.cached_share / best,
+        ttft_p50_s=quantile(outcome.first_token_s, 0.5),
+        ttft_p90_s=quantile(outcome.first_token_s, 0.9),
+        load_max_over_mean=outcome.load_max_over_mean,
+    )
+
+
+def _measured(policy: RoutingPolicy, asks: Sequence[Ask], figures: dict[str, float]) -> Figures:
+    """On workers of their own. Notes `dead_routes` as well, for what its policy is about."""
+    with cluster(NUM_WORKERS, policy) as running:
+        _warm_up(running)
+        answers = running.play(asks)
+        if policy is RoutingPolicy.PREFIX:
+            dead = running.dead_routes(asks[:AFTER_DEATH])
+            figures["dead_routes"] = max(dead, figures.get("dead_routes", 0))
+    best = sum(share * answer.prompt_tokens for share, answer in zip(best_shares(asks), answers, strict=True))
+    loads: dict[str, int] = {}
+    for answer in answers:
+        loads[answer.worker] = loads.get(answer.worker, 0) + _work(answer)
+    first_token_s = [answer.first_token_s for answer in answers]
+    return Figures(
+        cache_share=sum(answer.cached_tokens for answer in answers) / best,
+        ttft_p50_s=quantile(first_token_s, 0.5),
+        ttft_p90_s=quantile(first_token_s, 0.9),
+        load_max_over_mean=max(loads.values()) * NUM_WORKERS / sum(loads.values()),
+    )
+
+
+def _work(answer: Answered) -> int:
+    return answer.prompt_tokens - answer.cached_tokens + WRITING_COST * answer.written_tokens
+
+
+def _warm_up(running: Cluster) -> None:
+    """Every worker answers something: the first step of a process is slow."""
+    message = Message(role="user", content="Say hello.")
+    running.play([Ask(0.1 * number, (message,), 4) for number in range(4 * NUM_WORKERS)])
+
+
+def _ratios(by_policy: dict[RoutingPolicy, Figures], name: str, prefix: str) -> dict[str, float]:
+    ours, by_lot = by_policy[RoutingPolicy.PREFIX], by_policy[RoutingPolicy.RANDOM]
+    return {
+        f"{prefix}ttft_p90_{name}": by_lot.ttft_p90_s / ours.ttft_p90_s,
+        f"{prefix}cache_share_{name}": ours.cache_share,
+        f"{prefix}load_max_over_mean_{name}": ours.load_max_over_mean,
+    }
+
+
+def _show(console: Console, title: str, by_policy: dict[RoutingPolicy, Figures]) -> None:
+    table = Table("policy", "cached of the best", "TTFT p50", "TTFT p90", "busiest over mean", title=title)
+    for policy, figures in by_policy.items():
+        table.add_row(
+            policy,
+            f"{figures.cache_share:.2f}",
+            f"{figures.ttft_p50_s:.2f} s",
+            f"{figures.ttft_p90_s:.2f} s",
+            f"{figures.load_max_over_mean:.2f}",
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=80, help="for each policy at each rate")
+    parser.add_argument("--without-engines", action="store_true", help="the index and the simulator only")
+    parser.add_argument("--without-thousand", action="store_true", help="three workers only")
+    arguments = parser.parse_args()
+    main(arguments.requests, with_engines=not arguments.without_engines, with_thousand=not arguments.without_thousand)
