@@ -138,7 +138,7 @@ def _measure() -> Machine:
                 uuid.uuid4().hex,
                 (Message(role="user", content=words),),
                 Sampling(max_tokens=max_tokens),
-                ConfidenceRule(),
+                ConfidenceRule(strategy="max_prob"),
                 use_cache=False,
                 may_escalate_early=False,
             )

@@ -19,8 +19,9 @@ from redis import Redis
 
 from broker import keys
 from broker.connection import connect
+from broker.holds import Lifetimes
 from broker.presence import Presence
-from broker.records import Lifetimes, RequestStore
+from broker.records import RequestStore
 from broker.router import Router
 from broker.run_queues import QUEUE_LEASE_S
 from broker.states import FINISHED, State
@@ -81,11 +82,12 @@ class Cluster:
             messages=ask.messages,
             sampling=Sampling(max_tokens=ask.max_tokens),
             policy=POLICY,
-            confidence=ConfidenceRule(),
+            confidence=ConfidenceRule(strategy="max_prob"),
             acceptance=AcceptanceRule(),
             accepted_at_s=time.time(),
+            deadline_s=ANSWER_S,
         )
-        self.store.create(request, self.router.route(request, Tier.EDGE))
+        self.store.create(request, route=self.router.route(request, Tier.EDGE))
         return request.request_id
 
     def dead_routes(self, asks: Sequence[Ask]) -> int:

@@ -8,12 +8,15 @@ from contextlib import ExitStack
 import pytest
 
 from broker import keys
+from broker.api_keys import ApiKeys
 from broker.connection import connect
+from broker.holds import Lifetimes
 from broker.presence import Presence
-from broker.records import Lifetimes, RequestStore
+from broker.records import RequestStore
 from broker.states import FINISHED, State
 from broker.streams import EventHub
 from firstdraft.embedded import server_binary
+from schemas.owners import Owner, Scope
 from tests.hosts import hosts
 from tests.polling import until
 from tests.processes import running
@@ -23,8 +26,9 @@ LEASE_S = 2.0
 #: Submits prompts to the gateway from wherever it runs; prints the ids.
 SUBMIT = """
 import json, sys, httpx
-url, number, prompt = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-with httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
+url, key, number, prompt = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+headers = {"Authorization": f"Bearer {key}"}
+with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=20) as client:
     bodies = [{"prompt": f"{prompt} {place}", "policy": "edge_only"} for place in range(number)]
     answers = [client.post("/v1/jobs", json=body) for body in bodies]
 print(json.dumps([answer.raise_for_status().json()["id"] for answer in answers]))
@@ -39,13 +43,15 @@ class System:
         self.redis = redis
         self.store = RequestStore(redis, Lifetimes(600, 600, LEASE_S, 3))
         self.presence = Presence(redis, LEASE_S)
+        # The gateway is reached by others than its own host, so it asks for a key.
+        self._key = ApiKeys(redis).create(Owner(name="tester", scopes=(Scope.SUBMIT,)))
 
     def live(self):
         return {report.host for report in self.presence.live()}
 
     def submit(self, number, prompt="why is the sky blue"):
         url = f"http://{self.hosts.addresses['gateway']}:8400"
-        command = [*self.hosts.on("redis"), sys.executable, "-c", SUBMIT, url, str(number), prompt]
+        command = [*self.hosts.on("redis"), sys.executable, "-c", SUBMIT, url, self._key, str(number), prompt]
         return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
 
     def finished(self, ids, within_s):
@@ -123,8 +129,8 @@ def test_cutting_one_of_three_edge_hosts_off_and_healing_it_loses_nothing(system
     assert system.servers_of(system.submit_and_wait(6)) <= {"edge2", "edge3"}
 
     system.hosts.heal("edge1")
-    until(lambda: system.live() == set(EDGES), "the healed host is back", within_s=60)
-    after = [*system.submit_and_wait(24), *first, *in_the_middle, *while_cut]
-    assert "edge1" in system.servers_of(after[:24])
-    assert {system.store.state(one) for one in after} == {State.SUCCEEDED}
-    assert all(system.outcomes(one) == ["done"] for one in after)
+    # Its connections notice within the seconds that an answer may take.
+    until(lambda: "edge1" in system.servers_of(system.submit_and_wait(9)), "the healed host serves", within_s=60)
+    everything = [*first, *in_the_middle, *while_cut]
+    assert {system.store.state(one) for one in everything} == {State.SUCCEEDED}
+    assert all(system.outcomes(one) == ["done"] for one in everything)
