@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis import Redis
 
@@ -12,6 +13,10 @@ from firstdraft.embedded import embedded_server
 from firstdraft.model_store import prepare_configured_models
 from workers.model_paths import cloud_model_path as resolve_cloud_model
 from workers.model_paths import edge_model_path as resolve_edge_model
+
+# How long one example takes says more about the machine than about us.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,7 @@ orders = st.lists(
 
 
 @given(orders)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_job_is_lost_and_the_sums_are_those_of_the_placements(queues, redis_connection, orders):
     redis_connection.flushall()
     waiting = set()

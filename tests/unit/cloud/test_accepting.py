@@ -21,7 +21,7 @@ def test_what_stands_is_a_prefix_of_tokens_that_are_each_likely_enough(pairs, th
         c - f >= (math.log(threshold) if threshold else -math.inf) for c, f in zip(chosen, favourites, strict=True)
     ]
     assert standing.num_tokens == (likely.index(False) if False in likely else len(likely))
-    assert standing.max_shortfall >= standing.mean_shortfall >= 0.0
+    assert 0.0 <= standing.mean_shortfall <= standing.max_shortfall + 1e-9  # a mean is rounded
 
 
 def test_a_threshold_of_one_lets_favourites_alone_stand():
