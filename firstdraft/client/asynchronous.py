@@ -144,8 +144,9 @@ class AsyncClient:
         """As `Client.infer`."""
         options.setdefault("policy", calls.policy_of(use_draft_verify, use_confidence_check))
         began = time.perf_counter()
-        submitted = await self.submit(prompt, max_tokens=max_tokens, **options)
-        job = await self.wait(submitted.id, timeout_s)
+        self._counters.requested()
+        body = calls.job_body(prompt, {"max_tokens": max_tokens, **options})
+        job = await self._carry_out(calls.answer(body, timeout_s, self._rule, self._counters))
         with self._counters.counting_errors():
             inference = Inference.of(job, calls.result_of(job), (time.perf_counter() - began) * 1000)
         self._counters.answered(inference.latency_ms)

@@ -159,6 +159,19 @@ def result_of(job: Job) -> Result:
     return job.result
 
 
+def answer(body: Mapping[str, Any], timeout_s: float | None, rule: RetryRule, counters: Counters) -> Conversation[Job]:
+    """The job of a submission once it has finished, however; in one call where it is quick. Raises `NotInTime`."""
+    began = time.monotonic()
+    wait_s = WAIT_S if timeout_s is None else min(WAIT_S, timeout_s)
+    call = Call("POST", "/v1/jobs", json=body, params={"wait": round(wait_s, 3)}, patience_s=wait_s)
+    reply = yield from exchange(call, rule, counters)
+    job = read_as(Job, reply.content)
+    if _has_finished(job):
+        return job
+    left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - began))
+    return (yield from wait_for(job.id, left_s, rule, counters))
+
+
 def wait_for(job_id: str, timeout_s: float | None, rule: RetryRule, counters: Counters) -> Conversation[Job]:
     """The job once it has finished, however. Raises `NotInTime`."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -171,10 +184,14 @@ def wait_for(job_id: str, timeout_s: float | None, rule: RetryRule, counters: Co
             reply = yield from exchange(replace(call, params={}), rule, counters)
             yield Pause(LOOK_S)
         job = read_as(Job, reply.content)
-        if job.result is not None or job.failure is not None or job.status == "cancelled":
+        if _has_finished(job):
             return job
         if deadline is not None and time.monotonic() >= deadline:
             raise NotInTime(f"job {job_id} is {job.status} after {timeout_s:g} s; it goes on")
+
+
+def _has_finished(job: Job) -> bool:
+    return job.result is not None or job.failure is not None or job.status == "cancelled"
 
 
 def follow_batch(

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from contextlib import suppress
 
 from flask import Response
 from flask_openapi3.openapi import OpenAPI
@@ -14,10 +15,11 @@ from gateway.answers import RETRY_AFTER_S, json_answer, no_such_job
 from gateway.documents import JOBS, problems
 from gateway.reports import described
 from gateway.services import Services
+from gateway.slots import TooManyStreams
 from gateway.submitting import idempotency
 from gateway.submitting import submit as submit_request
 from schemas.jobs import Job
-from schemas.requests import JobRequest
+from schemas.requests import AcceptedRequest, JobRequest
 
 
 class JobPath(BaseModel):
@@ -48,34 +50,38 @@ def add(app: OpenAPI, services: Services) -> None:
     """Add the routes."""
     store, limits = services.store, services.settings
 
-    @app.post("/v1/jobs", tags=[JOBS], responses={202: Job})
-    def submit(header: IdempotencyHeader, body: JobRequest) -> Response:
-        """Submit a prompt. The answer is at the job's own address."""
+    def wait(job_id: str, wait_s: float) -> None:
+        """Block until the job has finished or the time is up. Raises `TooManyStreams`."""
+        with services.slots.taken():
+            deadline = time.monotonic() + min(wait_s, limits.max_wait_s)
+            for _ in services.hub.follow(job_id, BEGINNING, deadline):
+                pass
+
+    @app.post("/v1/jobs", tags=[JOBS], responses={200: Job, 202: Job})
+    def submit(header: IdempotencyHeader, query: WaitQuery, body: JobRequest) -> Response:
+        """Submit a prompt. The answer is at the job's own address; here too (200), where it is waited for and in time."""
         key = None if header.key is None else idempotency(header.key, body)
         job_id = uuid.uuid4().hex
         accepted = submit_request(services, body, request_id=job_id, key=key)
-        headers = {"Location": f"/v1/jobs/{accepted.request_id}", "Retry-After": RETRY_AFTER_S}
-        if accepted.request_id != job_id:
+        headers = {"Location": f"/v1/jobs/{accepted.request_id}"}
+        is_replay = accepted.request_id != job_id
+        if is_replay:
             headers["Idempotency-Replayed"] = "true"
-            if (record := store.read(accepted.request_id)) is not None:
-                return json_answer(described(record), 202, headers)
-        job = Job(
-            id=accepted.request_id,
-            status="queued" if "edge" in accepted.policy.tiers else "escalated",
-            policy=accepted.policy.name,
-            created_at=accepted.accepted_at_s,
-        )
-        return json_answer(job, 202, headers)
+        if query.wait > 0:
+            with suppress(TooManyStreams):  # it is accepted all the same, and can be waited for again
+                wait(accepted.request_id, query.wait)
+        record = store.read(accepted.request_id) if is_replay or query.wait > 0 else None
+        if record is not None and record.state in FINISHED and query.wait > 0:
+            return json_answer(described(record), 200, headers)
+        job = described(record) if record is not None else _new_job(accepted)
+        return json_answer(job, 202, headers | {"Retry-After": RETRY_AFTER_S})
 
     @app.get("/v1/jobs/<job_id>", tags=[JOBS], responses={200: Job, **problems(404, 410)})
     def read(path: JobPath, query: WaitQuery) -> Response:
         """Get the job, at once or when it has finished."""
         record = store.read(path.job_id)
         if record is not None and record.state not in FINISHED and query.wait > 0:
-            with services.slots.taken():
-                deadline = time.monotonic() + min(query.wait, limits.max_wait_s)
-                for _ in services.hub.follow(path.job_id, BEGINNING, deadline):
-                    pass
+            wait(path.job_id, query.wait)
             record = store.read(path.job_id)
         return no_such_job(store, path.job_id) if record is None else _job(record)
 
@@ -85,6 +91,15 @@ def add(app: OpenAPI, services: Services) -> None:
         store.cancel(path.job_id)
         record = store.read(path.job_id)
         return no_such_job(store, path.job_id) if record is None else _job(record)
+
+
+def _new_job(accepted: AcceptedRequest) -> Job:
+    return Job(
+        id=accepted.request_id,
+        status="queued" if "edge" in accepted.policy.tiers else "escalated",
+        policy=accepted.policy.name,
+        created_at=accepted.accepted_at_s,
+    )
 
 
 def _job(record: Record) -> Response:

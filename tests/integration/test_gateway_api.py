@@ -223,6 +223,26 @@ def test_waiting_ends_when_the_job_does(client, store, submitted):
     timer.join()
 
 
+def test_a_submission_may_wait_for_its_answer(client, store):
+    once = {"Idempotency-Key": "once"}
+    job = client.post("/v1/jobs", json=PROMPT, headers=once).json["id"]
+    hold = store.begin(job, Tier.EDGE, "w1").hold
+    timer = threading.Timer(0.1, store.succeed, [hold, a_result(), []])
+    timer.start()
+    answer = client.post("/v1/jobs?wait=0.5", json=PROMPT, headers=once)
+    timer.join()
+    assert (answer.status_code, answer.json["id"], answer.json["status"]) == (200, job, "succeeded")
+    assert answer.headers["Location"] == f"/v1/jobs/{job}"
+    assert "Retry-After" not in answer.headers
+
+
+def test_a_submission_that_waits_in_vain_or_finds_no_place_to_wait_is_accepted(client, services):
+    assert client.post("/v1/jobs?wait=0.1", json=PROMPT).status_code == 202
+    with services.slots.taken(), services.slots.taken():
+        answer = client.post("/v1/jobs?wait=600", json=PROMPT)
+    assert (answer.status_code, answer.json["status"], answer.headers["Retry-After"]) == (202, "queued", "1")
+
+
 @pytest.mark.parametrize("wait", ["-1", "soon", "nan"])
 def test_a_bad_wait_is_named(client, submitted, wait):
     (error,) = problem_of(client.get(f"/v1/jobs/{submitted()}?wait={wait}"), 422)["errors"]

@@ -8,6 +8,7 @@ from firstdraft.client.calls import (
     Call,
     Pause,
     Reply,
+    answer,
     exchange,
     job_body,
     job_path,
@@ -134,6 +135,20 @@ def test_a_job_is_waited_for_until_it_has_finished():
     assert job.result == a_result()
     assert [call.params["wait"] for call in said] == [30.0] * 3
     assert all(call.patience_s == 30.0 for call in said)
+
+
+def test_a_quick_answer_takes_one_call():
+    said, job = play(answer({"prompt": "p"}, None, RULE, Counters()), [reply_of(a_job(result=a_result()))])
+    assert job.result == a_result()
+    (call,) = said
+    assert (call.method, call.json, call.params["wait"]) == ("POST", {"prompt": "p"}, 30.0)
+
+
+def test_an_answer_that_takes_longer_is_waited_for():
+    replies = [reply_of(a_job("drafting")), reply_of(a_job(result=a_result()))]
+    said, job = play(answer({"prompt": "p"}, 100.0, RULE, Counters()), replies)
+    assert job.result == a_result()
+    assert [(call.method, call.path) for call in said] == [("POST", "/v1/jobs"), ("GET", "/v1/jobs/j1")]
 
 
 def test_a_wait_that_ends_says_that_the_job_goes_on():
