@@ -59,7 +59,7 @@ def add(app: OpenAPI, services: Services) -> None:
 
     @app.post("/v1/jobs", tags=[JOBS], responses={200: Job, 202: Job})
     def submit(header: IdempotencyHeader, query: WaitQuery, body: JobRequest) -> Response:
-        """Submit a prompt. The answer is at the job's own address; here too (200), where it is waited for and in time."""
+        """Submit a prompt. The answer is at the job's own address, and here (200) if it came in time."""
         key = None if header.key is None else idempotency(header.key, body)
         job_id = uuid.uuid4().hex
         accepted = submit_request(services, body, request_id=job_id, key=key)
