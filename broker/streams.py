@@ -117,6 +117,12 @@ class EventHub:
                 ended[request_id] = event
         return ended
 
+    def wait_for_end(self, request_id: str, deadline: float) -> None:
+        """Block until the request has had its final event, its stream is gone, or the deadline (`time.monotonic`)."""
+        with self.listening([request_id]) as listening:
+            while not self.endings([request_id]) and (remaining := deadline - time.monotonic()) > 0:
+                listening.wait(min(remaining, POLL_S))
+
     def follow(self, request_id: str, after: str, deadline: float) -> Iterator[StreamedEvent | None]:
         """One request's events after the position: see `follow_all`."""
         for told in self.follow_all({request_id: after}, deadline):

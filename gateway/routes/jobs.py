@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 
 from broker.holds import Record
 from broker.states import FINISHED
-from broker.streams import BEGINNING
 from gateway.answers import RETRY_AFTER_S, json_answer, no_such_job
 from gateway.documents import JOBS, problems
 from gateway.reports import described
@@ -53,9 +52,7 @@ def add(app: OpenAPI, services: Services) -> None:
     def wait(job_id: str, wait_s: float) -> None:
         """Block until the job has finished or the time is up. Raises `TooManyStreams`."""
         with services.slots.taken():
-            deadline = time.monotonic() + min(wait_s, limits.max_wait_s)
-            for _ in services.hub.follow(job_id, BEGINNING, deadline):
-                pass
+            services.hub.wait_for_end(job_id, time.monotonic() + min(wait_s, limits.max_wait_s))
 
     @app.post("/v1/jobs", tags=[JOBS], responses={200: Job, 202: Job})
     def submit(header: IdempotencyHeader, query: WaitQuery, body: JobRequest) -> Response:
