@@ -112,7 +112,8 @@ def number_of(entry: bytes) -> int:
 def _entry(batch_id: str, number: int, custom_id: str | None, response: object, error: object) -> bytes:
     entry_id = f"batch_req_{batch_id.removeprefix('batch_')}_{number}"
     entry = {"id": entry_id, "custom_id": custom_id, "response": response, "error": error}
-    return json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    # Half a surrogate pair, which a line may hold, has no bytes; with a backslash it is JSON again.
+    return json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace") + b"\n"
 
 
 def _planned(endpoint: Endpoint, body: Any, models: ModelTable) -> tuple[list[JobRequest], Concluded]:

@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.batches.lines import BadLine, answered, failed, job_id_of, not_run, number_of, read_line
 from gateway.openai_compatible.errors import cancelled
@@ -68,3 +70,27 @@ def test_a_line_that_is_submitted_again_has_the_same_jobs():
 def test_entries_of_the_error_file_name_their_line():
     assert number_of(not_run("batch_ab", 12, None, "x", "y")) == 12
     assert number_of(failed("batch_ab", 13, "c", *cancelled())) == 13
+
+
+#: Half a surrogate pair is JSON that UTF-8 has no bytes for.
+TEXT = st.text() | st.just("\ud800")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | TEXT, lambda v: st.lists(v) | st.dictionaries(TEXT, v)
+)
+
+
+@given(
+    raw=st.binary()
+    | JSON.map(lambda value: json.dumps(value).encode())
+    | JSON.map(lambda body: a_line(body=body))
+    | JSON.map(lambda custom_id: a_line(custom_id=custom_id)),
+    endpoint=st.sampled_from(sorted(ENDPOINTS)),
+)
+def test_whatever_a_line_holds_it_is_read_or_refused(raw, endpoint):
+    try:
+        assert read_line(1, raw, endpoint, MODELS).jobs
+    except BadLine as bad:
+        entry = not_run("batch_ab", 1, bad.custom_id, bad.code, str(bad))
+    else:
+        return
+    assert number_of(entry) == 1
