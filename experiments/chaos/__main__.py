@@ -27,7 +27,7 @@ from rich.table import Table
 
 from experiments.chaos import engines
 from experiments.chaos.faults import FAULTS, Fault
-from experiments.chaos.ledger import Story, counted, figures, first_start_after, read_story
+from experiments.chaos.ledger import Story, counted, figures, first_start_after, has_ended, read_story
 from experiments.chaos.system import System, running, until
 
 #: Workers of each tier, and submitters.
@@ -127,10 +127,11 @@ def _wait_for_all(system: System, ids: list[str], within_s: float = SETTLE_S) ->
 
     def all_ended() -> bool:
         try:
-            ended = {one for one in unfinished if read_story(system.redis, one, {}).is_finished}
+            ended = {one for one in unfinished if has_ended(system.redis, one)}
         except RedisError:
             return False
         unfinished.difference_update(ended)
+        time.sleep(AGAIN_S)  # looking must not keep the two cores from working
         return not unfinished
 
     try:

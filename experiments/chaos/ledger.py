@@ -58,6 +58,11 @@ def read_story(redis: Redis, request_id: str, deaths: Mapping[int, float]) -> St
     return Story(True, record.state in FINISHED, len(ends), ends == [says], tuple(recoveries))
 
 
+def has_ended(redis: Redis, request_id: str) -> bool:
+    """Whether the request is finished."""
+    return RequestStore(redis, LIFETIMES).state(request_id) in FINISHED
+
+
 def first_start_after(redis: Redis, request_id: str, died_s: float) -> float | None:
     """Seconds from a death to the request's next start, for one that nobody had in hand yet."""
     for streamed in EventHub(redis).read(request_id):

@@ -83,6 +83,18 @@ def test_an_error_over_http_is_a_problem_document(client):
     assert answer.json()["errors"][0]["field"] == "max_tokens"
 
 
+def test_no_prompt_answer_or_key_is_in_the_gateways_log(gateway, client, store):
+    words = ("xyzzy-prompt", "xyzzy-answer", "fd_xyzzy_key")
+    job = client.post("/v1/jobs", json={"prompt": words[0]}).json()["id"]
+    store.succeed(store.begin(job, Tier.EDGE, "w1").hold, a_result(words[1]), [])
+    client.get(f"/v1/jobs/{job}", headers={"Authorization": f"Bearer {words[2]}"})
+    client.post("/v1/jobs", json={"prompt": words[0], "max_tokens": words[0]})
+    client.post("/v1/chat/completions", json={"model": words[0], "messages": [{"role": "user", "content": words[0]}]})
+    said = gateway[0].log.read_text()
+    assert "request_accepted" in said
+    assert not [word for word in words if word in said]
+
+
 def test_while_redis_is_away_nothing_is_accepted_and_afterwards_everything_is_as_before(tmp_path):
     port, data = free_port(), tmp_path / "data"
     with ExitStack() as first:

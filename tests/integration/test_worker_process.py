@@ -268,16 +268,18 @@ def test_jobs_that_would_run_code_run_nothing_are_counted_and_do_not_end_the_wor
     assert not marker.exists()
 
 
-def test_no_prompt_is_in_any_key_of_rq_whatever_became_of_the_request(ask, ended, start_worker, redis_connection):
+def test_no_prompt_is_in_any_key_of_rq_or_any_log_whatever_became_of_the_request(
+    ask, ended, start_worker, redis_connection
+):
     word = "xyzzyplugh"
     redis_connection.config_set("rdbcompression", "no")
-    start_worker("edge")
-    start_worker("cloud")
+    workers = [start_worker("edge"), start_worker("cloud")]
     for behaviour in ("", "unsure", "refuse", "break"):
         ended(ask(f"{word} {behaviour}"))
     raw = b"".join(name + (redis_connection.dump(name) or b"") for name in redis_connection.scan_iter("rq:*"))
     assert raw
     assert word.encode() not in raw
+    assert [word in worker.log.read_text() for worker in workers] == [False, False]
 
 
 def test_a_worker_goes_on_when_its_connections_are_cut(ask, ended, start_worker, redis_connection):
