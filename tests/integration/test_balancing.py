@@ -104,7 +104,7 @@ def test_a_worker_with_room_steals_from_a_long_queue(ask, all_ended, start):
     second, _ = start(capacity=8)
     records = all_ended(waiting, within_s=20)
     assert {record.state for record in records} == {State.SUCCEEDED}
-    assert second.said("jobs_stolen")
+    until(lambda: second.said("jobs_stolen"), "the second says what it took")
 
 
 def test_who_stops_leaves_what_waits_to_others(ask, all_ended, start, queues):

@@ -82,9 +82,9 @@ def test_a_deadline_stops_the_engine_and_fails_the_request(start_worker, worker_
 def test_a_request_whose_deadline_passed_in_the_queue_is_not_drafted(start_worker, worker_store, redis_connection):
     late = ask(worker_store, deadline_s=60)
     redis_connection.hset(keys.request(late), "deadline_at", 1)
-    worker = start_worker("edge")
+    start_worker("edge")
     assert end_of(worker_store, late).failure.kind == FailureKind.DEADLINE_EXCEEDED
-    assert worker.said("deadline_passed")
+    assert not drafts_of(redis_connection, late)
 
 
 @pytest.mark.parametrize(
