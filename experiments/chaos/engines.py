@@ -2,13 +2,16 @@
 
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from experiments.chaos.faults import SLEEP_S
-from experiments.chaos.ledger import Story, counted, read_story
+from experiments.chaos.ledger import counted, read_story
+from experiments.chaos.phases import Outcome
+from experiments.chaos.submission import submit_all, wait_for_all
 from experiments.chaos.system import System
+from schemas.policy import Tier
 
 #: Requests of each phase, and the longest answer.
 NUM_REQUESTS, MAX_TOKENS = 12, 48
@@ -16,42 +19,37 @@ NUM_REQUESTS, MAX_TOKENS = 12, 48
 #: that was killed takes a minute to be there again.
 AFTER_S, SETTLE_S = 3.0, 300.0
 
-Submit = Callable[[System, list[str], int], list[str]]
-Wait = Callable[[System, list[str], float], None]
 
-
-def phases(system: System, submit: Submit, wait: Wait) -> Iterator[tuple[str, list[Story], int]]:
+def engine_phases(system: System) -> Iterator[Outcome]:
     """Start an edge and a cloud worker on their engines, disturb each, and tell what became of the requests."""
-    for tier in ("edge", "cloud"):
+    for tier in Tier:
         system.add(f"{tier}-engine", [sys.executable, "-m", f"workers.{tier}"])
     system.wait_until_ready()
-    for name, disturb in (
-        ("engine_edge_killed", _kill("edge")),
-        ("engine_cloud_killed", _kill("cloud")),
-        ("engine_edge_slept", _sleep),
-    ):
-        stale = counted(system.redis, "stale_commits")
-        disturbing = threading.Thread(target=disturb, args=(system,))
-        disturbing.start()
-        prompts = [f"Tell me something about the number {name} {place}." for place in range(NUM_REQUESTS)]
-        ids = submit(system, prompts, MAX_TOKENS)
-        disturbing.join()
-        wait(system, ids, SETTLE_S)
-        # Not the dead one's own next life but any worker that took the work up ends a recovery; here there is only the
-        # one of its tier, whose engine starts first, so recoveries are not counted.
-        yield name, [read_story(system.redis, one, {}) for one in ids], counted(system.redis, "stale_commits") - stale
+    for fault, tier in (("killed", Tier.EDGE), ("killed", Tier.CLOUD), ("slept", Tier.EDGE)):
+        outcome = Outcome(f"engine_{tier}_{fault}")
+        stale_before = counted(system.redis, "stale_commits")
+        with ThreadPoolExecutor(1) as pool:
+            disturbing = pool.submit(_kill if fault == "killed" else _sleep, system, tier)
+            prompts = [f"Tell me something about the number {place}." for place in range(NUM_REQUESTS)]
+            ids = submit_all(system, prompts, MAX_TOKENS)
+            disturbing.result()
+        wait_for_all(system, ids, SETTLE_S)
+        # A recovery ends when any worker takes the work up; here there is only the one of the tier, whose engine has
+        # to start first, so recoveries are not counted.
+        outcome.stories = [read_story(system.redis, one, {}) for one in ids]
+        outcome.stale_refused = counted(system.redis, "stale_commits") - stale_before
+        if failed := outcome.figures()["failed"]:
+            outcome.problems.append(f"{outcome.name}: {failed} requests failed; none should have")
+        yield outcome
 
 
-def _kill(tier: str) -> Callable[[System], None]:
-    def disturb(system: System) -> None:
-        time.sleep(AFTER_S)
-        system.members[f"{tier}-engine"].signal(signal.SIGKILL)
-
-    return disturb
-
-
-def _sleep(system: System) -> None:
+def _kill(system: System, tier: Tier) -> None:
     time.sleep(AFTER_S)
-    system.members["edge-engine"].signal(signal.SIGSTOP)
+    system.members[f"{tier}-engine"].signal(signal.SIGKILL)
+
+
+def _sleep(system: System, tier: Tier) -> None:
+    time.sleep(AFTER_S)
+    system.members[f"{tier}-engine"].signal(signal.SIGSTOP)
     time.sleep(SLEEP_S)
-    system.members["edge-engine"].signal(signal.SIGCONT)
+    system.members[f"{tier}-engine"].signal(signal.SIGCONT)

@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from redis.exceptions import RedisError
 
-from experiments.chaos.system import Cable, System
+from experiments.chaos.system import Cable, System, until
 
 #: Seconds for which a stopped process sleeps: past its lease.
 SLEEP_S = 14.0
 #: Seconds for which the network is cut, Redis is gone, and Redis is full.
 CUT_S, GONE_S, FULL_S = 6.0, 3.0, 4.0
+#: Seconds in which Redis must listen to us.
+AWAY_S = 30.0
 #: Kills of the phases that kill at random.
 NUM_KILLS = 4
 #: Seconds between them.
@@ -33,8 +36,10 @@ class Fault:
     disturb: Callable[[System], None] = nothing
     prepare: Callable[[System], None] = nothing
     settle: Callable[[System], None] = nothing
-    #: Words that make prompts of the phase special.
+    #: Words that begin prompts of the phase that no worker survives: those requests must fail.
     poison: tuple[str, ...] = ()
+    #: The figure that is more than zero if the fault has struck.
+    shows: str | None = None
 
 
 def killed_at(tier: str, step: str, countdown: int) -> Fault:
@@ -49,7 +54,9 @@ def killed_at(tier: str, step: str, countdown: int) -> Fault:
             raise RuntimeError(f"nothing brought {tier} to {step}: too few requests")
         system.remove(f"{tier}-mortal")
 
-    return Fault(f"{tier}_{step}", prepare=prepare, settle=settle)
+    return Fault(
+        f"{tier}_{step}", prepare=prepare, settle=settle, shows=None if step == "after_commit" else "recoveries"
+    )
 
 
 def kill(prefix: str, times: int = NUM_KILLS) -> Callable[[System], None]:
@@ -114,8 +121,13 @@ def fill_redis(system: System) -> None:
     time.sleep(0.5)
     system.redis.config_set("maxmemory", 1)
     time.sleep(FULL_S)
+    until(partial(_holds_as_much_as_it_likes, system), "Redis takes data again", AWAY_S)
+
+
+def _holds_as_much_as_it_likes(system: System) -> bool:
     with suppress(RedisError):
-        system.redis.config_set("maxmemory", 0)
+        return bool(system.redis.config_set("maxmemory", 0))
+    return False
 
 
 FAULTS = (
@@ -131,12 +143,12 @@ FAULTS = (
             ("after_commit", 5),
         )
     ),
-    Fault("edge_killed", kill("edge")),
-    Fault("cloud_killed", kill("cloud")),
+    Fault("edge_killed", kill("edge"), shows="recoveries"),
+    Fault("cloud_killed", kill("cloud"), shows="recoveries"),
     Fault("gateway_killed", kill("gateway")),
     Fault("redis_killed", kill_redis),
-    Fault("slept_past_lease", sleep_past_the_lease),
+    Fault("slept_past_lease", sleep_past_the_lease, shows="stale_refused"),
     network_cut(),
-    Fault("poison_prompt", poison=("kill",)),
+    Fault("poison_prompt", poison=("kill",), shows="recoveries"),
     Fault("redis_full", fill_redis),
 )

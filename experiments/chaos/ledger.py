@@ -10,12 +10,16 @@ from redis import Redis
 from broker import keys
 from broker.holds import Lifetimes
 from broker.records import RequestStore
-from broker.states import FINISHED
+from broker.states import FINISHED, State
 from broker.streams import EventHub
 from schemas import wire
 from schemas.events import FINAL_KINDS, Started
 from schemas.results import LostAttempts
 
+Figures = dict[str, float | int | None]
+
+#: Seconds from a worker's death to its jobs running elsewhere, at most.
+RECOVERY_S = 20.0
 LIFETIMES = Lifetimes(result_ttl_s=3600, unfinished_ttl_s=90_000, lease_s=10.0, max_attempts=3)
 
 
@@ -25,6 +29,7 @@ class Story:
 
     is_known: bool
     is_finished: bool
+    has_failed: bool
     #: Final events of its stream; more than one is a double commit.
     num_ends: int
     #: Whether the record and the final event tell the same.
@@ -38,7 +43,7 @@ def read_story(redis: Redis, request_id: str, deaths: Mapping[int, float]) -> St
     record = RequestStore(redis, LIFETIMES).read(request_id)
     events = EventHub(redis).read(request_id)
     if record is None:
-        return Story(False, False, 0, False, ())
+        return Story(False, False, False, 0, False, ())
     ends = [streamed.event.type for streamed in events if streamed.event.type in FINAL_KINDS]
     says = {"succeeded": "done"}.get(record.state, record.state)
     raw = cast("bytes | None", redis.hget(keys.request(request_id), "lost"))
@@ -55,7 +60,8 @@ def read_story(redis: Redis, request_id: str, deaths: Mapping[int, float]) -> St
         if died_s is not None:
             again_s = min((at for number, at in at_s.items() if number > attempt.attempt), default=end_s)
             recoveries.append(again_s - died_s)
-    return Story(True, record.state in FINISHED, len(ends), ends == [says], tuple(recoveries))
+    is_finished, has_failed = record.state in FINISHED, record.state == State.FAILED
+    return Story(True, is_finished, has_failed, len(ends), ends == [says], tuple(recoveries))
 
 
 def has_ended(redis: Redis, request_id: str) -> bool:
@@ -72,14 +78,13 @@ def first_start_after(redis: Redis, request_id: str, died_s: float) -> float | N
     return None
 
 
-def figures(
-    stories: Sequence[Story], stale_refused: int, more_recoveries_s: Sequence[float] = ()
-) -> dict[str, float | int | None]:
+def figures(stories: Sequence[Story], stale_refused: int, more_recoveries_s: Sequence[float] = ()) -> Figures:
     """The figures of one fault, or of all."""
     recoveries = sorted([*(s for story in stories for s in story.recoveries_s), *more_recoveries_s])
     return {
         "accepted": len(stories),
         "terminal": sum(story.is_finished for story in stories),
+        "failed": sum(story.has_failed for story in stories),
         "lost": sum(not story.is_known for story in stories),
         "double_commits": sum(story.num_ends > 1 or (story.is_finished and not story.agrees) for story in stories),
         "stale_refused": stale_refused,
@@ -94,3 +99,24 @@ def figures(
 def counted(redis: Redis, name: str) -> int:
     """A counter as it stands."""
     return int(cast("bytes | None", redis.hget(keys.counters(), name)) or 0)
+
+
+def num_records(redis: Redis) -> int:
+    """Requests that Redis has a record of."""
+    return sum(1 for _ in redis.scan_iter(keys.request("*"), count=1000))
+
+
+def broken_promises(total: Figures) -> list[str]:
+    """What is promised about all accepted requests and was not kept."""
+    broken = []
+    if not total["accepted"]:
+        broken.append("nothing was accepted")
+    if total["terminal"] != total["accepted"]:
+        broken.append(f"{total['terminal']} of {total['accepted']} accepted requests have ended")
+    if total["lost"]:
+        broken.append(f"{total['lost']} requests are lost")
+    if total["double_commits"]:
+        broken.append(f"{total['double_commits']} requests ended twice, or told two ends")
+    if (total["recovery_p99_s"] or 0.0) >= RECOVERY_S:
+        broken.append(f"recovery_p99_s is {total['recovery_p99_s']}; it must be under {RECOVERY_S:g}")
+    return broken

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 from redis import Redis
@@ -156,11 +157,11 @@ class System:
     def deaths(self) -> dict[int, float]:
         """Times of all deaths of workers, by process id."""
         found = {pid: at for member in self.workers() for pid, at in member.deaths.items()}
-        if self.book.exists():
-            for line in self.book.read_text().splitlines():
-                told = json.loads(line)
-                found[told["pid"]] = told["at_s"]
-        return found
+        return found | {told["pid"]: told["at_s"] for told in self.booked_deaths()}
+
+    def booked_deaths(self) -> list[dict[str, Any]]:
+        """What workers wrote down before they killed themselves: step, request_id, pid, at_s."""
+        return [json.loads(line) for line in self.book.read_text().splitlines()] if self.book.exists() else []
 
     def _redis_answers(self) -> bool:
         with suppress(Exception):
