@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from gateway import documents
 from gateway.authentication import add_authentication, keys_are_required
 from gateway.openai_compatible.errors import PREFIXES
+from gateway.openai_compatible.models import ModelTable
 from gateway.openai_compatible.serving import in_openais_form
 from gateway.problems import invalid, problem
 from gateway.rate_limits import add_rate_limits
@@ -45,6 +46,9 @@ def create_app(services: Services, rate_limits: ConnectionPool | None = None) ->
     app.after_request(_in_the_routes_form)
     for routes in ROUTES:
         routes.add(app, services)
+    policies = services.admission.policies
+    models = [model.id for model in ModelTable(policies, services.settings.model_aliases).listed().data]
+    documents.complete(app.api_doc, models, sorted(policies))
     return app
 
 
@@ -66,7 +70,7 @@ def _in_the_routes_form(response: Response) -> Response:
 
 
 def _check_body(max_file_bytes: int) -> Response | None:
-    if request.method != "POST" or request.path.endswith(BODILESS):
+    if request.method != "POST" or request.path.endswith(BODILESS) or request.routing_exception is not None:
         return None
     if openai_files.is_upload():
         request.max_content_length = max_file_bytes

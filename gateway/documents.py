@@ -1,5 +1,6 @@
 """What the OpenAPI document says beyond what flask-openapi3 reads off the routes: errors, tags, headers."""
 
+from collections.abc import Iterable
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
@@ -30,6 +31,36 @@ SECURITY: dict[str, Any] = {"api_key": {"type": "http", "scheme": "bearer", "des
 #: Errors that every route may answer: who asks is unknown, may not, or comes too often; what is asked is too much.
 EVERYWHERE = (400, 401, 403, 413, 415, 429, 503)
 
+#: A stream of server-sent events. As OpenAPI 3.1 has no word for a stream's items, the schema is that of one event.
+EVENTS: dict[str, Any] = {
+    "text/event-stream": {
+        "schema": {
+            "type": "object",
+            "description": "One event of the stream; `data` is JSON, or `[DONE]` at the end of OpenAI's streams.",
+            "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+            "required": ["data"],
+        }
+    }
+}
+#: Routes that answer with a stream if asked to.
+STREAMED_ON_REQUEST = (
+    ("/v1/chat/completions", "post"),
+    ("/v1/completions", "post"),
+    ("/v1/responses", "post"),
+    ("/v1/responses/{response_id}", "get"),
+)
+#: Bodies to begin with, by path.
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "/v1/jobs": {"prompt": "Why is the sky blue?", "max_tokens": 64},
+    "/v1/chat/completions": {
+        "model": "firstdraft",
+        "messages": [{"role": "user", "content": "Why is the sky blue?"}],
+        "max_tokens": 64,
+    },
+    "/v1/completions": {"model": "firstdraft", "prompt": "Why is the sky blue?", "max_tokens": 64},
+    "/v1/responses": {"model": "firstdraft", "input": "Why is the sky blue?", "max_output_tokens": 64},
+}
+
 #: Responses by status, as flask-openapi3 takes them.
 Responses = dict[str | int | HTTPStatus, type[BaseModel] | dict[Any, Any] | None]
 
@@ -45,9 +76,22 @@ def openai_errors(*statuses: int) -> Responses:
     return {**unused, **{str(status): OpenAIError for status in (*EVERYWHERE, *statuses)}}
 
 
+def complete(document: dict[str, Any], models: Iterable[str], policies: Iterable[str]) -> None:
+    """Add to the document what the routes' types cannot say: names that may be given, examples, answers as streams."""
+    schemas, paths = document["components"]["schemas"], document["paths"]
+    for body in ("ChatCompletionRequest", "CompletionRequest", "ResponseRequest"):
+        schemas[body]["properties"]["model"]["enum"] = list(models)
+    policy = schemas["JobRequest"]["properties"]["policy"]
+    policy["anyOf"] = [{"type": "string", "enum": list(policies)}, {"type": "null"}]
+    for path, example in EXAMPLES.items():
+        paths[path]["post"]["requestBody"]["content"]["application/json"]["example"] = example
+    for path, method in STREAMED_ON_REQUEST:
+        paths[path][method]["responses"]["200"]["content"] |= EVENTS
+
+
 def event_stream(description: str) -> dict[str, Any]:
     """A response that is a stream of server-sent events."""
-    return {"description": description, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    return {"description": description, "content": EVENTS}
 
 
 def _problem(status: int) -> dict[str, Any]:

@@ -151,6 +151,15 @@ class AcceptanceOptions(BaseModel):
 class JobRequest(Sampling):
     """The body of `POST /v1/jobs`. Exactly one of `prompt` (one user message) and `messages`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["prompt"], "properties": {"prompt": {"type": "string"}}},
+                {"required": ["messages"], "properties": {"messages": {"type": "array"}}},
+            ],
+        }
+    )
+
     prompt: str | None = Field(None, min_length=1)
     messages: tuple[Message, ...] | None = Field(None, validate_default=True)
     policy: str | None = Field(None, min_length=1)

@@ -431,6 +431,26 @@ def test_the_page_for_machines_says_what_errors_look_like(client):
     assert "Last-Event-ID" in {parameter["name"] for parameter in resume}
 
 
+def test_the_page_for_machines_says_which_names_there_are_and_which_answers_are_streams(client):
+    document = client.get("/openapi/openapi.json").json
+    schemas, paths = document["components"]["schemas"], document["paths"]
+    listed = [model["id"] for model in client.get("/v1/models").json["data"]]
+    assert schemas["ChatCompletionRequest"]["properties"]["model"]["enum"] == listed
+    assert "edge_only" in schemas["JobRequest"]["properties"]["policy"]["anyOf"][0]["enum"]
+    answers = paths["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
+    assert set(answers) == {"application/json", "text/event-stream"}
+
+
+def test_the_examples_to_try_are_taken(client):
+    paths = client.get("/openapi/openapi.json").json["paths"]
+    example = paths["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    assert client.post("/v1/jobs", json=example).status_code == 202
+
+
+def test_a_method_that_a_route_does_not_have_is_told_whatever_the_body_is(client):
+    problem_of(client.post("/healthz", data="x", content_type="text/plain"), 405)
+
+
 def test_there_is_a_page_to_try_the_api_out_and_it_needs_no_other_host(client):
     page = client.get("/openapi/swagger")
     assert page.status_code == 200
