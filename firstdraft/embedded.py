@@ -113,7 +113,7 @@ def _start(data: Path, socket: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own command
         server_command(data, socket),
         start_new_session=True,
-        preexec_fn=ending_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it calls prctl and nothing else
+        preexec_fn=ending_with_parent(signal.SIGTERM),  # noqa: PLW1509 - system calls and nothing else
     )
 
 

@@ -100,7 +100,7 @@ def _start(procfile: Path, environment: dict[str, str], output: IO[bytes] | None
         stderr=subprocess.STDOUT if output else None,
         start_new_session=True,
         # Where this process is killed, honcho stops what it runs as it does on SIGTERM.
-        preexec_fn=ending_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it calls prctl and nothing else
+        preexec_fn=ending_with_parent(signal.SIGTERM),  # noqa: PLW1509 - system calls and nothing else
     )
 
 

@@ -55,7 +55,7 @@ class Restarter:
             self._child = subprocess.Popen(  # noqa: S603 - our own command
                 self._command,
                 start_new_session=True,
-                preexec_fn=ending_with_parent(signal.SIGKILL),  # noqa: PLW1509 - it calls prctl and nothing else
+                preexec_fn=ending_with_parent(signal.SIGKILL),  # noqa: PLW1509 - system calls and nothing else
             )
             if self._stopping:  # the stop came while it started, and missed it
                 self._child.terminate()

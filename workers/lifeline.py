@@ -4,6 +4,7 @@ Linux does this; elsewhere both functions do nothing, and only an orderly stop e
 """
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -16,10 +17,13 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 def ending_with_parent(number: signal.Signals) -> Callable[[], None]:
     """For `preexec_fn`: the new process gets this signal when the thread that starts it ends, however it ends."""
+    parent = os.getpid()
 
     def tie() -> None:
         if _LIBC is not None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+            if os.getppid() != parent:  # it ended before the tie was made
+                os.kill(os.getpid(), number)
 
     return tie
 
