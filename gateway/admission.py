@@ -6,7 +6,7 @@ Pure: settings and a body in, a request or a `Refused` out.
 from importlib.metadata import entry_points
 
 from config.settings import Settings, read_secret
-from gateway.webhooks import ForbiddenAddress, check_url
+from gateway.webhooks import ForbiddenAddress, checked_url
 from schemas.owners import NOBODY, Owner
 from schemas.policy import Policy, Tier
 from schemas.requests import (
@@ -107,7 +107,7 @@ class Admission:
         if read_secret(self._webhooks.secret_env) is None:
             raise Refused("webhook", url, f"webhooks are off: {self._webhooks.secret_env} is not set")
         try:
-            check_url(url, allow_http=self._webhooks.allow_http)
+            checked_url(url, allow_http=self._webhooks.allow_http)
         except ForbiddenAddress as error:
             raise Refused("webhook", url, str(error)) from error
 

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 import httpx
 from redis.exceptions import RedisError
@@ -21,7 +20,15 @@ from broker.outbox import BATCH, Outbox
 from broker.records import RequestStore
 from config.settings import WebhookSettings
 from gateway.reports import described
-from gateway.webhooks import ForbiddenAddress, check_addresses, check_url, owners_secret, retry_delay_s, signed_headers
+from gateway.webhooks import (
+    ForbiddenAddress,
+    check_addresses,
+    checked_url,
+    owners_secret,
+    retry_delay_s,
+    signed_headers,
+)
+from schemas.wire import UndecodableMessage
 
 log = logging.getLogger(__name__)
 
@@ -79,21 +86,24 @@ class WebhookSender:
                 log.warning("redis_away error=%s", error)
 
     def _send(self, request_id: str) -> None:
-        record = self._store.read(request_id)
-        if record is None or record.request.webhook is None:
-            self._outbox.done(request_id)
-            self._store.count("webhooks_expired")
-            return
         try:
+            record = self._store.read(request_id)
+            if record is None or record.request.webhook is None:
+                self._outbox.done(request_id)
+                self._store.count("webhooks_expired")
+                return
             self._deliver(record, record.request.webhook)
-        except (ForbiddenAddress, NotDelivered, OSError, httpx.HTTPError) as error:
+        except RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one receiver's oddity must not end the others' webhooks
             self._put_back(request_id, error)
         else:
             self._outbox.done(request_id)
             self._store.count("webhooks_delivered")
 
     def _put_back(self, request_id: str, error: Exception) -> None:
-        delay_s = None if isinstance(error, ForbiddenAddress) else retry_delay_s(self._outbox.count_try(request_id))
+        is_lasting = isinstance(error, ForbiddenAddress | UndecodableMessage)
+        delay_s = None if is_lasting else retry_delay_s(self._outbox.count_try(request_id))
         log.warning("webhook_not_delivered request_id=%s again_in_s=%s error=%s", request_id, delay_s, error)
         if delay_s is not None:
             self._outbox.try_again(request_id, delay_s)
@@ -103,7 +113,7 @@ class WebhookSender:
 
     def _deliver(self, record: Record, url: str) -> None:
         """Raises `ForbiddenAddress`, `NotDelivered`, or what the network does."""
-        check_url(url, allow_http=self._settings.allow_http)
+        target = checked_url(url, allow_http=self._settings.allow_http)
         now_s = int(self._clock())
         told = {
             "type": "job.finished",
@@ -113,14 +123,12 @@ class WebhookSender:
         body = json.dumps(told).encode()
         secret = owners_secret(self._secret, record.owner)
         headers = {"Content-Type": "application/json", **signed_headers(secret, record.request_id, now_s, body)}
-        self._post(url, body, headers)
+        self._post(target, body, headers)
 
-    def _post(self, url: str, body: bytes, headers: dict[str, str]) -> None:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        address = self._address(host, parts.port or (443 if parts.scheme == "https" else 80))
+    def _post(self, url: httpx.URL, body: bytes, headers: dict[str, str]) -> None:
+        host = url.raw_host.decode()
         # To the address that was checked, whatever the name resolves to by now; the certificate is still the name's.
-        target = httpx.URL(url).copy_with(host=address)
+        target = url.copy_with(host=self._address(host, url.port or (443 if url.scheme == "https" else 80)))
         with httpx.Client(trust_env=False, follow_redirects=False, timeout=self._settings.timeout_s) as client:
             # The time-out is for each read: a receiver that trickles its answer would hold the thread for ever.
             guard = threading.Timer(2 * self._settings.timeout_s, client.close)
@@ -130,7 +138,7 @@ class WebhookSender:
                     "POST",
                     target,
                     content=body,
-                    headers={**headers, "Host": parts.netloc},
+                    headers={**headers, "Host": url.netloc.decode()},
                     extensions={"sni_hostname": host},
                 )
                 response = client.send(request, stream=True)  # what it answers is not read

@@ -9,12 +9,16 @@ import hmac
 import ipaddress
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
-from urllib.parse import urlsplit
+
+import httpx
 
 #: Seconds after each failed try until the next. What is not delivered then is given up.
 RETRY_DELAYS_S = (5, 30, 120, 600, 1800, 3600, 7200)
 #: IPv6 addresses that mean an IPv4 address (RFC 6052), which may be a private one.
 NAT64 = IPv6Network("64:ff9b::/96")
+#: All IPv6 addresses that are one host's on the internet (RFC 4291, 2.4). Python calls others global as well:
+#: `::127.0.0.1`, `fec0::1`, and what translators make of private IPv4 addresses.
+GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 
 class ForbiddenAddress(Exception):
@@ -33,19 +37,20 @@ def signed_headers(secret: str, message_id: str, now_s: int, body: bytes) -> dic
     return {"webhook-id": message_id, "webhook-timestamp": str(now_s), "webhook-signature": f"v1,{signature}"}
 
 
-def check_url(url: str, *, allow_http: bool) -> None:
-    """Raise `ForbiddenAddress` for what is no address of a web server, or not of a safe one."""
+def checked_url(url: str, *, allow_http: bool) -> httpx.URL:
+    """The address as httpx reads it, its host in ASCII. Raises `ForbiddenAddress` for what is no safe web server's."""
     try:
-        parts = urlsplit(url)
-        port_is_valid = parts.port is None or parts.port > 0
-    except ValueError as error:
+        parsed = httpx.URL(url)
+        parsed.raw_host.decode("ascii").encode("idna")  # what resolving does to it
+    except (httpx.InvalidURL, ValueError) as error:
         raise ForbiddenAddress(f"it is no URL: {error}") from error
-    if parts.scheme != "https" and not (allow_http and parts.scheme == "http"):
+    if parsed.scheme != "https" and not (allow_http and parsed.scheme == "http"):
         raise ForbiddenAddress("it must start with https://")
-    if not parts.hostname or not port_is_valid:
+    if not parsed.host or parsed.port == 0 or (parsed.port or 0) >= 1 << 16:
         raise ForbiddenAddress("it names no host")
-    if parts.username is not None or parts.password is not None:
+    if parsed.userinfo:
         raise ForbiddenAddress("it must hold no user name or password")
+    return parsed
 
 
 def check_addresses(host: str, addresses: Iterable[str]) -> str:
@@ -57,7 +62,7 @@ def check_addresses(host: str, addresses: Iterable[str]) -> str:
     if not found:
         raise ForbiddenAddress(f"{host} has no address")
     for address in found:
-        if not address.is_global or address.is_multicast:
+        if not _is_public(address):
             raise ForbiddenAddress(f"{host} is {address}, which is no public address")
     return str(found[0])
 
@@ -65,6 +70,11 @@ def check_addresses(host: str, addresses: Iterable[str]) -> str:
 def retry_delay_s(num_tries: int) -> int | None:
     """Seconds until the next try after so many; None where it is given up."""
     return RETRY_DELAYS_S[num_tries - 1] if num_tries <= len(RETRY_DELAYS_S) else None
+
+
+def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    in_range = isinstance(address, IPv4Address) or address in GLOBAL_UNICAST
+    return in_range and address.is_global and not address.is_multicast
 
 
 def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

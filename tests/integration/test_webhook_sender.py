@@ -1,6 +1,7 @@
 """Webhooks from a finished request to a receiver, on a real Redis and over real HTTP."""
 
 import json
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,7 +40,7 @@ class Receiver(BaseHTTPRequestHandler):
 def receiving():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     server.came, server.answers = [], []
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield server
@@ -133,6 +134,88 @@ def test_private_addresses_are_refused_and_not_tried_again(make_sender, finished
     assert receiver.came == []
     assert redis_connection.exists(keys.outbox()) == 0
     assert store.counters()["webhooks_given_up"] == 1
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "127.0.0.1",
+        "127.1",
+        "0x7f.1",
+        "0177.0.0.1",
+        "2130706433",
+        "0x7f000001",
+        "017700000001",
+        "0.0.0.0",
+        "0",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::7f00:1]",
+        "[::127.0.0.1]",
+        "[fe80::1]",
+        "100.64.0.1",
+        "169.254.169.254",
+    ],
+)
+def test_however_a_private_address_is_written_nothing_is_sent_there(make_sender, finished, receiver, store, host):
+    finished(f"http://{host}:{receiver.server_port}/hook")
+    make_sender(allow_private_addresses=False).send_due()
+    assert receiver.came == []
+    counted = store.counters()
+    assert "webhooks_delivered" not in counted
+    if "[" not in host:  # without IPv6, resolving may fail instead, which is tried again
+        assert counted["webhooks_given_up"] == 1
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """What a name resolves to, one list after another, and the connections that are tried; none is made."""
+    answers, tried = [], []
+
+    def resolve(_host, port, **_options):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in answers.pop(0)]
+
+    def connect(address, *_arguments, **_options):
+        tried.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    return answers, tried
+
+
+def test_a_name_with_a_private_address_beside_public_ones_is_refused(make_sender, finished, names, store):
+    answers, tried = names
+    answers.append(["93.184.215.14", "10.0.0.1"])
+    finished("https://mixed.example/hook")
+    make_sender(allow_private_addresses=False).send_due()
+    assert tried == []
+    assert store.counters()["webhooks_given_up"] == 1
+
+
+def test_what_is_connected_to_is_the_address_that_was_checked_though_the_name_has_another_by_then(
+    make_sender, finished, names
+):
+    answers, tried = names
+    answers += [["93.184.215.14"], ["127.0.0.1"]]
+    finished("https://rebinding.example:8443/hook")
+    make_sender(allow_private_addresses=False).send_due()
+    assert tried == [("93.184.215.14", 8443)]
+    assert answers == [["127.0.0.1"]], "it was resolved once"
+
+
+def test_an_address_that_no_resolver_understands_ends_its_own_webhook_and_no_others(
+    make_sender, finished, receiver, store
+):
+    finished(f"http://{'a' * 64}.example/hook")
+    finished()
+    make_sender().send_due()
+    assert len(receiver.came) == 1
+    counted = store.counters()
+    assert (counted["webhooks_delivered"], counted["webhooks_given_up"]) == (1, 1)
 
 
 def test_plain_http_is_refused_unless_it_is_allowed(make_sender, finished, receiver):

@@ -1,12 +1,15 @@
 import base64
+from ipaddress import ip_address
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.webhooks import (
     RETRY_DELAYS_S,
     ForbiddenAddress,
     check_addresses,
-    check_url,
+    checked_url,
     owners_secret,
     retry_delay_s,
     signed_headers,
@@ -38,7 +41,7 @@ def test_every_owner_has_a_secret_of_their_own_of_256_bits():
     [("https://example.org/hook?x=1", False), ("https://example.org:8443", False), ("http://example.org", True)],
 )
 def test_addresses_of_web_servers_are_accepted(url, allow_http):
-    check_url(url, allow_http=allow_http)
+    checked_url(url, allow_http=allow_http)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +60,17 @@ def test_addresses_of_web_servers_are_accepted(url, allow_http):
         "example.org",
         "//example.org",
         "",
+        "https://a..b/",
+        f"https://{'a' * 64}.example/",
+        "https://example.org/\x00",
+        "https://example.org\x00/",
+        "https://public.example\\@127.0.0.1/",
+        "https://\uff11\uff12\uff17.0.0.1/",
     ],
 )
 def test_anything_else_is_refused(url):
     with pytest.raises(ForbiddenAddress):
-        check_url(url, allow_http=False)
+        checked_url(url, allow_http=False)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +94,15 @@ def test_anything_else_is_refused(url):
         "::ffff:169.254.169.254",
         "64:ff9b::a9fe:a9fe",
         "2002:7f00:1::",
+        "::127.0.0.1",
+        "::ffff:0:127.0.0.1",
+        "64:ff9b:1::a9fe:a9fe",
+        "2001:0:7f00:1::1",
+        "fec0::1",
+        "2001:db8::1",
+        "198.18.0.1",
+        "192.0.2.1",
+        "240.0.0.1",
     ],
 )
 def test_private_link_local_and_disguised_addresses_are_refused_even_beside_a_public_one(address):
@@ -105,3 +123,29 @@ def test_tries_are_ever_further_apart_and_end():
     delays = [retry_delay_s(tries) for tries in range(1, len(RETRY_DELAYS_S) + 2)]
     assert delays == [*RETRY_DELAYS_S, None]
     assert sorted(RETRY_DELAYS_S) == list(RETRY_DELAYS_S)
+
+
+def test_a_host_is_read_once_and_in_ascii():
+    assert checked_url("https://b\u00fccher.example:8443/x", allow_http=False).netloc == b"xn--bcher-kva.example:8443"
+
+
+@given(
+    st.text() | st.text().map(lambda rest: f"https://{rest}") | st.text().map(lambda path: f"https://a.example/{path}")
+)
+def test_whatever_an_address_is_it_is_read_or_refused(url):
+    try:
+        parsed = checked_url(url, allow_http=False)
+    except ForbiddenAddress:
+        return
+    assert parsed.scheme == "https"
+    assert parsed.raw_host.decode("ascii").encode("idna")
+
+
+@given(st.ip_addresses())
+def test_only_one_hosts_own_public_address_is_ever_connected_to(address):
+    try:
+        chosen = ip_address(check_addresses("example.org", [str(address)]))
+    except ForbiddenAddress:
+        return
+    assert chosen.is_global
+    assert not chosen.is_multicast
