@@ -57,6 +57,19 @@ class TransportJob(Job):
         return self.functions[name]
 
     @property
+    def request_id(self) -> str:
+        """The request that the job is about. Raises `ForbiddenFunction` for a job with any other arguments."""
+        arguments = self.args
+        if self.kwargs or not isinstance(arguments, list) or len(arguments) != 1 or not isinstance(arguments[0], str):
+            raise ForbiddenFunction(f"job {self.id} has other arguments than one request's id")
+        return arguments[0]
+
+    @property
+    def should_retry(self) -> bool:
+        """False: requests have attempts of their own, and a job that is refused is refused for good."""
+        return False
+
+    @property
     def success_callback(self) -> None:
         """None: callbacks are imports by another name."""
 

@@ -194,14 +194,14 @@ class RunQueues:
         if job is None:
             return None
         self._assign(args=[job, queue])
-        return job.decode()
+        return _text(job)
 
     def move(self, source: str, target: str, most: int, *, newest: bool = False) -> list[str]:
         """Move so many jobs between queues, the oldest first or the newest; which went."""
         moved = self._move(args=[source, target, most, "RIGHT" if newest else "LEFT"])
-        return [job.decode() for job in cast("list[bytes]", moved)]
+        return [_text(job) for job in cast("list[bytes]", moved)]
 
-    def done(self, job_id: str) -> int:
+    def done(self, job_id: str | bytes) -> int:
         """The job is no longer anybody's work. The tokens that it counted for. Idempotent."""
         return int(cast("int", self._drop(args=[job_id])))
 
@@ -213,9 +213,7 @@ class RunQueues:
         """Renew this queue's lease, and look at some of the others by lot."""
         arguments: list[str | int] = [queue, int(QUEUE_LEASE_S * 1000), SURVEYED, self.shared]
         num_own, num_shared, *others = self._survey(keys=[keys.run_queues(self._tier)], args=arguments)
-        neighbours = tuple(
-            Neighbour(name.decode(), waiting, jobs, bool(alive)) for name, waiting, jobs, alive in others
-        )
+        neighbours = tuple(Neighbour(_text(name), waiting, jobs, bool(alive)) for name, waiting, jobs, alive in others)
         return Survey(num_own, num_shared, neighbours)
 
     def bury(self, queue: str) -> bool:
@@ -225,7 +223,7 @@ class RunQueues:
         ending = f" {queue}".encode()
         for job, entry in self._redis.hscan_iter(keys.placements(), count=1000):
             if entry.endswith(ending):
-                self.done(job.decode())
+                self.done(job)
         return True
 
     def leave(self, queue: str) -> None:
@@ -264,11 +262,16 @@ class RunQueues:
     def num_waiting(self) -> int:
         """Jobs that wait for the tier, on all of its queues."""
         own = cast("set[bytes]", self._redis.smembers(keys.run_queues(self._tier)))
-        queues = [self.shared, *(raw.decode() for raw in own)]
+        queues = [self.shared, *(_text(raw) for raw in own)]
         with self._redis.pipeline(transaction=False) as pipeline:
             for queue in queues:
                 pipeline.llen(list_of(queue))
             return sum(pipeline.execute())
+
+
+def _text(name: bytes) -> str:
+    """The name of a job or queue; what somebody else wrote there may be no text, and is still to be moved on."""
+    return name.decode(errors="backslashreplace")
 
 
 def _faded(recent: bytes | None, now_s: float) -> float:

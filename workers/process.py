@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
@@ -155,9 +156,6 @@ class ConcurrentWorker(BaseWorker):
                 log.warning("redis_away error=%s", error)
                 time.sleep(DEQUEUE_S)
                 continue
-            except Exception as error:  # noqa: BLE001 - a record that RQ cannot read must not end the worker
-                self._throw_away(error)
-                continue
             finally:
                 if taken is None:
                     self._slots.release()
@@ -175,20 +173,26 @@ class ConcurrentWorker(BaseWorker):
         RQ's own reliable dequeue, but for the list that it takes from.
         """
         (queue,) = self.queues
-        job_id = self.connection.blmove(self._own_list, queue.intermediate_queue_key, DEQUEUE_S)
-        if job_id is None:
+        raw_id = self.connection.blmove(self._own_list, queue.intermediate_queue_key, DEQUEUE_S)
+        if raw_id is None:
             return None
-        taken: tuple[Job, Queue] | None = self.queue_class._fetch_dequeued_job(  # noqa: SLF001 - see above
-            self.connection,
-            queue.key,
-            job_id.decode(),
-            job_class=self.job_class,
-            serializer=self.serializer,
-            death_penalty_class=self.death_penalty_class,
-        )
+        taken: tuple[Job, Queue] | None = None
+        try:
+            taken = self.queue_class._fetch_dequeued_job(  # noqa: SLF001 - see above
+                self.connection,
+                queue.key,
+                raw_id.decode(),
+                job_class=self.job_class,
+                serializer=self.serializer,
+                death_penalty_class=self.death_penalty_class,
+            )
+        except REDIS_AWAY:
+            raise
+        except Exception as error:  # noqa: BLE001 - an id or a record that RQ cannot read must not end the worker
+            self._count_refused(raw_id.decode(errors="backslashreplace"), error)
         if taken is None:
-            queue.intermediate_queue.remove(job_id.decode())
-            self._run_queues.done(job_id.decode())
+            self.connection.lrem(queue.intermediate_queue_key, 1, raw_id)
+            self._run_queues.done(raw_id)
         return taken
 
     def check_for_suspension(self, burst: bool) -> None:
@@ -199,11 +203,13 @@ class ConcurrentWorker(BaseWorker):
             log.warning("redis_away error=%s", error)
 
     def run_maintenance_tasks(self) -> None:
-        """As RQ's, but a Redis that is away is no reason to end."""
+        """As RQ's, but neither a Redis that is away nor what RQ cannot read in its own keys is a reason to end."""
         try:
             super().run_maintenance_tasks()
         except REDIS_AWAY as error:
             log.warning("redis_away error=%s", error)
+        except Exception as error:  # noqa: BLE001 - see above; requests have records and a reaper of their own
+            log.error("maintenance_broke_off error=%r", error)  # noqa: TRY400 - RQ's stack says no more
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Start the job on the pool and return at once.
@@ -251,7 +257,17 @@ class ConcurrentWorker(BaseWorker):
             running = self._running.get(execution_id)
         if running is not None:
             job, _ = running
-            self._hooks.cancel(job.args[0])
+            with suppress(queues.ForbiddenFunction, DeserializationError):  # which ends by itself
+                self._hooks.cancel(job.request_id)
+
+    def handle_payload(self, message: object) -> None:
+        """As RQ's, but a command that cannot be obeyed does not end the thread that hears the next one."""
+        try:
+            super().handle_payload(message)
+        except REDIS_AWAY:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            log.error("command_refused error=%r", error)  # noqa: TRY400 - RQ's stack says no more
 
     def procline(self, message: str) -> None:
         """Do nothing: many jobs share this process's title."""
@@ -275,7 +291,7 @@ class ConcurrentWorker(BaseWorker):
             log.error("job_failed job=%s error=%s", job.id, type(error).__name__, exc_info=exc_info)
 
     def _count_refused(self, job_id: str, error: Exception) -> None:
-        log.error("job_refused job=%s error=%s", job_id, error)
+        log.error("job_refused job=%r error=%s", job_id, error)
         try:
             self._hooks.refused()
         except RedisError as away:
@@ -288,16 +304,6 @@ class ConcurrentWorker(BaseWorker):
             self._run_queues.push(job.id, None, 0, at_front=True, pipeline=pipeline)
             pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
             pipeline.execute()
-
-    def _throw_away(self, error: Exception) -> None:
-        """Take a job that cannot be read out of RQ's hands for good. Raises the error if it is not of a job."""
-        job_id = getattr(error, "job_id", None)
-        if job_id is None:
-            raise error
-        self._count_refused(job_id, error)
-        for queue in self.queues:
-            queue.intermediate_queue.remove(job_id)
-        self._run_queues.done(job_id)
 
     def _perform(self, job: Job, queue: Queue, execution: Execution) -> None:
         num_tokens = 0
@@ -324,7 +330,7 @@ class ConcurrentWorker(BaseWorker):
         or callbacks to look for. After a failure, which a stage turns into data and so is a bug, RQ's own way.
         """
         try:
-            job.func(*job.args)
+            job.func(job.request_id)
         except Exception:  # noqa: BLE001 - RQ keeps its traceback
             self._finalize_failure(job, queue, execution, sys.exc_info())
             return self._run_queues.done(job.id)

@@ -1,13 +1,11 @@
-import pickle
 import signal
 
-import msgpack
 import pytest
-from rq import Queue, Worker
-from rq.registry import FailedJobRegistry, StartedJobRegistry
+from rq import Worker
+from rq.registry import StartedJobRegistry
 
 from broker.presence import Presence
-from broker.queues import QUEUE_NAMES, MsgpackSerializer, TransportJob, queue
+from broker.queues import MsgpackSerializer, TransportJob, queue
 from broker.states import FINISHED, State
 from broker.streams import EventHub
 from schemas.policy import Tier
@@ -217,55 +215,6 @@ def test_when_the_engine_dies_the_worker_ends_with_status_1_and_another_goes_on(
     start_worker("edge", delay_s=0.001)
     assert ended(bystander).state == State.SUCCEEDED
     assert worker_store.counters()["taken_over"] == 2
-
-
-def put_by_hand(redis, job_id, data, **fields):
-    """Put a job on the edge's queue as someone would who can write to Redis."""
-    redis.hset(
-        f"rq:job:{job_id}",
-        mapping={"data": data, "status": "queued", "origin": QUEUE_NAMES[Tier.EDGE], "timeout": 60, **fields},
-    )
-    redis.rpush(Queue(QUEUE_NAMES[Tier.EDGE], connection=redis).key, job_id)
-
-
-def test_jobs_that_would_run_code_run_nothing_are_counted_and_do_not_end_the_worker(
-    ask, ended, start_worker, redis_connection, worker_store, tmp_path
-):
-    marker = tmp_path / "it-was-run"
-    touch = f"touch {marker}"
-
-    class Bomb:
-        def __reduce__(self):
-            import os  # noqa: PLC0415 - what a pickle would do
-
-            return os.system, (touch,)
-
-    good = ["workers.edge.drafting.draft", None, ["nobody"], {}]
-    payloads = {
-        "pickle": pickle.dumps(("os.system", None, (touch,), {})),
-        "bomb": pickle.dumps(Bomb()),
-        "system": msgpack.packb(["os.system", None, [touch], {}]),
-        "eval": msgpack.packb(["builtins.eval", None, [f"open({str(marker)!r}, 'w')"], {}]),
-        "method": msgpack.packb(["system", "os", [touch], {}]),
-        "list": msgpack.packb([["os", "system"], None, [touch], {}]),
-        "arguments": msgpack.packb([good[0], None, [], {"request_id": {}, "x": 1}]),
-        "nothing": b"",
-    }
-    start_worker("edge")
-    for name, data in payloads.items():
-        put_by_hand(redis_connection, name, data)
-    callbacks = {f"{kind}_callback_name": "os.system" for kind in ("success", "failure", "stopped")}
-    put_by_hand(redis_connection, "callbacks", msgpack.packb(good), **callbacks)
-    put_by_hand(redis_connection, "failing", msgpack.packb(["os.system", None, [touch], {}]), **callbacks)
-    put_by_hand(redis_connection, "unreadable", msgpack.packb(good), created_at="never", timeout="long")
-    redis_connection.rpush(queue(redis_connection, Tier.EDGE).key, "not-there")
-    assert ended(ask()).state == State.SUCCEEDED
-    registry = FailedJobRegistry(queue=queue(redis_connection, Tier.EDGE))
-    failed = {*payloads, "failing", "callbacks"}
-    until(lambda: not failed - set(registry.get_job_ids(cleanup=False)), f"{failed} have failed")
-    refused = failed - {"arguments"} | {"unreadable"}  # that one is in the table, and fails by itself
-    until(lambda: worker_store.counters().get("jobs_refused") == len(refused), f"{refused} are counted")
-    assert not marker.exists()
 
 
 def test_no_prompt_is_in_any_key_of_rq_or_any_log_whatever_became_of_the_request(
