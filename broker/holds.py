@@ -93,8 +93,31 @@ def route_field(tier: Tier) -> str:
     return f"route_{tier}"
 
 
+def record(request_id: str, raw: Mapping[bytes, bytes]) -> Record:
+    """A record's fields as a reader sees them. Raises `UndecodableMessage`."""
+    with wire.reading("record", raw):
+        return Record(
+            request_id=request_id,
+            owner=raw[b"owner"].decode(),
+            state=State(raw[b"state"].decode()),
+            attempt=int(raw[b"attempt"]),
+            request=wire.decode(AcceptedRequest, raw[b"request"]),
+            draft=wire.decode(Draft, raw[b"draft"]) if b"draft" in raw else None,
+            result=wire.decode(Result, raw[b"result"]) if b"result" in raw else None,
+            failure=wire.decode(Failure, raw[b"failure"]) if b"failure" in raw else None,
+            routes={
+                tier: wire.decode(Route, raw[field]) for tier in Tier if (field := route_field(tier).encode()) in raw
+            },
+        )
+
+
 def taken(hold: Hold, raw: Mapping[bytes, bytes], now: float) -> Taken:
-    """A request as its record was when a worker took it up, at `now` of Redis's clock."""
+    """A request as its record was when a worker took it up, at `now` of Redis's clock. Raises `UndecodableMessage`."""
+    with wire.reading("record", raw):
+        return _taken(hold, raw, now)
+
+
+def _taken(hold: Hold, raw: Mapping[bytes, bytes], now: float) -> Taken:
     request = wire.decode(AcceptedRequest, raw[b"request"])
     at = {state: float(raw[f"at_{state}".encode()]) for state in State if f"at_{state}".encode() in raw}
     accepted = at.get(State.QUEUED, at.get(State.ESCALATED, now))

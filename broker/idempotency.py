@@ -29,7 +29,7 @@ class Idempotency:
 
     def earlier(self, meaning: bytes) -> str:
         """The id of the request that it stood for. Raises `IdempotencyConflict` if that had another body."""
-        digest, _, request_id = meaning.decode().partition(" ")
+        digest, _, request_id = meaning.decode(errors="replace").partition(" ")
         if digest != self.body_digest:
             raise IdempotencyConflict("this Idempotency-Key was used with another body")
         return request_id

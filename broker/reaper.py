@@ -9,14 +9,17 @@ import threading
 from typing import cast
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from broker import keys, scripts, states
+from broker.connection import REDIS_AWAY
 from broker.holds import Lifetimes
 from broker.queues import JobQueues
 from broker.records import WAITING_CHECK_S, RequestStore
 from broker.states import State
+from schemas import wire
 from schemas.policy import Tier
+from schemas.wire import UndecodableMessage
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +59,17 @@ class Reaper:
         """Look after everything that is due now. Answers the ids that were pushed again."""
         lapsed = self._due(keys.leases(), CLAIM_S)
         unchecked = self._due(keys.waiting(), WAITING_CHECK_S)
-        return [request_id for request_id in [*lapsed, *unchecked] if self._look_after(request_id)]
+        return [request_id for request_id in [*lapsed, *unchecked] if self._is_pushed(request_id)]
+
+    def _is_pushed(self, request_id: str) -> bool:
+        """Look after the request. One whose record cannot be read keeps no other from being looked after."""
+        try:
+            return self._look_after(request_id)
+        except REDIS_AWAY:
+            raise
+        except (UndecodableMessage, ResponseError) as error:
+            log.error("record_unreadable request_id=%s error=%s", request_id, error)  # noqa: TRY400 - says it all
+            return False
 
     def _due(self, times: str, claim_s: float) -> list[str]:
         return [raw.decode() for raw in self._claim_due(keys=[times], args=[claim_s, REAP_BATCH])]
@@ -64,16 +77,17 @@ class Reaper:
     def _look_after(self, request_id: str) -> bool:
         fields = ("state", "attempt", "deadline_at")
         raw = cast("list[bytes | None]", self._redis.hmget(keys.request(request_id), *fields))
-        state = None if raw[0] is None else State(raw[0].decode())
+        with wire.reading("record", {name.encode(): value or b"" for name, value in zip(fields, raw, strict=True)}):
+            state = None if raw[0] is None else State(raw[0].decode())
+            attempt, deadline = int(raw[1] or 0), float(raw[2] or 0)
         if state is None or state in states.FINISHED:
             self._forget(keys=[keys.request(request_id), keys.events(request_id)], args=[request_id])
             return False
         tier = next(t for t in Tier if state in (states.WAITING[t], states.WORKING[t]))
-        attempt = int(raw[1] or 0)
         if state == states.WORKING[tier]:
             if not self._store.take_over(request_id, tier, attempt, LAPSED):
                 return False
-        elif self._now_s() >= float(raw[2] or 0):
+        elif self._now_s() >= deadline:
             self._store.expire(request_id, tier, attempt)
             return False
         elif self._queues.holds(request_id, tier, attempt):

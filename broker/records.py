@@ -3,14 +3,16 @@
 A commit that comes too late (the lease lapsed, the user cancelled) is refused and counted, and changes nothing.
 """
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import cast
 
 from redis import Redis
 
 from broker import keys, scripts, states
-from broker.holds import Hold, Lifetimes, Record, Taken, route_field, taken
+from broker.holds import Hold, Lifetimes, Record, Taken, record, route_field, taken
 from broker.idempotency import IDEMPOTENCY_TTL_S, Idempotency
 from broker.load import Load
 from broker.queues import JobQueues
@@ -23,6 +25,8 @@ from schemas.requests import AcceptedRequest
 from schemas.results import Failure, FailureKind, LostAttempt, LostAttempts, Result
 from schemas.routes import Route
 from schemas.wire import Wire
+
+log = logging.getLogger(__name__)
 
 #: Seconds after which the reaper looks whether a waiting request still has its job on a queue.
 WAITING_CHECK_S = 10.0
@@ -114,28 +118,17 @@ class RequestStore:
             raise NotOnDisk(f"the append-only file was not on disk within {FSYNC_TIMEOUT_MS} ms: {on_disk}")
 
     def read(self, request_id: str) -> Record | None:
-        """The record, or None where there is none (any more)."""
+        """The record, or None where there is none (any more). Raises `UndecodableMessage`."""
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(keys.request(request_id)))
-        if b"request" not in raw:
-            return None
-        return Record(
-            request_id=request_id,
-            owner=raw[b"owner"].decode(),
-            state=State(raw[b"state"].decode()),
-            attempt=int(raw[b"attempt"]),
-            request=wire.decode(AcceptedRequest, raw[b"request"]),
-            draft=wire.decode(Draft, raw[b"draft"]) if b"draft" in raw else None,
-            result=wire.decode(Result, raw[b"result"]) if b"result" in raw else None,
-            failure=wire.decode(Failure, raw[b"failure"]) if b"failure" in raw else None,
-            routes={
-                tier: wire.decode(Route, raw[field]) for tier in Tier if (field := route_field(tier).encode()) in raw
-            },
-        )
+        return record(request_id, raw) if b"request" in raw else None
 
     def state(self, request_id: str) -> State | None:
-        """The state alone, or None where there is no record."""
+        """The state alone, or None where there is no record. Raises `UndecodableMessage`."""
         raw = cast("bytes | None", self._redis.hget(keys.request(request_id), "state"))
-        return None if raw is None else State(raw.decode())
+        if raw is None:
+            return None
+        with wire.reading("state", {b"state": raw}):
+            return State(raw.decode())
 
     def owner(self, request_id: str) -> str | None:
         """Whose it is, or None where there is no record."""
@@ -158,6 +151,7 @@ class RequestStore:
         That is its own, unless another owner's turn has come, or its own was taken up with an earlier job. None where
         nothing waits that the job could be spent on: finished, cancelled, or another tier's. Raises `MustBeAlone`, and
         changes nothing, for a request on its last attempt where the worker has other requests in hand (not `alone`).
+        A record that this version cannot read is an attempt lost: another worker's may.
         """
         arguments: list[str | int | float] = [request_id, tier, states.WAITING[tier], states.WORKING[tier], worker]
         last = self._lifetimes.max_attempts - 1
@@ -170,7 +164,12 @@ class RequestStore:
         flat = answer[3]
         raw: dict[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
         hold = Hold(answer[2].decode(), tier, int(answer[0]), worker)
-        return taken(hold, raw, float(answer[1]))
+        try:
+            return taken(hold, raw, float(answer[1]))
+        except wire.UndecodableMessage as error:
+            log.error("record_unreadable request_id=%s error=%s", hold.request_id, error)  # noqa: TRY400 - says it all
+            self.surrender(hold, f"its record could not be read: {error}")
+            return None
 
     def append(self, hold: Hold, events: Sequence[Event]) -> bool:
         """Append to the request's stream. False where the hold is lost: stop working on it."""
@@ -322,8 +321,9 @@ class RequestStore:
         kind = FailureKind.ATTEMPTS_EXHAUSTED
         failure = Failure(kind=kind, tier=tier, message=message, attempts=history.attempts)
         if self._fail(request_id, states.WORKING[tier], attempt, failure, fields=lost_fields):
-            digest = wire.decode(AcceptedRequest, request).prompt_digest
-            self._redis.set(keys.quarantine(digest), request_id, ex=self._lifetimes.quarantine_s)
+            with suppress(wire.UndecodableMessage):  # then no prompt of it ever reached an engine
+                digest = wire.decode(AcceptedRequest, request).prompt_digest
+                self._redis.set(keys.quarantine(digest), request_id, ex=self._lifetimes.quarantine_s)
         return False
 
     def expire(self, request_id: str, tier: Tier, attempt: int) -> bool:

@@ -17,6 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from broker import keys
+from schemas import wire
 from schemas.events import FINAL_KINDS, Event, event_adapter
 
 #: Seconds after which a reader looks by itself, should a notification have been missed.
@@ -93,7 +94,7 @@ class EventHub:
         self._thread.join(timeout=POLL_S)
 
     def read(self, request_id: str, after: str = BEGINNING) -> list[StreamedEvent]:
-        """Events after the position, without waiting."""
+        """Events after the position, without waiting. Raises `UndecodableMessage`."""
         entries = cast(
             "list[tuple[bytes, dict[bytes, bytes]]]",
             self._redis.xrange(keys.events(request_id), min=f"({after}"),
@@ -193,7 +194,7 @@ class EventHub:
     def _wake(self, message: dict[str, bytes] | None) -> None:
         if message is None:
             return
-        request_id = message["data"].decode()
+        request_id = message["data"].decode(errors="replace")
         with self._lock:
             listeners = list(self._listening.get(request_id, ()))
         for listening in listeners:
@@ -201,5 +202,8 @@ class EventHub:
 
 
 def _decoded(entry: tuple[bytes, dict[bytes, bytes]]) -> StreamedEvent:
+    """Raises `UndecodableMessage`."""
     entry_id, fields = entry
-    return StreamedEvent(entry_id.decode(), event_adapter.validate_python(msgpack.unpackb(fields[b"event"])))
+    with wire.reading("event", fields):
+        event = event_adapter.validate_python(msgpack.unpackb(fields[b"event"]))
+    return StreamedEvent(entry_id.decode(), event)

@@ -14,6 +14,7 @@ from gateway.authentication import Forbidden, Unauthorised
 from gateway.problems import problem, refused
 from gateway.slots import TooManyStreams
 from gateway.submitting import Overloaded
+from schemas.wire import UndecodableMessage
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,11 @@ def _redis_away(error: Exception) -> Response:
     return problem(503, "Redis is away", "Nothing was stored; try again.", headers={"Retry-After": RETRY_AFTER_S})
 
 
+def _unreadable(error: UndecodableMessage) -> Response:
+    log.error("stored_unreadable error=%s", error)
+    return problem(500, "What is stored cannot be read", f"Another version of this software wrote it, or none: {error}")
+
+
 def answer_to(error: Exception) -> Response:
     """The answer to one of `ANSWERS`' exceptions, or of their subclasses."""
     return next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)(error)
@@ -65,5 +71,6 @@ ANSWERS: dict[type[Exception], Callable[..., Response]] = {
     RecursionError: _nested_too_deeply,
     TooManyStreams: _too_many_streams,
     NotOnDisk: _redis_away,
+    UndecodableMessage: _unreadable,
     **dict.fromkeys(REDIS_AWAY, _redis_away),
 }

@@ -1,10 +1,10 @@
 """What is said over `/v1/ws`: JSON messages, each with its `type`. `ref` comes back as it was given."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from schemas.events import Event
+from schemas.events import POSITION, Event
 from schemas.jobs import Job
 from schemas.problems import Problem
 from schemas.requests import JobRequest
@@ -31,7 +31,7 @@ class Follow(BaseModel):
     type: Literal["follow"]
     ref: Ref = None
     job_id: str
-    after: str = Field("0-0", pattern=r"^\d{1,19}-\d{1,19}$")
+    after: str = Field("0-0", pattern=POSITION)
 
 
 class Cancel(BaseModel):
@@ -67,8 +67,8 @@ class ToldEvent(Wire):
 
 
 class ToldProblem(BaseModel):
-    """A message that could not be obeyed."""
+    """A message that could not be obeyed. Whatever is no `Ref` is not given back."""
 
     type: Literal["problem"] = "problem"
-    ref: Any = None
+    ref: Ref = None
     problem: Problem

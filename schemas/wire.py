@@ -1,5 +1,7 @@
 """The msgpack form of every message: one encode, one decode, and the error that keeps what could not be read."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgpack
@@ -38,3 +40,13 @@ def decode(expected: type[ModelT], raw: bytes) -> ModelT:
         return expected.model_validate(msgpack.unpackb(raw, strict_map_key=False))
     except (ValueError, TypeError, msgpack.UnpackException, ValidationError) as error:
         raise UndecodableMessage(expected.__name__, raw, str(error)) from error
+
+
+@contextmanager
+def reading(expected: str, fields: Mapping[bytes, bytes]) -> Iterator[None]:
+    """While stored fields are read: whatever is missing or wrong in them is an `UndecodableMessage`."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UndecodableMessage(expected, msgpack.packb(dict(fields)), reason) from error

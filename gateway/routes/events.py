@@ -11,6 +11,7 @@ from gateway.documents import JOBS, Responses, problems
 from gateway.documents import event_stream as event_stream_document
 from gateway.routes.jobs import JobPath
 from gateway.services import Services
+from schemas.events import POSITION
 
 
 class ResumeHeader(BaseModel):
@@ -19,7 +20,7 @@ class ResumeHeader(BaseModel):
     last_event_id: str = Field(
         BEGINNING,
         alias="Last-Event-ID",
-        pattern=r"^\d{1,19}-\d{1,19}$",
+        pattern=POSITION,
         description="The id of the last event that arrived; what follows it is sent.",
     )
 

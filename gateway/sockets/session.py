@@ -3,6 +3,7 @@
 import json
 import threading
 
+from flask import Response
 from pydantic import ValidationError
 
 from broker.connection import REDIS_AWAY
@@ -17,8 +18,10 @@ from gateway.sockets.connection import Connection, Gone
 from gateway.submitting import submit
 from schemas.events import FINAL_KINDS
 from schemas.owners import Scope
+from schemas.plain import check_plain
 from schemas.problems import Problem
 from schemas.sockets import Asked, Cancel, Follow, Submit, ToldEvent, ToldJob, ToldProblem, asked_adapter
+from schemas.wire import UndecodableMessage
 
 #: The most jobs that one connection may follow at once.
 MAX_FOLLOWED = 1_000
@@ -57,9 +60,8 @@ class Session:
 
     def _obeyed(self, raw: str) -> str:
         """The answer to a message."""
-        ref = None
+        ref = _ref_of(raw)
         try:
-            ref = _ref_of(raw)
             return self._obey(asked_adapter.validate_json(raw)).model_dump_json()
         except ValidationError as error:
             response = invalid(error)
@@ -69,8 +71,7 @@ class Session:
             response = no_such_job(self._services.store, error.job_id)
         except tuple(ANSWERS) as error:
             response = answer_to(error)
-        found = Problem.model_validate_json(response.get_data())
-        return ToldProblem(ref=ref, problem=found).model_dump_json()
+        return _told_problem(ref, response)
 
     def _obey(self, asked: Asked) -> ToldJob:
         match asked:
@@ -125,7 +126,13 @@ class Session:
                 return
 
     def _tell_events_of(self, job_id: str, position: str) -> None:
-        for streamed in self._services.hub.read(job_id, position):
+        try:
+            events = self._services.hub.read(job_id, position)
+        except UndecodableMessage as error:
+            self._forget(job_id)
+            self._connection.send(_told_problem(None, answer_to(error)))
+            return
+        for streamed in events:
             told = ToldEvent(job_id=job_id, position=streamed.position, event=streamed.event)
             self._connection.send(told.model_dump_json())
             with self._lock:
@@ -142,10 +149,17 @@ class NoSuchJob(Exception):
         self.job_id = job_id
 
 
-def _ref_of(raw: str) -> object:
-    """What the message calls itself, if it can be read at all."""
+def _told_problem(ref: str | int | None, response: Response) -> str:
+    """A problem document as a message."""
+    found = Problem.model_validate_json(response.get_data())
+    return ToldProblem(ref=ref, problem=found).model_dump_json()
+
+
+def _ref_of(raw: str) -> str | int | None:
+    """What the message calls itself, if it can be read at all and given back."""
     try:
-        message = json.loads(raw)
-    except (ValueError, RecursionError):
+        ref = json.loads(raw)["ref"]
+        check_plain(ref)
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    return message.get("ref") if isinstance(message, dict) else None
+    return ref if isinstance(ref, str | int) else None
