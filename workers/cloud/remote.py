@@ -18,7 +18,7 @@ from schemas.results import DraftStatistics, FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics
 from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
 from workers.cloud.flights import Flights, Progressed
-from workers.cloud.remote_protocol import Reply, pieces, refusal, request_body
+from workers.cloud.remote_protocol import Chunk, Reply, pieces, refusal, request_body
 from workers.failures import EngineDied, RequestRefused
 
 #: The first pause before another try, in seconds; it doubles each time.
@@ -104,7 +104,7 @@ class RemoteEngine:
         self._tokens_saved += reply.cached_tokens
         return reply.answer(self._statistics(order, reply.written))
 
-    async def _stream(self, body: dict[str, Any], reply: Reply) -> AsyncIterator[dict[str, Any]]:
+    async def _stream(self, body: dict[str, Any], reply: Reply) -> AsyncIterator[Chunk]:
         """The server's chunks. Raises `_TryAgain` only as long as nothing has come."""
         assert self._client is not None
         try:

@@ -1,8 +1,9 @@
 """An order as the body of an OpenAI chat completion, and its stream of chunks as an answer. Knows no connection."""
 
-import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from schemas.requests import Sampling
 from schemas.results import DraftStatistics, FailureKind, FinishReason, TokenLogprob
@@ -16,8 +17,63 @@ UNKNOWN_TOKEN_ID = -1
 EXTENSIONS = ("top_k", "repetition_penalty")
 #: Characters of a server's complaint that are passed on.
 COMPLAINT_CHARS = 300
+#: The most tokens that a server's counts may tell of: more than any context, and few enough to be allocated.
+MAX_COUNT = 1 << 24
 #: The prefix of a line of data in an event stream.
 DATA = "data:"
+
+
+#: What servers leave out they also send as null.
+NullAsNothing = BeforeValidator(lambda value: () if value is None else value)
+#: A server's count of tokens.
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+
+class _Told(BaseModel):
+    """A part of a chunk. What is not named here is ignored; errors do not repeat their input."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+
+class _Rival(_Told):
+    token: str
+    logprob: float
+
+
+class _Token(_Rival):
+    top_logprobs: Annotated[tuple[_Rival, ...], NullAsNothing] = ()
+
+
+class _Logprobs(_Told):
+    content: Annotated[tuple[_Token, ...], NullAsNothing] = ()
+
+
+class _Delta(_Told):
+    content: str | None = None
+
+
+class _Choice(_Told):
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _PromptDetails(_Told):
+    cached_tokens: Count | None = None
+
+
+class _Usage(_Told):
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class Chunk(_Told):
+    """One chunk of a streamed chat completion, as far as it matters here."""
+
+    choices: Annotated[tuple[_Choice, ...], NullAsNothing] = ()
+    usage: _Usage | None = None
+    error: Any = None
 
 
 def request_body(order: AnswerOrder, model: str, *, salt: str | None) -> dict[str, Any]:
@@ -54,15 +110,21 @@ def request_body(order: AnswerOrder, model: str, *, salt: str | None) -> dict[st
     return body
 
 
-async def pieces(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
-    """The chunks of an event stream. Raises `RequestRefused` where the server ends it with an error."""
+async def pieces(lines: AsyncIterator[str]) -> AsyncIterator[Chunk]:
+    """The chunks of an event stream. Raises `RequestRefused` for an error, and for what is no chunk."""
     async for line in lines:
         data = line.removeprefix(DATA).strip()
         if not line.startswith(DATA) or data == "[DONE]":
             continue
-        chunk = json.loads(data)
-        if "error" in chunk:
-            raise RequestRefused(FailureKind.ENGINE_ERROR, f"the cloud server ended the answer: {chunk['error']}")
+        try:
+            chunk = Chunk.model_validate_json(data)
+        except ValidationError as error:
+            field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "it"
+            reason = f"the cloud server sent what is no chunk of an answer ({field}: {error.errors()[0]['msg']})"
+            raise RequestRefused(FailureKind.ENGINE_ERROR, reason) from error
+        if chunk.error:
+            said = str(chunk.error)[:COMPLAINT_CHARS]
+            raise RequestRefused(FailureKind.ENGINE_ERROR, f"the cloud server ended the answer: {said}")
         yield chunk
 
 
@@ -96,17 +158,17 @@ class Reply:
         """Tokens so far: the server's count at the end, until then one a piece of text."""
         return self._chunks if self._completion_tokens is None else self._completion_tokens
 
-    def take(self, chunk: dict[str, Any]) -> None:
+    def take(self, chunk: Chunk) -> None:
         """The next chunk of the stream."""
-        for choice in chunk.get("choices", ()):
-            self._hear(choice.get("delta", {}).get("content") or "")
-            self._finish_reason = choice.get("finish_reason") or self._finish_reason
-            for entry in (choice.get("logprobs") or {}).get("content") or ():
-                self._logprobs.append(_logprob(entry))
-        if usage := chunk.get("usage"):
-            self._prompt_tokens = usage.get("prompt_tokens", 0)
-            self._completion_tokens = usage.get("completion_tokens")
-            self.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        for choice in chunk.choices:
+            self._hear(choice.delta.content or "" if choice.delta else "")
+            self._finish_reason = choice.finish_reason or self._finish_reason
+            if choice.logprobs is not None:
+                self._logprobs += map(_logprob, choice.logprobs.content)
+        if usage := chunk.usage:
+            self._prompt_tokens = usage.prompt_tokens or 0
+            self._completion_tokens = usage.completion_tokens
+            self.cached_tokens = (usage.prompt_tokens_details or _PromptDetails()).cached_tokens or 0
 
     def _hear(self, text: str) -> None:
         self._chunks += bool(text)
@@ -133,10 +195,10 @@ class Reply:
         )
 
 
-def _logprob(entry: dict[str, Any]) -> TokenLogprob:
+def _logprob(entry: _Token) -> TokenLogprob:
     return TokenLogprob(
-        token=entry["token"],
+        token=entry.token,
         token_id=UNKNOWN_TOKEN_ID,
-        logprob=entry["logprob"],
-        top=tuple((item["token"], item["logprob"]) for item in entry.get("top_logprobs", ())),
+        logprob=entry.logprob,
+        top=tuple((rival.token, rival.logprob) for rival in entry.top_logprobs),
     )

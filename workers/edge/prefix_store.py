@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from workers.edge.prefix_cache import PrefixCache
 
@@ -46,8 +46,11 @@ class StateFiles(Protocol):
 
 
 class _Saved(BaseModel):
-    file: str
-    num_tokens: int
+    #: A name that `save` gives, and never a way out of the folder.
+    file: str = Field(pattern=r"^[0-9a-f]{16}\.prefix$")
+    num_tokens: int = Field(gt=0)
+    #: Of the file's content: llama.cpp believes what it reads, and answers with it.
+    digest: str
 
 
 class _Manifest(BaseModel):
@@ -71,7 +74,7 @@ class PrefixStore:
             tokens = cache.tokens_of(sequence)
             name = secrets.token_hex(8) + STATE_SUFFIX
             if self._states.save(sequence, tokens, self._folder / name):
-                saved.append(_Saved(file=name, num_tokens=len(tokens)))
+                saved.append(_Saved(file=name, num_tokens=len(tokens), digest=_digest(self._folder / name)))
         manifest = _Manifest(model=fingerprint(self._states.path), build=self._states.build, prefixes=saved)
         fresh = self._folder / (MANIFEST + ".new")
         fresh.write_text(manifest.model_dump_json())
@@ -81,12 +84,19 @@ class PrefixStore:
         return len(saved)
 
     def load(self, cache: PrefixCache) -> int:
-        """Load what fits into an empty cache, the most recently used first; how many prefixes. Blocks."""
+        """Load what fits into an empty cache, the most recently used first; how many prefixes. Blocks.
+
+        What is missing, damaged or not ours is left out with a warning, whatever is in the folder.
+        """
         manifest = self._read_manifest()
         loaded = []
         for entry in reversed(manifest.prefixes if manifest else []):
             # llama.cpp reads a prefix into cells of its own before what it shares with others is given back.
-            if entry.num_tokens > cache.free_cells or (sequence := cache.take_for_loading()) is None:
+            if entry.num_tokens > cache.free_cells:
+                break
+            if not self._is_whole(entry):
+                continue
+            if (sequence := cache.take_for_loading()) is None:
                 break
             tokens = self._states.load(sequence, self._folder / entry.file)
             cache.adopt(sequence, tokens)
@@ -99,11 +109,11 @@ class PrefixStore:
 
     def _read_manifest(self) -> _Manifest | None:
         path = self._folder / MANIFEST
-        if not path.is_file():
-            return None
         try:
+            if not path.is_file():
+                return None
             manifest = _Manifest.model_validate_json(path.read_bytes())
-        except ValidationError as error:
+        except (OSError, ValidationError) as error:
             log.warning("prefixes_ignored folder=%s reason=%r", self._folder, f"unreadable manifest: {error}")
             return None
         ours = {"model": fingerprint(self._states.path), "build": self._states.build}
@@ -115,10 +125,26 @@ class PrefixStore:
             return None
         return manifest
 
+    def _is_whole(self, entry: _Saved) -> bool:
+        try:
+            is_whole = _digest(self._folder / entry.file) == entry.digest
+        except OSError as error:
+            log.warning("prefix_ignored folder=%s file=%s reason=%r", self._folder, entry.file, str(error))
+            return False
+        if not is_whole:
+            log.warning("prefix_ignored folder=%s file=%s reason=%r", self._folder, entry.file, "it is damaged")
+        return is_whole
+
     def _drop_all_but(self, kept: set[str]) -> None:
         for path in self._folder.glob("*" + STATE_SUFFIX):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    """Hex digits of the whole file's content. Raises `OSError`."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def fingerprint(model: Path) -> str:

@@ -1,0 +1,144 @@
+"""Whatever a remote server sends, a request ends with an answer or is refused; nothing else is raised."""
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import wire
+from schemas.results import FailureKind
+from workers.cloud.answering import CloudAnswer
+from workers.cloud.remote_protocol import MAX_COUNT, Reply, pieces
+from workers.failures import RequestRefused
+
+TEXT = st.text() | st.just("\ud83d")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+LOGPROB = {"token": "w", "logprob": -1.0, "top_logprobs": [{"token": "v", "logprob": -2.0}]}
+GOOD = {
+    "choices": [
+        {
+            "delta": {"content": "word"},
+            "logprobs": {
+                "content": [{"token": "w", "logprob": -1.0, "top_logprobs": [{"token": "v", "logprob": -2.0}]}]
+            },
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2}},
+}
+#: Ways to every part of a chunk.
+PARTS = [
+    ("choices",),
+    ("choices", 0),
+    ("choices", 0, "delta"),
+    ("choices", 0, "delta", "content"),
+    ("choices", 0, "finish_reason"),
+    ("choices", 0, "logprobs"),
+    ("choices", 0, "logprobs", "content"),
+    ("choices", 0, "logprobs", "content", 0),
+    ("choices", 0, "logprobs", "content", 0, "token"),
+    ("choices", 0, "logprobs", "content", 0, "logprob"),
+    ("choices", 0, "logprobs", "content", 0, "top_logprobs"),
+    ("choices", 0, "logprobs", "content", 0, "top_logprobs", 0),
+    ("usage",),
+    ("usage", "prompt_tokens"),
+    ("usage", "completion_tokens"),
+    ("usage", "prompt_tokens_details"),
+    ("usage", "prompt_tokens_details", "cached_tokens"),
+]
+
+
+def with_part(way: tuple, value: object) -> dict:
+    """A good chunk in which one part is something else."""
+    chunk = json.loads(json.dumps(GOOD))
+    place = chunk
+    for step in way[:-1]:
+        place = place[step]
+    place[way[-1]] = value
+    return chunk
+
+
+def answered(*lines: str) -> CloudAnswer:
+    told = []
+
+    async def read() -> CloudAnswer:
+        async def sent():
+            for line in lines:
+                yield line
+
+        reply = Reply(told.append)
+        async for chunk in pieces(sent()):
+            reply.take(chunk)
+        return reply.answer(None)
+
+    answer = asyncio.run(read())
+    assert "".join(event.text for event in told) == answer.text
+    for event in told:
+        wire.encode(event)
+    return answer
+
+
+def data(chunk: object) -> str:
+    return f"data: {json.dumps(chunk)}"
+
+
+def test_a_good_chunk_is_read_whole():
+    answer = answered(": a comment", data(GOOD), "", "data: [DONE]")
+    assert (answer.text, answer.prompt_tokens, answer.cached_tokens, len(answer.token_ids)) == ("word", 3, 2, 1)
+    assert [(entry.token, entry.top) for entry in answer.logprobs] == [("w", (("v", -2.0),))]
+
+
+@pytest.mark.parametrize(
+    "way", [way for way in PARTS if way[-1] not in {0, "token", "logprob", "finish_reason"}], ids=str
+)
+def test_what_is_null_is_as_good_as_left_out(way):
+    assert answered(data(with_part(way, None)), data({"choices": [{"finish_reason": "stop"}]}))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "data: 5",
+        "data: null",
+        "data: []",
+        'data: "error"',
+        "data: {",
+        "data:",
+        "data: " + "[" * 100_000,
+        'data: {"choices": [{"delta": {"content": "\\ud83d"}}]}',
+        data(with_part(("usage", "completion_tokens"), MAX_COUNT + 1)),
+        data(with_part(("usage", "completion_tokens"), -1)),
+        data({"error": {"message": "x" * 10_000}}),
+        data({"error": "overloaded"}),
+    ],
+)
+def test_what_is_no_chunk_refuses_the_request_in_few_words(line):
+    with pytest.raises(RequestRefused) as refused:
+        answered(line)
+    assert refused.value.kind is FailureKind.ENGINE_ERROR
+    assert len(str(refused.value)) < 500
+
+
+@given(
+    lines=st.lists(
+        st.text()
+        | st.text().map(lambda text: f"data: {text}")
+        | JSON.map(data)
+        | st.builds(with_part, st.sampled_from(PARTS), JSON).map(data),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_whatever_a_server_sends_there_is_an_answer_or_a_refusal(lines):
+    try:
+        answer = answered(*lines)
+    except RequestRefused as refusal:
+        assert refusal.kind is FailureKind.ENGINE_ERROR  # noqa: PT017 - an answer is fine as well
+    else:
+        assert len(answer.token_ids) <= MAX_COUNT
