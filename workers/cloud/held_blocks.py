@@ -68,7 +68,7 @@ class HeldBlocks:
         """Take the batch of events with this number; a number that is not the next voids what came before."""
         if sequence != self._expected:
             self.gaps += 1
-            self._void()
+            self.void()
         self._expected = sequence + 1
         for event in events:
             match event:
@@ -77,7 +77,13 @@ class HeldBlocks:
                 case Removed():
                     self._remove(event)
                 case Cleared():
-                    self._void()
+                    self.void()
+
+    def void(self) -> None:
+        """Nothing counts as held until it is seen stored again: all blocks were given up, or something was missed."""
+        self._block_at.clear()
+        self._place_of.clear()
+        self.generation += 1
 
     def prefix_tokens(self, token_ids: Sequence[int]) -> int:
         """How many of the first tokens are in full blocks that any request may read."""
@@ -105,8 +111,3 @@ class HeldBlocks:
             self.evictions += 1
             if place is not None:
                 self._block_at.pop(place, None)
-
-    def _void(self) -> None:
-        self._block_at.clear()
-        self._place_of.clear()
-        self.generation += 1

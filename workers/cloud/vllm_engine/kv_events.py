@@ -1,8 +1,11 @@
 """Reads what vLLM publishes about its KV cache (ZeroMQ, msgpack) into an account of the blocks held.
 
 vLLM sends events within its scheduler's steps only: what an idle engine clears is heard of with its next step.
+What cannot be read voids the account, which then fills again: a prefix that is believed held and is not costs a
+request its best worker.
 """
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -12,6 +15,8 @@ import zmq
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventBatch
 
 from workers.cloud.held_blocks import BlockEvent, Cleared, HeldBlocks, Removed, Stored
+
+log = logging.getLogger(__name__)
 
 #: The stubs of zmq name none of its constants.
 _zmq: Any = zmq
@@ -57,18 +62,31 @@ class KvEventReader:
         decoder = msgspec.msgpack.Decoder(KVEventBatch)
         while not self._closing.is_set():
             if self._socket.poll(POLL_MS):
-                _topic, sequence, payload = self._socket.recv_multipart()
-                events = list(_translated(decoder.decode(payload).events))
-                with self._lock:
-                    self._held.apply(int.from_bytes(sequence, "big"), events)
+                self._take(self._socket.recv_multipart(), decoder)
         self._socket.close(linger=0)
         self._context.term()
 
+    def _take(self, frames: Sequence[bytes], decoder: "msgspec.msgpack.Decoder[KVEventBatch]") -> None:
+        """One message, of three frames: topic, number, events."""
+        try:
+            _topic, sequence, payload = frames
+            events = list(_translated(decoder.decode(payload).events))
+        except (ValueError, msgspec.MsgspecError) as error:
+            log.warning("kv_events_unreadable error=%s", error)
+            with self._lock:
+                self._held.void()
+        else:
+            with self._lock:
+                self._held.apply(int.from_bytes(sequence, "big"), events)
+
 
 def _translated(events: Iterable[Any]) -> Iterator[BlockEvent]:
+    """Raises ValueError for blocks that do not hold as many tokens as they must."""
     for event in events:
         match event:
             case BlockStored():
+                if event.block_size < 1 or len(event.token_ids) != event.block_size * len(event.block_hashes):
+                    raise ValueError(f"{len(event.block_hashes)} blocks of {event.block_size} tokens")
                 private = any(keys for keys in event.extra_keys or ())
                 hashes, tokens = tuple(event.block_hashes), tuple(event.token_ids)
                 yield Stored(hashes, event.parent_block_hash, tokens, event.block_size, private=private)
