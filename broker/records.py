@@ -43,7 +43,7 @@ class MustBeAlone(Exception):
 
 
 class NotOnDisk(Exception):
-    """The append-only file did not reach the disk in time. The request was cancelled again."""
+    """The append-only file did not reach the disk in time. A request that was just stored has been taken back."""
 
 
 class RequestStore:
@@ -97,24 +97,38 @@ class RequestStore:
             self._queues.push(request_id, tier, attempt=0, route=route, pipeline=pipeline)
             answer = pipeline.execute()[0]
         if isinstance(answer, bytes) and idempotency is not None:
-            return idempotency.earlier(answer)  # it came twice at once, and the job just pushed finds nothing to do
-        if self._fsync:
-            self._wait_for_disk(request_id)
+            # It came twice at once, and the job just pushed finds nothing to do.
+            request_id = idempotency.earlier(answer)
+            self._wait_for_disk()
+            return request_id
+        try:
+            self._wait_for_disk()
+        except NotOnDisk:
+            # Unless it has been answered in the meantime; then the key goes on to stand for the answer.
+            if self.cancel(request_id) and idempotency is not None:
+                self._redis.delete(idempotency.redis_key)
+            raise
         return request_id
 
     def idempotent(self, idempotency: Idempotency) -> str | None:
-        """The id of the request for which the key stands, or None. Raises `IdempotencyConflict`."""
+        """The id of the request for which the key stands, or None. Raises `IdempotencyConflict` and `NotOnDisk`."""
         meaning = cast("bytes | None", self._redis.get(idempotency.redis_key))
-        return None if meaning is None else idempotency.earlier(meaning)
+        if meaning is None:
+            return None
+        earlier = idempotency.earlier(meaning)
+        self._wait_for_disk()  # whoever submitted it first may still be waiting
+        return earlier
 
-    def _wait_for_disk(self, request_id: str) -> None:
+    def _wait_for_disk(self) -> None:
+        """Block until all that was written before is on disk, where that is asked for. Raises `NotOnDisk`."""
+        if not self._fsync:
+            return
         # A later write that is on disk says that the earlier one is, on whichever connection each was made.
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.hincrby(keys.counters(), "fsynced", 1)
             pipeline.execute_command("WAITAOF", 1, 0, FSYNC_TIMEOUT_MS)  # type: ignore[no-untyped-call]
             on_disk = pipeline.execute(raise_on_error=False)[1]
-        if on_disk != [1, 0]:
-            self.cancel(request_id)
+        if not isinstance(on_disk, list) or not on_disk[0]:  # the second number is of replicas, which nobody waits for
             raise NotOnDisk(f"the append-only file was not on disk within {FSYNC_TIMEOUT_MS} ms: {on_disk}")
 
     def read(self, request_id: str) -> Record | None:

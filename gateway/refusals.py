@@ -48,7 +48,15 @@ def _too_many_streams(error: TooManyStreams) -> Response:
 
 def _redis_away(error: Exception) -> Response:
     log.warning("redis_away error=%s", error)
-    return problem(503, "Redis is away", "Nothing was stored; try again.", headers={"Retry-After": RETRY_AFTER_S})
+    # Where the connection broke before the answer came, nobody can know.
+    detail = "Try again. Without an Idempotency-Key, what was stored all the same would then be done twice."
+    return problem(503, "Redis is away", detail, headers={"Retry-After": RETRY_AFTER_S})
+
+
+def _not_on_disk(error: NotOnDisk) -> Response:
+    log.warning("not_on_disk error=%s", error)
+    detail = "Nothing was accepted; try again."
+    return problem(503, "The disk did not answer in time", detail, headers={"Retry-After": RETRY_AFTER_S})
 
 
 def _unreadable(error: UndecodableMessage) -> Response:
@@ -70,7 +78,7 @@ ANSWERS: dict[type[Exception], Callable[..., Response]] = {
     Overloaded: _overloaded,
     RecursionError: _nested_too_deeply,
     TooManyStreams: _too_many_streams,
-    NotOnDisk: _redis_away,
+    NotOnDisk: _not_on_disk,
     UndecodableMessage: _unreadable,
     **dict.fromkeys(REDIS_AWAY, _redis_away),
 }

@@ -24,6 +24,7 @@ from firstdraft.embedded import embedded_server
 from gateway.admission import Admission
 from gateway.files import DiskFiles
 from gateway.services import Services
+from schemas.owners import Owner, Scope
 from schemas.routes import RoutingPolicy
 from tests.polling import until
 from tests.processes import Process, free_port, running
@@ -73,6 +74,22 @@ def make_services(settings: Settings, redis_connection: Redis, store: RequestSto
             files=DiskFiles(tmp_path / "files"),
             clock=lambda: 12.5,
         )
+
+    return make
+
+
+@pytest.fixture
+def api_keys(redis_connection) -> ApiKeys:
+    return ApiKeys(redis_connection)
+
+
+@pytest.fixture
+def headers(api_keys):
+    """Headers with a new key of the owner."""
+
+    def make(owner: str, *scopes: Scope, **fields: object) -> dict[str, str]:
+        chosen = scopes or (Scope.SUBMIT, Scope.READ)
+        return {"Authorization": f"Bearer {api_keys.create(Owner(name=owner, scopes=chosen, **fields))}"}
 
     return make
 

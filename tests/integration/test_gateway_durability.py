@@ -1,5 +1,9 @@
 """What the HTTP API promises about durability: safe repetition, room, deadlines, what is gone, the disk."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
 import pytest
 
 from broker import keys
@@ -115,18 +119,108 @@ def test_a_prompt_beyond_the_longest_is_refused_without_being_repeated(client, s
     assert "secret" not in refused.text
 
 
-def test_with_fsync_a_job_is_accepted_once_it_is_on_disk(make_client, redis_connection):
-    durable = RequestStore(redis_connection, Lifetimes(60, 600, 10.0, 3), fsync=True)
+@pytest.fixture
+def at_once():
+    """What several calls answer that are made at one moment."""
+
+    def call(*calls):
+        start = threading.Barrier(len(calls))
+
+        def one(ask):
+            start.wait()
+            return ask()
+
+        with ThreadPoolExecutor(len(calls)) as pool:
+            return list(pool.map(one, calls))
+
+    return call
+
+
+def test_a_key_that_comes_many_times_at_once_is_one_job(make_client, store, at_once):
+    client = make_client()
+    told = at_once(*[lambda: client.application.test_client().post("/v1/jobs", json=PROMPT, headers=KEY)] * 8)
+    assert {answer.status_code for answer in told} == {202}
+    assert len({answer.json["id"] for answer in told}) == 1
+    assert [answer.headers.get("Idempotency-Replayed") for answer in told].count(None) == 1
+    assert store.counters()["accepted"] == 1
+    job = told[0].json["id"]
+    assert store.begin(job, Tier.EDGE, "w1").hold.request_id == job
+
+
+def test_of_two_bodies_that_come_at_once_under_one_key_one_is_the_job_and_the_other_refused(
+    make_client, store, at_once
+):
+    client = make_client()
+
+    def ask(max_tokens):
+        body = PROMPT | {"max_tokens": max_tokens}
+        return lambda: client.application.test_client().post("/v1/jobs", json=body, headers=KEY)
+
+    told = at_once(*[ask(max_tokens) for max_tokens in (1, 2) * 4])
+    assert sorted(answer.status_code for answer in told) == [202] * 4 + [422] * 4
+    assert len({answer.json["id"] for answer in told if answer.status_code == 202}) == 1
+    assert store.counters()["accepted"] == 1
+
+
+def test_a_job_that_is_cancelled_many_times_at_once_is_cancelled_once(make_client, store, at_once):
+    client = make_client()
+    job = client.post("/v1/jobs", json=PROMPT).json["id"]
+    assert store.begin(job, Tier.EDGE, "w1")
+    told = at_once(*[lambda: client.application.test_client().delete(f"/v1/jobs/{job}")] * 8)
+    assert {(answer.status_code, answer.json["status"]) for answer in told} == {(200, "cancelled")}
+    assert store.counters()["cancelled"] == 1
+
+
+@pytest.fixture
+def durable(redis_connection):
+    """A store that waits for the disk."""
+    return RequestStore(redis_connection, Lifetimes(60, 600, 10.0, 3), fsync=True)
+
+
+@pytest.fixture
+def disk(redis_connection):
+    """Stops the disk from taking anything: at once, or so that the wait for it lasts until its end."""
+    settings = {"refuses": {"appendonly": "no"}, "hangs": {"appendfsync": "no"}}
+    before = redis_connection.config_get("append*")
+
+    @contextmanager
+    def fails(how):
+        for name, value in settings[how].items():
+            redis_connection.config_set(name, value)
+        try:
+            yield
+        finally:
+            for name in settings[how]:
+                redis_connection.config_set(name, before[name])
+
+    return fails
+
+
+def test_with_fsync_a_job_is_accepted_once_it_is_on_disk(make_client, durable):
     assert make_client(durable).post("/v1/jobs", json=PROMPT).status_code == 202
     assert durable.counters()["fsynced"] == 1
 
 
-def test_with_fsync_a_job_that_does_not_reach_the_disk_is_not_accepted(make_client, redis_connection):
-    durable = RequestStore(redis_connection, Lifetimes(60, 600, 10.0, 3), fsync=True)
-    redis_connection.config_set("appendonly", "no")
-    try:
-        answer = make_client(durable).post("/v1/jobs", json=PROMPT)
-    finally:
-        redis_connection.config_set("appendonly", "yes")
-    assert answer.status_code == 503
-    assert (answer.headers["Retry-After"], durable.counters()["cancelled"]) == ("1", 1)
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+def test_with_fsync_a_job_that_does_not_reach_the_disk_is_taken_back_whole(
+    make_client, durable, redis_connection, disk, how
+):
+    client = make_client(durable)
+    with disk(how):
+        answer = client.post("/v1/jobs", json=PROMPT, headers=KEY)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert "disk" in answer.json["title"]
+    assert durable.counters()["cancelled"] == 1
+    assert redis_connection.exists(keys.load(), keys.charges(), keys.waiting(), keys.leases()) == 0
+    again = client.post("/v1/jobs", json=PROMPT, headers=KEY)
+    assert (again.status_code, again.json["status"]) == (202, "queued")
+    assert "Idempotency-Replayed" not in again.headers
+
+
+def test_with_fsync_a_repetition_waits_for_the_disk_too_and_leaves_the_job_alone(make_client, durable, disk):
+    client = make_client(durable)
+    job = client.post("/v1/jobs", json=PROMPT, headers=KEY).json["id"]
+    with disk("refuses"):
+        assert client.post("/v1/jobs", json=PROMPT, headers=KEY).status_code == 503
+    assert durable.state(job) == "queued"
+    assert client.post("/v1/jobs", json=PROMPT, headers=KEY).json["id"] == job

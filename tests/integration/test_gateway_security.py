@@ -1,11 +1,8 @@
 """Who may do what over HTTP: keys, scopes, owners, rates, and what never reaches a log."""
 
-import io
-
 import pytest
 
 from broker import keys
-from broker.api_keys import ApiKeys
 from gateway.app import create_app
 from gateway.authentication import keys_are_required
 from schemas.owners import Owner, Scope
@@ -13,22 +10,6 @@ from schemas.policy import Tier
 from tests.samples import a_result
 
 PROMPT = {"prompt": "why is the sky blue"}
-
-
-@pytest.fixture
-def api_keys(redis_connection) -> ApiKeys:
-    return ApiKeys(redis_connection)
-
-
-@pytest.fixture
-def headers(api_keys):
-    """Headers with a new key of the owner."""
-
-    def make(owner: str, *scopes: Scope, **fields: object) -> dict[str, str]:
-        chosen = scopes or (Scope.SUBMIT, Scope.READ)
-        return {"Authorization": f"Bearer {api_keys.create(Owner(name=owner, scopes=chosen, **fields))}"}
-
-    return make
 
 
 @pytest.fixture
@@ -175,37 +156,6 @@ def test_an_idempotency_key_is_its_owners_own(client, headers):
         for owner in ("alice", "alice", "bob")
     }
     assert len(ids) == 2
-
-
-def test_responses_files_and_batches_are_there_for_their_owner_alone(client, headers):
-    alice, bob = headers("alice"), headers("bob")
-    body = {"model": "firstdraft", "input": "hello", "background": True}
-    response = client.post("/v1/responses", json=body, headers=alice).json["id"]
-    upload = {"purpose": "batch", "file": (b"", "lines.jsonl")}
-    file_id = client.post("/v1/files", data=upload | {"file": _lines()}, headers=alice).json["id"]
-    batch = {"input_file_id": file_id, "endpoint": "/v1/jobs", "completion_window": "24h"}
-    assert client.post("/v1/batches", json=batch, headers=bob).status_code == 404
-    batch_id = client.post("/v1/batches", json=batch, headers=alice).json["id"]
-    for address in (
-        f"/v1/responses/{response}",
-        f"/v1/files/{file_id}",
-        f"/v1/files/{file_id}/content",
-        f"/v1/batches/{batch_id}",
-    ):
-        assert client.get(address, headers=alice).status_code == 200
-        assert client.get(address, headers=bob).status_code == 404
-    for address in ("/v1/files", "/v1/batches"):
-        listed = [len(client.get(address, headers=header).json["data"]) for header in (alice, bob)]
-        assert listed == [1, 0]
-    assert client.delete(f"/v1/files/{file_id}", headers=bob).status_code == 404
-    assert client.post(f"/v1/batches/{batch_id}/cancel", headers=bob).status_code == 404
-    assert client.post(f"/v1/responses/{response}/cancel", headers=bob).status_code == 404
-
-
-def _lines():
-    return io.BytesIO(
-        b'{"custom_id": "1", "method": "POST", "url": "/v1/jobs", "body": {"prompt": "x"}}'
-    ), "lines.jsonl"
 
 
 # Rates

@@ -116,11 +116,15 @@ def test_a_connection_that_ends_leaves_its_place(system):
 def test_a_socket_keeps_to_its_keys_scopes_and_its_owners_jobs(system):
     with closing(connect_to_redis(system.redis_url)) as redis:
         api_keys = ApiKeys(redis)
-        alice, bob = (
+        alice, bob, carol = (
             {"Authorization": f"Bearer {api_keys.create(Owner(name=name, scopes=scopes))}"}
-            for name, scopes in (("alice", (Scope.SUBMIT, Scope.READ)), ("bob", (Scope.READ,)))
+            for name, scopes in (
+                ("alice", (Scope.SUBMIT, Scope.READ)),
+                ("bob", (Scope.READ,)),
+                ("carol", (Scope.SUBMIT, Scope.READ)),
+            )
         )
-    body = {"prompt": "not for bob", "max_tokens": 1}
+    body = {"prompt": "forever not for bob"}
     job = httpx.post(f"{system.url}/v1/jobs", json=body, headers=alice, trust_env=False).json()["id"]
     address = system.url.replace("http", "ws") + "/v1/ws"
     with connect(address, proxy=None, additional_headers=bob) as socket:
@@ -130,6 +134,13 @@ def test_a_socket_keeps_to_its_keys_scopes_and_its_owners_jobs(system):
         told = [hear(socket) for _ in range(3)]
     assert [message["type"] for message in told] == ["problem"] * 3
     assert [message["problem"]["status"] for message in told] == [404, 403, 403]
+    with connect(address, proxy=None, additional_headers=carol) as socket:
+        for message in ({"type": "follow", "job_id": job}, {"type": "cancel", "job_id": job}):
+            say(socket, **message)
+        assert [hear(socket)["problem"]["status"] for _ in range(2)] == [404, 404]
+    with connect(address, proxy=None, additional_headers=alice) as socket:
+        say(socket, type="cancel", job_id=job)
+        assert hear(socket)["job"]["status"] == "cancelled"
 
 
 def test_a_page_of_another_site_is_refused(system):
