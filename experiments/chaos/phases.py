@@ -70,7 +70,7 @@ def _run(system: System, fault: Fault, num: int, outcome: Outcome) -> None:
 def _prompts(fault: Fault, num: int, disturbing: "Future[None]") -> Iterator[str]:
     place = 0
     while place < num or not disturbing.done():
-        words = f"phase {fault.name} number {place} {uuid.uuid4().hex}"
+        words = f"number {place} {uuid.uuid4().hex}"  # nothing that a stand-in engine obeys
         special = fault.poison[place] if place < len(fault.poison) else "unsure" if place % 2 else ""
         yield f"{special} {words}".lstrip()
         place += 1
