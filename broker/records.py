@@ -264,6 +264,11 @@ class RequestStore:
             counter="cancelled",
         )
 
+    def delete(self, request_id: str) -> None:
+        """Forget the request, cancelled first if it has not finished: from then on it is gone. Idempotent."""
+        self.cancel(request_id)
+        self._redis.delete(*_keys(request_id))
+
     def renew(self, holds: Iterable[Hold]) -> list[Hold]:
         """Renew the leases of requests in hand. Answers the holds that are lost: stop working on them. Idempotent."""
         asked = list(holds)

@@ -33,6 +33,14 @@ class OwnedRequests:
         owner = self._store.owner(request_id)
         return owner is not None and may_see(owner) and self._store.cancel(request_id)
 
+    def delete(self, request_id: str) -> bool:
+        """Forget the request. False where it is not there for who asks."""
+        owner = self._store.owner(request_id)
+        if owner is None or not may_see(owner):
+            return False
+        self._store.delete(request_id)
+        return True
+
     def is_gone(self, request_id: str) -> bool:
         """Whether it was there for who asks, and its result has expired."""
         owner = self._store.owner_of_gone(request_id)

@@ -93,6 +93,41 @@ class OutputMessage(Wire):
     content: tuple[OutputText, ...]
 
 
+class InputText(Wire):
+    """What was said to the model."""
+
+    type: Literal["input_text"] = "input_text"
+    text: str
+
+
+class InputMessage(Wire):
+    """A turn of who asks."""
+
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["user", "system"]
+    status: Literal["completed"] = "completed"
+    content: tuple[InputText, ...]
+
+
+class InputItemList(Wire):
+    """One page of the turns that a response answers."""
+
+    object: Literal["list"] = "list"
+    data: tuple[InputMessage | OutputMessage, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class ResponseDeleted(Wire):
+    """The response is gone."""
+
+    id: str
+    object: Literal["response"] = "response"
+    deleted: bool = True
+
+
 class InputDetails(Wire):
     """Of the prompt's tokens: those that a KV cache spared."""
 

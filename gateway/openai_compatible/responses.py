@@ -13,6 +13,8 @@ from schemas.openai_models import report_of
 from schemas.openai_responses import (
     IncompleteDetails,
     InputDetails,
+    InputMessage,
+    InputText,
     OutputDetails,
     OutputMessage,
     OutputText,
@@ -75,9 +77,22 @@ def note_of(body: ResponseRequest) -> ResponseNote:
 
 def continued(request: AcceptedRequest, note: ResponseNote, result: Result) -> list[Message]:
     """The conversation that a next response continues. Instructions are not carried over."""
-    turns = request.messages[1:] if note.instructions else request.messages
+    turns = _turns_before(request, note)
     answer = [Message(role="assistant", content=result.text)] if result.text else []
     return [*turns, *answer]
+
+
+def input_items(request: AcceptedRequest, note: ResponseNote) -> list[InputMessage | OutputMessage]:
+    """The turns that the response answers, in order, those of earlier responses that it continues too."""
+    items: list[InputMessage | OutputMessage] = []
+    for place, turn in enumerate(_turns_before(request, note)):
+        item_id = f"{_item_id(request)}_{place}"
+        if turn.role == "assistant":
+            content = (OutputText(text=turn.content),)
+            items.append(OutputMessage(id=item_id, status="completed", content=content))
+        else:
+            items.append(InputMessage(id=item_id, role=turn.role, content=(InputText(text=turn.content),)))
+    return items
 
 
 def response_of(
@@ -205,6 +220,10 @@ class ResponseStory:
     def _take_number(self) -> int:
         self._number += 1
         return self._number - 1
+
+
+def _turns_before(request: AcceptedRequest, note: ResponseNote) -> Sequence[Message]:
+    return request.messages[1:] if note.instructions else request.messages
 
 
 def _message(request: AcceptedRequest, result: Result) -> OutputMessage:

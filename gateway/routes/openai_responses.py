@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from flask import Response
 from flask_openapi3.openapi import OpenAPI
@@ -17,6 +18,7 @@ from gateway.openai_compatible.models import ModelTable
 from gateway.openai_compatible.responses import (
     ResponseStory,
     continued,
+    input_items,
     job_id_of,
     note_of,
     response_job,
@@ -26,8 +28,8 @@ from gateway.openai_compatible.serving import HEARTBEAT, Jobs, NoAnswer
 from gateway.problems import problem
 from gateway.services import Services
 from gateway.submitting import submit
+from schemas.openai_responses import InputItemList, ResponseDeleted, ResponseEvent, ResponseNote, ResponseRequest
 from schemas.openai_responses import Response as ResponseObject
-from schemas.openai_responses import ResponseEvent, ResponseNote, ResponseRequest
 from schemas.requests import AcceptedRequest, Message
 
 
@@ -42,6 +44,14 @@ class RetrieveQuery(BaseModel):
 
     stream: bool = Field(False, description="As server-sent events, the past ones first.")
     starting_after: int = Field(-1, description="Of a stream, only the events with a higher sequence_number.")
+
+
+class ItemsQuery(BaseModel):
+    """Which page of the input, and from which end."""
+
+    after: str | None = Field(None, description="The last id of the page before.")
+    limit: int = Field(20, ge=1, le=100)
+    order: Literal["asc", "desc"] = "desc"
 
 
 class NoSuchResponse(Exception):
@@ -100,6 +110,12 @@ def add(app: OpenAPI, services: Services) -> None:
                 jobs.cancel()
         return json_answer(response_of(jobs.accepted[0], note, waits=False, result=answer.result))
 
+    _add_stored(app, services)
+
+
+def _add_stored(app: OpenAPI, services: Services) -> None:
+    errors = openai_errors(404)
+
     @app.get("/v1/responses/<response_id>", tags=[OPENAI], responses={200: ResponseObject, **errors})
     def retrieve_response(path: ResponsePath, query: RetrieveQuery) -> Response:
         """Get a response, or follow it from an event on."""
@@ -115,6 +131,29 @@ def add(app: OpenAPI, services: Services) -> None:
         """Cancel a response. One that has finished stays as it is."""
         services.store.cancel(_find(services, path.response_id).record.request_id)
         return json_answer(_find(services, path.response_id).response())
+
+    @app.delete("/v1/responses/<response_id>", tags=[OPENAI], responses={200: ResponseDeleted, **errors})
+    def delete_response(path: ResponsePath) -> Response:
+        """Forget a response, and cancel one that has not finished."""
+        services.store.delete(_find(services, path.response_id).record.request_id)
+        return json_answer(ResponseDeleted(id=path.response_id))
+
+    @app.get("/v1/responses/<response_id>/input_items", tags=[OPENAI], responses={200: InputItemList, **errors})
+    def list_input_items(path: ResponsePath, query: ItemsQuery) -> Response:
+        """The turns that a response answers, the last first unless `order` is `asc`."""
+        found = _find(services, path.response_id)
+        items = input_items(found.record.request, found.note)[:: 1 if query.order == "asc" else -1]
+        ids = [item.id for item in items]
+        start = ids.index(query.after) + 1 if query.after in ids else 0
+        page = items[start : start + query.limit]
+        return json_answer(
+            InputItemList(
+                data=tuple(page),
+                first_id=page[0].id if page else None,
+                last_id=page[-1].id if page else None,
+                has_more=start + len(page) < len(items),
+            )
+        )
 
 
 def _find(services: Services, response_id: str) -> Found:

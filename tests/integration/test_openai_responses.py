@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import openai
 import pytest
 from openai.types.responses import Response
@@ -72,6 +73,31 @@ def test_a_conversation_goes_on_from_an_earlier_response(client):
     assert second.output_text == "four three four "
     with pytest.raises(openai.NotFoundError):
         respond(client, "x", previous_response_id="resp_nothing")
+
+
+def test_the_turns_that_a_response_answers_can_be_listed_from_either_end(client):
+    first = respond(client, "one two", instructions="be brief")
+    second = respond(client, "three four", previous_response_id=first.id)
+    items = client.responses.input_items.list(second.id, order="asc", limit=2)
+    assert [(item.role, item.content[0].text) for item in items.data] == [
+        ("user", "one two"),
+        ("assistant", first.output_text),
+    ]
+    assert items.has_more
+    assert [item.content[0].text for item in items] == ["one two", first.output_text, "three four"]
+    backwards = client.responses.input_items.list(second.id)
+    assert [item.content[0].text for item in backwards] == ["three four", first.output_text, "one two"]
+
+
+def test_a_response_that_was_deleted_is_there_no_more_and_its_job_has_ended(client, system):
+    done, running = respond(client, "one two"), respond(client, "forever", background=True)
+    for response in (done, running):
+        client.responses.delete(response.id)
+        for look in (client.responses.retrieve, client.responses.cancel, client.responses.delete):
+            with pytest.raises(openai.NotFoundError):
+                look(response.id)
+        job = response.id.removeprefix("resp_")
+        assert httpx.get(f"{system.url}/v1/jobs/{job}", trust_env=False).status_code == 410
 
 
 def test_what_is_not_stored_cannot_be_fetched(client):
