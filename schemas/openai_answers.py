@@ -60,6 +60,7 @@ class AssistantMessage(Wire):
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
+    annotations: tuple[()] = ()
 
 
 class ChatChoice(Wire):

@@ -170,12 +170,20 @@ class TextConfig(Wire):
     format: dict[str, Any]
 
 
+class Reasoning(Wire):
+    """Neither model reasons before it answers."""
+
+    effort: None = None
+    summary: None = None
+
+
 class Response(Wire):
     """A response, finished or not."""
 
     id: str
     object: Literal["response"] = "response"
-    created_at: float
+    created_at: int
+    completed_at: int | None = None
     status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
     background: bool
     error: ResponseError | None = None
@@ -187,6 +195,7 @@ class Response(Wire):
     output: tuple[OutputMessage, ...] = ()
     parallel_tool_calls: bool = False
     previous_response_id: str | None
+    reasoning: Reasoning = Reasoning()
     store: bool
     temperature: float
     text: TextConfig
@@ -196,6 +205,7 @@ class Response(Wire):
     top_p: float
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsage | None = None
+    user: None = None
     firstdraft: FirstdraftReport | None = None
 
 

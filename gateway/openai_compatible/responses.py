@@ -107,7 +107,7 @@ def response_of(
     """The response as it is now. `waits`: no worker has taken it up yet."""
     response = Response(
         id=ID_PREFIX + request.request_id,
-        created_at=request.accepted_at_s,
+        created_at=int(request.accepted_at_s),
         status="cancelled" if cancelled else "queued" if waits and note.background else "in_progress",
         background=note.background,
         instructions=note.instructions,
@@ -131,6 +131,7 @@ def response_of(
     return response.model_copy(
         update={
             "status": "incomplete" if cut else "completed",
+            "completed_at": None if cut else int(request.accepted_at_s + result.timings.total_ms / 1000),
             "incomplete_details": IncompleteDetails() if cut else None,
             "output": (_message(request, result),),
             "usage": _usage(result),
