@@ -54,12 +54,14 @@ def read_story(redis: Redis, request_id: str, deaths: Mapping[int, float]) -> St
         if isinstance(streamed.event, Started)
     }
     end_s = int(events[-1].position.split("-")[0]) / 1000 if events else 0.0
-    recoveries = []
-    for attempt in lost.attempts:
-        died_s = deaths.get(int(attempt.worker.rsplit("-", 1)[1]))
-        if died_s is not None:
-            again_s = min((at for number, at in at_s.items() if number > attempt.attempt), default=end_s)
-            recoveries.append(again_s - died_s)
+    died_s = {one.attempt: deaths.get(int(one.worker.rsplit("-", 1)[1])) for one in lost.attempts}
+    # Who dies at once has not told of its start: it had begun by its death, which is as late as it can have been.
+    began_s = {number: died for number, died in died_s.items() if died is not None} | at_s
+    recoveries = [
+        min((at for number, at in began_s.items() if number > attempt), default=end_s) - died
+        for attempt, died in died_s.items()
+        if died is not None
+    ]
     is_finished, has_failed = record.state in FINISHED, record.state == State.FAILED
     return Story(True, is_finished, has_failed, len(ends), ends == [says], tuple(recoveries))
 
