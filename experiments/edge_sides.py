@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from config.settings import read_settings
+from experiments.memory import peak_mb
 from schemas.requests import ConfidenceRule, Message, Sampling
 from workers.edge.engine import DraftOrder, EdgeEngine
 
@@ -142,12 +143,6 @@ def _over_http(base_url: str, extra: dict[str, Any], keep_alive: object = None) 
     return answer
 
 
-def _peak_mb() -> float:
-    """The most memory that this process had. `getrusage` would also count the process that it was forked from."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
-
-
 SIDES = {
     side.__name__: side for side in (ours, create_completion, llama_cpp_python, llama_cpp_python_logprobs, llama_server)
 }
@@ -163,9 +158,9 @@ def main(side: str, model: Path, in_flight: int, threads: int) -> None:
         began = time.perf_counter()
         tokens = sum(pool.map(answer, prompts(side, in_flight)))
         elapsed_s = time.perf_counter() - began
-    peak_mb = _peak_mb()
+    peak = peak_mb()
     print(
-        json.dumps({"tokens": tokens, "tokens_per_s": tokens / elapsed_s, "peak_mb": peak_mb, "build": build}),
+        json.dumps({"tokens": tokens, "tokens_per_s": tokens / elapsed_s, "peak_mb": peak, "build": build}),
         flush=True,
     )
 
