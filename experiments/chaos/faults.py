@@ -10,14 +10,14 @@ from functools import partial
 
 from redis.exceptions import RedisError
 
-from experiments.chaos.system import Cable, System, until
+from experiments.chaos.system import Cable, Fate, System, until
 
 #: Seconds for which a stopped process sleeps: past its lease.
 SLEEP_S = 14.0
 #: Seconds for which the network is cut, Redis is gone, and Redis is full.
 CUT_S, GONE_S, FULL_S = 6.0, 3.0, 4.0
-#: Seconds in which Redis must listen to us.
-AWAY_S = 30.0
+#: Seconds in which Redis must listen to us, and in which a worker must come to the step at which its fate waits.
+AWAY_S, STRUCK_S = 30.0, 60.0
 #: Kills of the phases that kill at random.
 NUM_KILLS = 4
 #: Seconds between them.
@@ -44,19 +44,19 @@ class Fault:
 
 def killed_at(tier: str, step: str, countdown: int) -> Fault:
     """A worker of the tier kills itself at the step, for the first job or token for which it is told to."""
+    name = f"{tier}-mortal"
 
     def prepare(system: System) -> None:
-        system.add_worker(f"{tier}-mortal", tier, fate=(step, countdown))
+        system.add_worker(name, tier, fate=Fate(step, countdown))
         system.wait_until_ready()
 
-    def settle(system: System) -> None:
-        if not system.members[f"{tier}-mortal"].deaths:
-            raise RuntimeError(f"nothing brought {tier} to {step}: too few requests")
-        system.remove(f"{tier}-mortal")
+    def disturb(system: System) -> None:
+        until(lambda: system.members[name].deaths, f"{tier} comes to {step}", STRUCK_S)
 
-    return Fault(
-        f"{tier}_{step}", prepare=prepare, settle=settle, shows=None if step == "after_commit" else "recoveries"
-    )
+    def settle(system: System) -> None:
+        system.remove(name)
+
+    return Fault(f"{tier}_{step}", disturb, prepare, settle, shows=None if step == "after_commit" else "recoveries")
 
 
 def kill(prefix: str, times: int = NUM_KILLS) -> Callable[[System], None]:
@@ -71,15 +71,27 @@ def kill(prefix: str, times: int = NUM_KILLS) -> Callable[[System], None]:
     return disturb
 
 
-def sleep_past_the_lease(system: System) -> None:
-    """SIGSTOP of a worker of each tier, until others have what it held; then it wakes up and tries to commit."""
-    time.sleep(0.5)
-    sleepers = [system.workers(tier)[0] for tier in ("edge", "cloud")]
-    for sleeper in sleepers:
-        sleeper.signal(signal.SIGSTOP)
-    time.sleep(SLEEP_S)
-    for sleeper in sleepers:
-        sleeper.signal(signal.SIGCONT)
+def slept_past_lease() -> Fault:
+    """A worker of each tier stops before a commit until others have what it held; awake, it commits at once."""
+    sleepers = {tier: f"{tier}-sleeper" for tier in ("edge", "cloud")}
+
+    def prepare(system: System) -> None:
+        for tier, name in sleepers.items():
+            system.add_worker(name, tier, fate=Fate("before_commit", 5, signal.SIGSTOP))
+        system.wait_until_ready()
+
+    def disturb(system: System) -> None:
+        stopped = len(system.fates())
+        until(lambda: len(system.fates()) >= stopped + len(sleepers), "both sleep", STRUCK_S)
+        time.sleep(SLEEP_S)
+        for name in sleepers.values():
+            system.members[name].signal(signal.SIGCONT)
+
+    def settle(system: System) -> None:
+        for name in sleepers.values():
+            system.remove(name)
+
+    return Fault("slept_past_lease", disturb, prepare, settle, shows="stale_refused")
 
 
 def kill_redis(system: System) -> None:
@@ -147,7 +159,7 @@ FAULTS = (
     Fault("cloud_killed", kill("cloud"), shows="recoveries"),
     Fault("gateway_killed", kill("gateway")),
     Fault("redis_killed", kill_redis),
-    Fault("slept_past_lease", sleep_past_the_lease, shows="stale_refused"),
+    slept_past_lease(),
     network_cut(),
     Fault("poison_prompt", poison=("kill",), shows="recoveries"),
     Fault("redis_full", fill_redis),

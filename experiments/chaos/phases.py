@@ -50,7 +50,7 @@ def run_phase(system: System, fault: Fault, num: int) -> Outcome:
 
 
 def _run(system: System, fault: Fault, num: int, outcome: Outcome) -> None:
-    stale_before, deaths_before = counted(system.redis, "stale_commits"), len(system.booked_deaths())
+    stale_before, fates_before = counted(system.redis, "stale_commits"), len(system.fates())
     fault.prepare(system)
     with ThreadPoolExecutor(1) as pool:
         disturbing = pool.submit(fault.disturb, system)
@@ -60,7 +60,7 @@ def _run(system: System, fault: Fault, num: int, outcome: Outcome) -> None:
     wait_for_all(system, ids, SETTLE_S)
     deaths = system.deaths()
     outcome.stories = [read_story(system.redis, request_id, deaths) for request_id in ids]
-    popped = [told for told in system.booked_deaths()[deaths_before:] if told["step"] == "popped"]
+    popped = [told for told in system.fates()[fates_before:] if told["step"] == "popped"]
     strays = [first_start_after(system.redis, told["request_id"], told["at_s"]) for told in popped]
     outcome.strays_s = [one for one in strays if one is not None]
     system.wait_until_ready()

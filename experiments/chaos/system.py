@@ -30,6 +30,15 @@ READY_S = 180.0
 LOOK_S = 0.02
 
 
+@dataclass(frozen=True)
+class Fate:
+    """A worker sends itself the signal when it comes to the step for the `countdown`-th time."""
+
+    step: str
+    countdown: int
+    by: signal.Signals = signal.SIGKILL
+
+
 @dataclass
 class Member:
     """One process that is to run. Killed, it comes back; `fate` is what its first life is given beside its command."""
@@ -135,10 +144,10 @@ class System:
             one for name, one in self.members.items() if name not in {"redis", "gateway"} and name.startswith(prefix)
         ]
 
-    def add_worker(self, name: str, tier: str, *, fate: tuple[str, int] | None = None, **environment: str) -> Member:
-        """Start a worker around a stand-in engine; `fate` is the step at which its first life ends, and a countdown."""
+    def add_worker(self, name: str, tier: str, *, fate: Fate | None = None, **environment: str) -> Member:
+        """Start a worker around a stand-in engine; `fate` is what happens to it in its first life."""
         command = [sys.executable, "-m", "tests.fakes.worker", tier, "0.005"]
-        given = [] if fate is None else [fate[0], str(fate[1]), str(self.book)]
+        given = [] if fate is None else [fate.step, str(fate.countdown), str(self.book), fate.by.name]
         return self.add(name, command, given, **environment)
 
     def wait_until_ready(self) -> None:
@@ -157,10 +166,10 @@ class System:
     def deaths(self) -> dict[int, float]:
         """Times of all deaths of workers, by process id."""
         found = {pid: at for member in self.workers() for pid, at in member.deaths.items()}
-        return found | {told["pid"]: told["at_s"] for told in self.booked_deaths()}
+        return found | {told["pid"]: told["at_s"] for told in self.fates() if told["by"] == signal.SIGKILL.name}
 
-    def booked_deaths(self) -> list[dict[str, Any]]:
-        """What workers wrote down before they killed themselves: step, request_id, pid, at_s."""
+    def fates(self) -> list[dict[str, Any]]:
+        """What workers wrote down before they killed or stopped themselves: step, request_id, pid, at_s, by."""
         return [json.loads(line) for line in self.book.read_text().splitlines()] if self.book.exists() else []
 
     def _redis_answers(self) -> bool:

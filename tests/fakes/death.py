@@ -1,4 +1,7 @@
-"""Deaths at named steps, for worker processes around stand-in engines: SIGKILL of oneself, as no handler can see it."""
+"""Deaths at named steps, for worker processes around stand-in engines: SIGKILL of oneself, as no handler can see it.
+
+Or SIGSTOP: whoever is sent SIGCONT then goes on with the very next thing, however late it is.
+"""
 
 import json
 import os
@@ -14,12 +17,13 @@ STEPS = ("popped", "before_start", "mid_draft", "before_commit", "after_commit")
 class Death:
     """Dies at the `countdown`-th time that its step is reached. Leaves a line in the file `book` that says so."""
 
-    def __init__(self, step: str, countdown: int, book: Path) -> None:
+    def __init__(self, step: str, countdown: int, book: Path, by: signal.Signals = signal.SIGKILL) -> None:
         if step not in STEPS:
             raise ValueError(f"{step} is no step; steps are {', '.join(STEPS)}")
         self._step = step
         self._countdown = countdown
         self._book = book
+        self._by = by
         self._lock = threading.Lock()
 
     def at(self, step: str, request_id: str) -> None:
@@ -28,9 +32,15 @@ class Death:
             return
         with self._lock:
             self._countdown -= 1
-            if self._countdown > 0:
+            if self._countdown != 0:
                 return
-            line = {"step": step, "request_id": request_id, "pid": os.getpid(), "at_s": time.time()}
+            line = {
+                "step": step,
+                "request_id": request_id,
+                "pid": os.getpid(),
+                "at_s": time.time(),
+                "by": self._by.name,
+            }
             with self._book.open("a") as book:
                 book.write(json.dumps(line) + "\n")
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._by)

@@ -1,6 +1,6 @@
 """A whole worker process around a stand-in engine.
 
-    python -m tests.fakes.worker edge|cloud [seconds a token] [step to die at, how often it is survived, book]
+    python -m tests.fakes.worker edge|cloud [seconds a token] [step to die at, countdown, book, signal to die by]
 
 Everything but the engine is the real thing; settings come from the environment, as they do for a real worker. Steps and
 the book: see `tests.fakes.death`.
@@ -8,6 +8,7 @@ the book: see `tests.fakes.death`.
 
 import sys
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from broker.holds import Taken
@@ -74,7 +75,7 @@ def main() -> int:
     settings = read_settings()
     configure_logs(settings.log_level)
     tier, delay_s, *fate = sys.argv[1:] if len(sys.argv) > 2 else (sys.argv[1], "0.005")
-    death = Death(fate[0], int(fate[1]), Path(fate[2])) if fate else None
+    death = Death(fate[0], int(fate[1]), Path(fate[2]), Signals[fate[3]]) if fate else None
     return {"edge": edge, "cloud": cloud}[tier](settings, float(delay_s), death)
 
 
