@@ -2,6 +2,7 @@
 
 import json
 import signal
+from contextlib import contextmanager
 
 import httpx
 import openai
@@ -116,35 +117,61 @@ def test_a_batch_expires_and_keeps_what_was_answered(client):
     assert codes == {"batch_expired"}
 
 
-def test_a_batch_survives_the_death_of_its_gateway_and_answers_every_line_once(redis_url, start_worker, tmp_path):
+@pytest.fixture
+def gateway_environment(redis_url, tmp_path):
+    environment = {"REDIS_URL": redis_url, "XDG_STATE_HOME": str(tmp_path / "state")}
+    return environment | {"FIRSTDRAFT_GATEWAY__PORT": str(free_port()), "FIRSTDRAFT_GATEWAY__BATCH_IN_FLIGHT": "16"}
+
+
+@pytest.fixture
+def gateway(gateway_environment, tmp_path):
+    """Runs a gateway of its own until the block ends. Gives the process."""
+
+    @contextmanager
+    def run(name, **more):
+        url = f"http://127.0.0.1:{gateway_environment['FIRSTDRAFT_GATEWAY__PORT']}"
+        with running("gateway", log=tmp_path / name, **gateway_environment | more) as process:
+            until(lambda: answers(url), "the gateway answers", within_s=30)
+            yield process
+
+    return run
+
+
+@pytest.fixture
+def own_client(gateway_environment):
+    # It tries again: a pooled connection may still be one to a gateway that was killed.
+    url = f"http://127.0.0.1:{gateway_environment['FIRSTDRAFT_GATEWAY__PORT']}/v1"
+    with openai.OpenAI(base_url=url, api_key="unused", max_retries=3) as one:
+        yield one
+
+
+def answers(url):
+    try:
+        return httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_batch_survives_the_death_of_its_gateway_and_answers_every_line_once(own_client, gateway, start_worker):
     start_worker("edge", delay_s=0.01)
     start_worker("cloud", delay_s=0.01)
-    port = str(free_port())
-    environment = {"REDIS_URL": redis_url, "FIRSTDRAFT_GATEWAY__PORT": port, "XDG_STATE_HOME": str(tmp_path / "state")}
-    environment["FIRSTDRAFT_GATEWAY__BATCH_IN_FLIGHT"] = "16"
-    url = f"http://127.0.0.1:{port}"
-
-    def gateway(name):
-        return running("gateway", log=tmp_path / name, **environment)
-
-    def answers():
-        try:
-            return httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    # It tries again: a pooled connection may still be one to the gateway that was killed.
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=3) as client:
-        with gateway("first") as first:
-            until(answers, "the gateway answers", within_s=30)
-            created = begin(client, [a_line(f"c{number}") for number in range(300)])
-            until(lambda: client.batches.retrieve(created.id).request_counts.completed > 20, "some lines are answered")
-            first.signal(signal.SIGKILL)
-            first.end()
-        with gateway("second"):
-            until(answers, "the gateway answers again", within_s=30)
-            batch = ended(client, created)
-            assert batch.status == "completed"
-            found = client.files.content(batch.output_file_id).text.splitlines()
+    with gateway("first") as first:
+        created = begin(own_client, [a_line(f"c{number}") for number in range(300)])
+        until(lambda: own_client.batches.retrieve(created.id).request_counts.completed > 20, "some lines are answered")
+        first.signal(signal.SIGKILL)
+        first.end()
+    with gateway("second"):
+        batch = ended(own_client, created)
+        assert batch.status == "completed"
+        found = own_client.files.content(batch.output_file_id).text.splitlines()
     ids = [json.loads(line)["custom_id"] for line in found]
     assert len(ids) == len(set(ids)) == 300
+
+
+def test_lines_wait_while_the_system_takes_no_more(own_client, gateway, start_worker):
+    start_worker("edge", delay_s=0.01)
+    start_worker("cloud", delay_s=0.01)
+    with gateway("gateway", FIRSTDRAFT_BACKPRESSURE__MAX_REQUESTS="2"):
+        batch = ended(own_client, begin(own_client, [a_line(f"c{number}") for number in range(20)]))
+        assert batch.status == "completed"
+        assert batch.request_counts.completed == 20
