@@ -18,6 +18,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ ProductT = TypeVar("ProductT", Draft, CloudAnswer)
 #: Tokens of an answer where `max_tokens` allows more.
 NUM_TOKENS = 12
 SURE, UNSURE = 0.9, 0.1
+#: How many orders an engine remembers.
+REMEMBERED = 256
 
 
 def words(order: DraftOrder | AnswerOrder) -> list[str]:
@@ -59,7 +62,7 @@ class Flight(Generic[OrderT, ProductT]):
 
 
 class FakeEngine(Generic[OrderT, ProductT]):
-    """What both tiers' stand-ins share: one thread a request, memory of every order, death on demand."""
+    """What both tiers' stand-ins share: one thread a request, memory of the last orders, death on demand."""
 
     model_name = "fake"
     vocabulary = "fake-words"
@@ -67,8 +70,9 @@ class FakeEngine(Generic[OrderT, ProductT]):
     def __init__(self, *, delay_s: float = 0.005, death: Death | None = None) -> None:
         self.delay_s = delay_s
         self.death = death
-        #: Every order ever taken, in order.
-        self.orders: list[OrderT] = []
+        #: The orders taken last, in order; all of them would be what grows in a long run.
+        self.orders: deque[OrderT] = deque(maxlen=REMEMBERED)
+        self._num_orders = 0
         #: The most that were ever in flight.
         self.most_in_flight = 0
         self._flights: dict[str, Flight[OrderT, ProductT]] = {}
@@ -89,6 +93,7 @@ class FakeEngine(Generic[OrderT, ProductT]):
             if order.request_id in self._flights:
                 raise ValueError(f"request {order.request_id} is in flight already")
             self.orders.append(order)
+            self._num_orders += 1
             self._flights[order.request_id] = flight
             self.most_in_flight = max(self.most_in_flight, len(self._flights))
         threading.Thread(target=self._run, args=(flight, listener or (lambda _: None)), daemon=True).start()
@@ -106,7 +111,7 @@ class FakeEngine(Generic[OrderT, ProductT]):
         return 0 if flight is None else flight.written
 
     def statistics(self) -> CacheStatistics:
-        return CacheStatistics(enabled=True, entries=len(self.orders))
+        return CacheStatistics(enabled=True, entries=self._num_orders)
 
     @property
     def prefix_holder(self) -> "FakeEngine[OrderT, ProductT]":
