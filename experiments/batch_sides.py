@@ -7,6 +7,7 @@ before it writes its output, which leaves out the start and end of its process t
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,7 @@ def run_batch(lines: Path, settings: Settings) -> Run:
             VLLM_CPU_KVCACHE_SPACE=str(CACHE_GIB),
             VLLM_CPU_OMP_THREADS_BIND=",".join(str(core) for core in sorted(os.sched_getaffinity(0))),
             VLLM_LOGGING_LEVEL="INFO",
+            TORCH_COMPILE_DISABLE="1",  # as on our side; nothing is compiled within what is timed
             VLLM_NO_USAGE_STATS="1",
             HF_HUB_OFFLINE="1",
             PYTHONUNBUFFERED="1",
@@ -88,9 +90,14 @@ def run_batch(lines: Path, settings: Settings) -> Run:
         times: dict[str, float] = {}
         said = []
         with subprocess.Popen(  # noqa: S603 - our own command
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # its engine's processes hold its output open as long as one of them lives
         ) as process:
-            too_long = threading.Timer(RUN_S, process.kill)
+            too_long = threading.Timer(RUN_S, os.killpg, (process.pid, signal.SIGKILL))
             too_long.start()
             for line in process.stdout or ():
                 said.append(line)

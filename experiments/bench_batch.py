@@ -35,16 +35,20 @@ FEW, MANY = 1_000, 50_000
 WANTED = 3.0
 
 
-def main() -> None:
-    """Run everything, print tables and one JSON document."""
+def main() -> int:
+    """Run everything, print tables and one JSON document; answers 1 if a part broke."""
     options = _options()
     console = Console()
     figures: dict[str, float] = {}
+    problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="firstdraft-batch-") as folder:
-        if not options.skip_engines:
-            figures |= _rates(Path(folder), options, console)
-        if not options.skip_memory:
-            figures |= _memory(Path(folder), console)
+        try:
+            if not options.skip_engines:
+                figures |= _rates(Path(folder), options, console)
+            if not options.skip_memory:
+                figures |= _memory(Path(folder), console)
+        except (RuntimeError, OSError) as error:  # what was measured until then is still told
+            problems.append(repr(error))
     machine = {
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -53,7 +57,8 @@ def main() -> None:
         "prompts": options.prompts,
         "max_tokens": options.max_tokens,
     }
-    print(json.dumps({"bench": "batch", "machine": machine, "figures": figures}))
+    print(json.dumps({"bench": "batch", "machine": machine, "figures": figures, "problems": problems}))
+    return 1 if problems else 0
 
 
 def _options() -> argparse.Namespace:
@@ -135,4 +140,4 @@ def _memory(folder: Path, console: Console) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
