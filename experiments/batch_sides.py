@@ -139,6 +139,8 @@ def _run_client(system: System, lines: Path, output: Path) -> tuple[float, float
             time.sleep(LOOK_S)
     if client.returncode:
         raise RuntimeError(f"`firstdraft batch` ended with {client.returncode}")
+    if died := [member.name for member in system.members.values() if member.deaths]:
+        raise RuntimeError(f"{', '.join(died)} died and came back meanwhile, and what was measured counts that")
     return time.perf_counter() - began, most_mb
 
 

@@ -1,6 +1,7 @@
 """`firstdraft batch` against vLLM's own `run_batch` on the cloud's model alone, and whether memory stays flat.
 
-    python -m experiments.bench_batch [--rounds N] [--prompts N] [--max-tokens N] [--skip-memory | --skip-engines]
+    python -m experiments.bench_batch [--rounds N] [--prompts N] [--max-tokens N] [--lines FEW MANY]
+        [--skip-memory | --skip-engines]
 
 The same file of short questions for both sides, which take turns; the cloud's model costs six times the demo's on both
 (`demo-6x`), since a cloud model that costs what the edge's does leaves nothing to gain. Ours runs with the default
@@ -29,8 +30,6 @@ from firstdraft.model_store import prepare_configured_models
 
 #: The cloud's model on both sides.
 CLOUD_MODEL = "demo-6x"
-#: Lines of the two runs whose memory is compared.
-FEW, MANY = 1_000, 50_000
 #: The ratio that is wanted.
 WANTED = 3.0
 
@@ -46,7 +45,7 @@ def main() -> int:
             if not options.skip_engines:
                 figures |= _rates(Path(folder), options, console)
             if not options.skip_memory:
-                figures |= _memory(Path(folder), console)
+                figures |= _memory(Path(folder), options.lines, console)
         except (RuntimeError, OSError) as error:  # what was measured until then is still told
             problems.append(repr(error))
     machine = {
@@ -56,6 +55,7 @@ def main() -> int:
         "cloud_model": CLOUD_MODEL,
         "prompts": options.prompts,
         "max_tokens": options.max_tokens,
+        "lines": options.lines,
     }
     print(json.dumps({"bench": "batch", "machine": machine, "figures": figures, "problems": problems}))
     return 1 if problems else 0
@@ -66,6 +66,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--max-tokens", type=int, default=24)
+    few_and_many = (1_000, 50_000)
+    parser.add_argument("--lines", type=int, nargs=2, default=few_and_many, help="of the runs whose memory is compared")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--skip-memory", action="store_true")
     part.add_argument("--skip-engines", action="store_true")
@@ -116,10 +118,10 @@ def _tokens(runs: list[Run]) -> float:
     return statistics.mean(run.tokens / run.answered for run in runs)
 
 
-def _memory(folder: Path, console: Console) -> dict[str, float]:
+def _memory(folder: Path, numbers: tuple[int, int], console: Console) -> dict[str, float]:
     """Peaks with few lines and with many."""
     found: dict[int, Peaks] = {}
-    for number in (FEW, MANY):
+    for number in numbers:
         lines = folder / f"jobs-{number}.jsonl"
         write_small_jobs(lines, number)
         found[number] = peaks(lines)
@@ -127,7 +129,7 @@ def _memory(folder: Path, console: Console) -> dict[str, float]:
     for number, peak in found.items():
         table.add_row(str(number), f"{peak.client_mb:.0f}", f"{peak.gateway_mb:.0f}", f"{number / peak.seconds:.0f}")
     console.print(table)
-    few, many = found[FEW], found[MANY]
+    few, many = (found[number] for number in numbers)
     return {
         "client_peak_mb_few": few.client_mb,
         "client_peak_mb_many": many.client_mb,
@@ -135,7 +137,7 @@ def _memory(folder: Path, console: Console) -> dict[str, float]:
         "gateway_peak_mb_few": few.gateway_mb,
         "gateway_peak_mb_many": many.gateway_mb,
         "gateway_peak_ratio": many.gateway_mb / few.gateway_mb,
-        "lines_s_stand_in": MANY / many.seconds,
+        "lines_s_stand_in": numbers[1] / many.seconds,
     }
 
 

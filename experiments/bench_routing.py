@@ -1,9 +1,11 @@
 """Routing with real edge workers, in the index, and simulated for a thousand of them.
 
-    python -m experiments.bench_routing [--requests 60] [--without-engines]        (or make bench-routing)
+    python -m experiments.bench_routing [--requests N] [--without-engines] [--without-thousand]
+                                                                                    (or make bench-routing)
 
 Three edge workers with a thread each answer the same conversations under each policy in turn, at a low rate and at one
-that saturates `random`; the simulator is given what the engine's steps cost here and says beforehand what comes of it.
+that saturates `random`: what they can do under `random` is measured first. The simulator is given what the engine's
+steps cost here, in a partly filled cache, and says beforehand what comes of it.
 Caveats: three workers share this machine's cores, so times to the first token count relative to each other; answers
 are short (16 tokens), since it is the prompts that routing is about.
 """
@@ -16,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +43,13 @@ from workers.model_paths import edge_model_path
 
 NUM_WORKERS = 3
 #: Rates, as shares of what the workers can do under `random`.
-LOW, HIGH = 0.25, 1.15
+LOW, HIGH = 0.4, 1.15
+#: Requests that come all at once to find that out.
+AT_ONCE = 36
+#: How full an engine's cache is when its steps are measured: about what the traffic leaves in it halfway.
+FULL = 0.4
+#: The machine that is simulated where no engine is measured.
+ASSUMED = Machine(step_s=0.008, answer_s=0.012, prompt_token_s=0.004, shared_cores=2)
 #: The simulated thousand: workers, and requests for each.
 THOUSAND, REQUESTS_EACH = 1000, 12
 #: Requests that are sent after a worker's death.
@@ -67,8 +75,9 @@ def main(num_requests: int, *, with_engines: bool, with_thousand: bool) -> None:
     console = Console()
     figures: dict[str, float] = {"lookup_vs_ping": look_up_against_ping()}
     talks = conversations()
-    machine = _measure() if with_engines else Machine(step_s=0.008, answer_s=0.0015, prompt_token_s=0.0018)
-    capacity = _capacity(machine, talks, num_requests)
+    machine = _measure(talks) if with_engines else ASSUMED
+    at_once = traffic(talks, rate=1000.0, num_requests=AT_ONCE, num_workers=NUM_WORKERS)
+    capacity = _measured_capacity(at_once) if with_engines else _simulated_capacity(machine, at_once)
     for name, share in (("low", LOW), ("high", HIGH)):
         asks = traffic(talks, rate=share * capacity, num_requests=num_requests, num_workers=NUM_WORKERS)
         foreseen = {policy: _simulated(machine, NUM_WORKERS, policy, asks) for policy in RoutingPolicy}
@@ -81,10 +90,12 @@ def main(num_requests: int, *, with_engines: bool, with_thousand: bool) -> None:
             for policy in RoutingPolicy:
                 foretold = foreseen[policy].ttft_p90_s / measured[policy].ttft_p90_s
                 figures[f"sim_over_measured_ttft_p90_{policy}_{name}"] = foretold
+    host = replace(machine, shared_cores=None)  # of a thousand workers each has a host to itself
+    capacity_each = _simulated_capacity(host, at_once) / NUM_WORKERS
     for name, share in (("low", LOW), ("high", HIGH)) if with_thousand else ():
-        rate = share * capacity / NUM_WORKERS * THOUSAND
+        rate = share * capacity_each * THOUSAND
         asks = traffic(talks, rate=rate, num_requests=THOUSAND * REQUESTS_EACH, num_workers=THOUSAND)
-        foreseen = {policy: _simulated(machine, THOUSAND, policy, asks) for policy in RoutingPolicy}
+        foreseen = {policy: _simulated(host, THOUSAND, policy, asks) for policy in RoutingPolicy}
         _show(console, f"{THOUSAND} workers, {rate:.0f} requests/s, simulated", foreseen)
         figures |= _ratios(foreseen, name, "sim1000_")
     for prefix in ("", "sim_", "sim1000_"):
@@ -125,21 +136,24 @@ def look_up_against_ping() -> float:
     return quantile(look_ups, 0.99) / quantile(pings, 0.99)
 
 
-def _measure() -> Machine:
-    """What the steps of one edge engine with one thread cost on this machine, while nothing else runs."""
+def _measure(talks: Sequence[tuple[Message, ...]]) -> Machine:
+    """What the steps of one edge engine with one thread cost on this machine, while nothing else runs.
+
+    Idle cells cost time too (docs/log.md, "What idle cells cost"), so the cache is filled to `FULL` first.
+    """
     settings = read_settings(edge={"model": {"threads": 1}})
     engine = EdgeEngine(settings.edge, edge_model_path(settings))
     engine.start()
 
-    def run(words: str, num: int, max_tokens: int) -> tuple[float, list[Draft]]:
+    def run(*words: Message, num: int, max_tokens: int, use_cache: bool = False) -> tuple[float, list[Draft]]:
         """Seconds until so many requests for the same are answered, and their drafts."""
         orders = [
             DraftOrder(
                 uuid.uuid4().hex,
-                (Message(role="user", content=words),),
+                words,
                 Sampling(max_tokens=max_tokens),
                 ConfidenceRule(strategy="max_prob"),
-                use_cache=False,
+                use_cache=use_cache,
                 may_escalate_early=False,
             )
             for _ in range(num)
@@ -148,11 +162,14 @@ def _measure() -> Machine:
         drafts = [future.result() for future in [engine.submit(order) for order in orders]]
         return time.perf_counter() - began, drafts
 
-    story = "Tell a long story about the sea."
-    run(story, 1, 16)
-    reading_s, (read,) = run(" ".join(f"item {number}" for number in range(250)), 1, 1)
-    alone_s, (alone,) = run(story, 1, 64)
-    many_s, _ = run(story, 8, 64)
+    for talk in talks:
+        if engine.statistics().tokens >= FULL * engine.statistics().max_tokens:
+            break
+        run(*talk, num=1, max_tokens=1, use_cache=True)
+    story = Message(role="user", content="Tell a long story about the sea.")
+    reading_s, (read,) = run(*talks[0], num=1, max_tokens=1)
+    alone_s, (alone,) = run(story, num=1, max_tokens=32)
+    many_s, _ = run(story, num=8, max_tokens=32)
     engine.close()
     num_steps = len(alone.token_ids)
     answer_s = max((many_s - alone_s) / num_steps / 7, 0.0)
@@ -164,11 +181,18 @@ def _measure() -> Machine:
     )
 
 
-def _capacity(machine: Machine, talks: Sequence[tuple[Message, ...]], num_requests: int) -> float:
-    """Requests a second that three workers do under `random` when all come at once."""
-    asks = traffic(talks, rate=1000.0, num_requests=num_requests, num_workers=NUM_WORKERS)
-    outcome = _simulation(machine, NUM_WORKERS, RoutingPolicy.RANDOM).run(asks)
-    return num_requests / max(flight.first_token_s for flight in outcome.flights)
+def _measured_capacity(at_once: Sequence[Ask]) -> float:
+    """Requests a second that three workers do under `random`."""
+    with cluster(NUM_WORKERS, RoutingPolicy.RANDOM) as running:
+        _warm_up(running)
+        began = time.perf_counter()
+        running.play(at_once)
+        return len(at_once) / (time.perf_counter() - began)
+
+
+def _simulated_capacity(machine: Machine, at_once: Sequence[Ask]) -> float:
+    outcome = _simulation(machine, NUM_WORKERS, RoutingPolicy.RANDOM).run(at_once)
+    return len(at_once) / max(flight.first_token_s for flight in outcome.flights)
 
 
 def _simulation(machine: Machine, num_workers: int, policy: RoutingPolicy) -> Simulation:

@@ -35,10 +35,16 @@ from workers.foraging import LOOK_S
 from workers.prefix_publisher import TICK_S
 from workers.throughput import Throughput
 
+#: llama.cpp's attention on a CPU computes so many tokens of a step together, and of fewer each for itself.
+TILE_TOKENS = 64
+
 
 @dataclass(frozen=True)
 class Machine:
-    """What the workers run on. A step takes `step_s`, and so much more for each answer and each prompt token in it."""
+    """What the workers run on. A step takes `step_s`, and so much more for each answer and each prompt token in it.
+
+    In a step of fewer than `TILE_TOKENS` a prompt's token costs as much as an answer's.
+    """
 
     step_s: float
     answer_s: float
@@ -225,7 +231,9 @@ class Simulation:
             if reading.unread < 0:
                 self._begin_reading(worker, reading)
             piece = min(reading.unread, worker.pacing.prompt_tokens(len(writing), machine.step_tokens))
-        took_s = machine.step_s + machine.answer_s * len(writing) + machine.prompt_token_s * piece
+        in_tiles = len(writing) + piece >= TILE_TOKENS
+        token_s = machine.prompt_token_s if in_tiles else machine.answer_s
+        took_s = machine.step_s + machine.answer_s * len(writing) + token_s * piece
         if machine.shared_cores:
             took_s *= max(1.0, self._num_stepping / machine.shared_cores)
         worker.pacing.learn(len(writing), piece, took_s)
