@@ -5,7 +5,6 @@ Imported only after `environment.prepare_environment`, since it imports vLLM.
 
 from typing import Any
 
-import torch
 from transformers import AutoConfig
 from vllm.config.kv_events import KVEventsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -57,11 +56,12 @@ def common_arguments(settings: CloudSettings, model_path: str) -> dict[str, Any]
 
 
 def _dtype(wanted: str) -> str:
-    """`auto` means float32 on a CPU without bfloat16 instructions, where bfloat16 is several times slower."""
-    if wanted != "auto" or not current_platform.is_cpu():
-        return wanted
-    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - no public name
-    return "auto" if has_bfloat16 else "float32"
+    """`auto` means float32 on a CPU, also on one with bfloat16 instructions.
+
+    In 16 bits a token's logits change with the shape of the batch, so that near-ties fall otherwise with a draft than
+    without one, and verification would no longer be exact (docs/log.md, "The cloud engine").
+    """
+    return "float32" if wanted == "auto" and current_platform.is_cpu() else wanted
 
 
 def _context_tokens(wanted: int, model_path: str) -> int:
