@@ -190,7 +190,8 @@ class EdgeSettings(Section):
     """The edge tier."""
 
     model: EdgeModelSettings
-    max_in_flight: int = Field(ge=1, le=256)
+    max_in_flight: int = Field(ge=1, le=255)
+    max_in_flight_tokens: int = Field(ge=256)
     step_tokens: int = Field(ge=32)
     confidence: ConfidenceSettings
     early_escalation: EarlyEscalationSettings

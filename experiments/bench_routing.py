@@ -5,7 +5,7 @@
 
 Three edge workers with a thread each answer the same conversations under each policy in turn, at a low rate and at one
 that saturates `random`: what they can do under `random` is measured first. The simulator is given what the engine's
-steps cost here, in a partly filled cache, and says beforehand what comes of it.
+steps cost here, and says beforehand what comes of it.
 Caveats: three workers share this machine's cores, so times to the first token count relative to each other; answers
 are short (16 tokens), since it is the prompts that routing is about.
 """
@@ -46,8 +46,6 @@ NUM_WORKERS = 3
 LOW, HIGH = 0.4, 1.15
 #: Requests that come all at once to find that out.
 AT_ONCE = 36
-#: How full an engine's cache is when its steps are measured: about what the traffic leaves in it halfway.
-FULL = 0.4
 #: The machine that is simulated where no engine is measured.
 ASSUMED = Machine(step_s=0.008, answer_s=0.012, prompt_token_s=0.004, shared_cores=2)
 #: The simulated thousand: workers, and requests for each.
@@ -137,15 +135,12 @@ def look_up_against_ping() -> float:
 
 
 def _measure(talks: Sequence[tuple[Message, ...]]) -> Machine:
-    """What the steps of one edge engine with one thread cost on this machine, while nothing else runs.
-
-    Idle cells cost time too (docs/log.md, "What idle cells cost"), so the cache is filled to `FULL` first.
-    """
+    """What the steps of one edge engine with one thread cost on this machine, while nothing else runs."""
     settings = read_settings(edge={"model": {"threads": 1}})
     engine = EdgeEngine(settings.edge, edge_model_path(settings))
     engine.start()
 
-    def run(*words: Message, num: int, max_tokens: int, use_cache: bool = False) -> tuple[float, list[Draft]]:
+    def run(*words: Message, num: int, max_tokens: int) -> tuple[float, list[Draft]]:
         """Seconds until so many requests for the same are answered, and their drafts."""
         orders = [
             DraftOrder(
@@ -153,7 +148,7 @@ def _measure(talks: Sequence[tuple[Message, ...]]) -> Machine:
                 words,
                 Sampling(max_tokens=max_tokens),
                 ConfidenceRule(strategy="max_prob"),
-                use_cache=use_cache,
+                use_cache=False,
                 may_escalate_early=False,
             )
             for _ in range(num)
@@ -162,10 +157,6 @@ def _measure(talks: Sequence[tuple[Message, ...]]) -> Machine:
         drafts = [future.result() for future in [engine.submit(order) for order in orders]]
         return time.perf_counter() - began, drafts
 
-    for talk in talks:
-        if engine.statistics().tokens >= FULL * engine.statistics().max_tokens:
-            break
-        run(*talk, num=1, max_tokens=1, use_cache=True)
     story = Message(role="user", content="Tell a long story about the sea.")
     reading_s, (read,) = run(*talks[0], num=1, max_tokens=1)
     alone_s, (alone,) = run(story, num=1, max_tokens=32)

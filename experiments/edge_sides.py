@@ -47,7 +47,7 @@ def ours(model: Path, in_flight: int, threads: int) -> tuple[Answer, str]:
         edge={
             "model": {"threads": threads, "context_tokens": CONTEXT_TOKENS},
             "max_in_flight": in_flight,
-            "kv_cache": {"max_size": CONTEXT_TOKENS * in_flight},
+            "max_in_flight_tokens": CONTEXT_TOKENS * in_flight,
         }
     ).edge
     engine = EdgeEngine(settings, model)

@@ -35,16 +35,10 @@ from workers.foraging import LOOK_S
 from workers.prefix_publisher import TICK_S
 from workers.throughput import Throughput
 
-#: llama.cpp's attention on a CPU computes so many tokens of a step together, and of fewer each for itself.
-TILE_TOKENS = 64
-
 
 @dataclass(frozen=True)
 class Machine:
-    """What the workers run on. A step takes `step_s`, and so much more for each answer and each prompt token in it.
-
-    In a step of fewer than `TILE_TOKENS` a prompt's token costs as much as an answer's.
-    """
+    """What the workers run on. A step takes `step_s`, and so much more for each answer and each prompt token in it."""
 
     step_s: float
     answer_s: float
@@ -76,7 +70,7 @@ class Worker:
     """One simulated worker."""
 
     number: int
-    pacing: Pacing = field(default_factory=Pacing)
+    pacing: Pacing = field(default_factory=partial(Pacing, in_tiles=True))
     cache: "OrderedDict[bytes, None]" = field(default_factory=OrderedDict)
     queue: "deque[Flight]" = field(default_factory=deque)
     flights: list[Flight] = field(default_factory=list)
@@ -230,10 +224,10 @@ class Simulation:
         if reading is not None:
             if reading.unread < 0:
                 self._begin_reading(worker, reading)
-            piece = min(reading.unread, worker.pacing.prompt_tokens(len(writing), machine.step_tokens))
-        in_tiles = len(writing) + piece >= TILE_TOKENS
-        token_s = machine.prompt_token_s if in_tiles else machine.answer_s
-        took_s = machine.step_s + machine.answer_s * len(writing) + token_s * piece
+            crowded = len(worker.flights) >= machine.capacity
+            most = worker.pacing.prompt_tokens(len(writing), machine.step_tokens, crowded=crowded)
+            piece = min(reading.unread, most)
+        took_s = machine.step_s + machine.answer_s * len(writing) + machine.prompt_token_s * piece
         if machine.shared_cores:
             took_s *= max(1.0, self._num_stepping / machine.shared_cores)
         worker.pacing.learn(len(writing), piece, took_s)

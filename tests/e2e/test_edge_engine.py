@@ -28,9 +28,8 @@ FORMS = [
 PROMPTS = [form.format(topic) for topic in TOPICS for form in FORMS]
 
 
-def edge_settings(**kv_cache):
-    edge = read_settings().edge
-    return edge.model_copy(update={"kv_cache": edge.kv_cache.model_copy(update=kv_cache)})
+def edge_settings(max_in_flight_tokens=8192, **kv_cache):
+    return read_settings(edge={"max_in_flight_tokens": max_in_flight_tokens, "kv_cache": kv_cache}).edge
 
 
 @contextmanager
@@ -211,7 +210,7 @@ def test_a_cache_that_is_off_shares_nothing(edge_model_path):
 def test_too_little_room_preempts_requests_and_finishes_every_one(edge_model_path, caplog):
     caplog.set_level("INFO")
     orders = [order(f"full{i}", prompt, max_tokens=48, logit_bias={2: -100.0}) for i, prompt in enumerate(PROMPTS[:10])]
-    with running(edge_model_path, edge_settings(max_size=256)) as engine:
+    with running(edge_model_path, edge_settings(max_in_flight_tokens=256)) as engine:
         drafts = drafts_of(engine, orders)
     assert "request_preempted" in caplog.text
     assert [len(draft.token_ids) for draft in drafts] == [48] * 10

@@ -20,7 +20,10 @@ from workers.cloud.proposing import (
     echo_candidates,
     share_out,
 )
-from workers.cloud.step_cost import StepCost
+from workers.step_cost import StepCost
+
+#: Seconds that one more token costs, over seconds of an empty step, before anything was measured.
+PRIOR_COST_RATIO = 0.02
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class DraftsInFlight:
     def __init__(self) -> None:
         self._requests: dict[str, _InFlight] = {}
         self._tables: defaultdict[str, AcceptanceTable] = defaultdict(AcceptanceTable)
-        self._cost = StepCost()
+        self._cost = StepCost(PRIOR_COST_RATIO)
         #: Rows and tokens of the step under way, and when it began; None where it cannot be told.
         self._step: tuple[frozenset[str], int, float] | None = None
 

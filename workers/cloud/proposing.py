@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 
-from workers.cloud.step_cost import StepCost
+from workers.step_cost import StepCost
 
 #: Borders of the bins of edge probability for which acceptance is learned apart.
 PROBABILITY_BORDERS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.995)

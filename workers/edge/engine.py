@@ -23,6 +23,7 @@ from workers.edge.feed import CellsExhausted, Feed
 from workers.edge.flight import DraftOrder, Flight
 from workers.edge.llama import Capacity, Llama, Logits, UnusableModel
 from workers.edge.pacing import Pacing
+from workers.edge.parked import ParkedPrefixes
 from workers.edge.prefix_cache import PrefixCache
 from workers.edge.prefix_store import PrefixStore
 from workers.edge.scheduler import Scheduler, Share
@@ -34,10 +35,6 @@ __all__ = ["DraftOrder", "EdgeEngine", "UnusableModel"]
 
 log = logging.getLogger(__name__)
 
-#: Sequences that llama.cpp can tell apart in one context.
-MAX_SEQUENCES = 256
-#: Idle prefixes kept at most, besides the requests in flight.
-IDLE_SEQUENCES = 112
 #: Cells kept free for each running request when another is admitted, so that it is not preempted at once.
 HEADROOM_TOKENS = 16
 
@@ -49,23 +46,24 @@ class EdgeEngine:
         self._settings = settings
         self._model = Llama(model_path, _capacity(settings))
         cells = self._model.cells
+        self._parked = ParkedPrefixes(settings.kv_cache.max_size)
         self.model_name = self._model.name
         self.vocabulary = fingerprint(self._model.token_texts())
         self.context_tokens = min(settings.model.context_tokens, self._model.trained_context, cells)
         self._admission = Admission(self._model, self.context_tokens, settings.early_escalation)
         self._cache = PrefixCache(
             self._model,
+            self._parked,
             num_cells=cells,
-            num_sequences=self._model.num_sequences,
-            bytes_per_cell=self._model.bytes_per_cell,
+            num_sequences=self._model.capacity.sequences,
             enabled=settings.kv_cache.enabled and self._model.shares_prefixes,
         )
         self._scheduler: Scheduler[Flight] = Scheduler(slots=settings.max_in_flight, step_tokens=settings.step_tokens)
-        self._pacing = Pacing()
+        self._pacing = Pacing(in_tiles=settings.model.gpu_layers == 0)
         self._writer = Writer(self._model, settings.confidence)
         self._store = _store(settings, self._model)
         if self._store is not None:
-            self._store.load(self._cache)
+            self._store.load(self._parked)
         self._thread = threading.Thread(target=self._run, name="edge-engine", daemon=True)
         self._changed = threading.Condition()
         self._flights: dict[str, Flight] = {}
@@ -182,7 +180,7 @@ class EdgeEngine:
         if self._store is None or self._died is not None:
             return
         try:
-            self._store.save(self._cache)
+            self._store.save(self._parked)
         except OSError as error:
             log.warning("prefixes_not_saved reason=%r", str(error))
 
@@ -247,12 +245,15 @@ class EdgeEngine:
         return True
 
     def _plan(self) -> list[Share[Flight]]:
-        """The shares of the next step, for which cells are free: prefixes are evicted, then the newest preempted."""
+        """The shares of the next step, for which cells are free: the newest are preempted until they are."""
         while True:
             self._catch_up()
             num_writing = sum(len(flight.tokens) - flight.computed == 1 for flight in self._scheduler.running)
-            shares = self._scheduler.plan(self._pacing.prompt_tokens(num_writing, self._settings.step_tokens))
-            if self._cache.make_room(sum(share.num_tokens for share in shares)):
+            num_reading = self._pacing.prompt_tokens(
+                num_writing, self._settings.step_tokens, crowded=self._scheduler.crowded
+            )
+            shares = self._scheduler.plan(num_reading)
+            if sum(share.num_tokens for share in shares) <= self._cache.free_cells:
                 return shares
             self._give_way()
 
@@ -267,12 +268,12 @@ class EdgeEngine:
                     self._cache.count_saved(spared)
 
     def _give_way(self) -> None:
-        """Preempt the newest request: it waits, keeps what it wrote, and reads that again later."""
+        """Preempt the newest request: it waits, and goes on from what it computed, or reads that again, later."""
         flight = self._scheduler.preempt()
         if flight is None or flight.sequence is None:
             raise RuntimeError("one request alone does not fit into the KV cache")
         log.info("request_preempted request_id=%s written=%d", flight.order.request_id, flight.num_written)
-        self._cache.close(flight.sequence, flight.tokens, keep=False)
+        self._cache.close(flight.sequence, flight.tokens)
         flight.sequence, flight.computed, flight.preempted = None, 0, True
 
     def _note_computed(self, share: Share[Flight]) -> None:
@@ -292,10 +293,10 @@ class EdgeEngine:
                 flight.future.set_result(draft)
 
     def _leave(self, flight: Flight) -> None:
-        """Take the flight out; what it computed stays as an idle prefix."""
+        """Take the flight out; what it computed is parked for others."""
         self._scheduler.remove(flight)
         if flight.sequence is not None:
-            self._cache.close(flight.sequence, flight.tokens, keep=True)
+            self._cache.close(flight.sequence, flight.tokens)
             flight.sequence = None
         flight.end()
         with self._changed:
@@ -311,8 +312,8 @@ class EdgeEngine:
 
 def _capacity(settings: EdgeSettings) -> Capacity:
     return Capacity(
-        cells=settings.kv_cache.max_size,
-        sequences=min(MAX_SEQUENCES, settings.max_in_flight + IDLE_SEQUENCES),
+        cells=settings.max_in_flight_tokens,
+        sequences=settings.max_in_flight + 1,  # one is the prefix cache's own
         step_tokens=settings.step_tokens,
         outputs=settings.max_in_flight,
         threads=settings.model.threads or len(os.sched_getaffinity(0)),

@@ -46,6 +46,7 @@ class Capacity:
 
     #: KV cells, one a token, shared by all sequences.
     cells: int
+    #: Sequences that the context tells apart.
     sequences: int
     step_tokens: int
     #: Rows of logits that one step may ask for.
@@ -81,8 +82,6 @@ class Llama:
         self.shares_prefixes = not (
             llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
         )
-        #: Sequences that the context tells apart.
-        self.num_sequences = capacity.sequences if self.shares_prefixes else capacity.outputs
         self._context = self._new_context()
         self._memory = llama.llama_get_memory(self._context)
         self._batch = StepBatch(llama.llama_batch(), capacity.step_tokens)
@@ -91,11 +90,11 @@ class Llama:
 
     def _new_context(self) -> Any:
         params = llama.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = self.capacity.cells, self.num_sequences
+        params.n_ctx, params.n_seq_max = self.capacity.cells, self.capacity.sequences
         params.n_batch = self.capacity.step_tokens
         params.n_ubatch = min(self.capacity.step_tokens, MAX_PASS_TOKENS)
         # Fewer rows of logits than n_batch save memory; llama.cpp aborts below one for each sequence.
-        params.n_outputs_max = max(self.capacity.outputs, self.num_sequences)
+        params.n_outputs_max = max(self.capacity.outputs, self.capacity.sequences)
         params.n_threads = params.n_threads_batch = self.capacity.threads
         params.kv_unified = True
         params.swa_full = True  # a prefix of a sliding-window model can only be shared if it is kept whole
@@ -118,13 +117,6 @@ class Llama:
     def cells(self) -> int:
         """KV cells that there really are: llama.cpp rounds up what was asked for."""
         return int(llama.llama_n_ctx(self._context))
-
-    @property
-    def bytes_per_cell(self) -> int:
-        """Bytes of keys and values that one token holds, as 16-bit floats."""
-        head = llama.llama_model_n_embd(self._model) // llama.llama_model_n_head(self._model)
-        size = 2 * 2 * llama.llama_model_n_layer(self._model) * llama.llama_model_n_head_kv(self._model) * head
-        return int(size)
 
     @property
     def build(self) -> str:
@@ -224,27 +216,24 @@ class Llama:
         """Let sequence `target` share the cells of `source` at positions [start, end)."""
         llama.llama_memory_seq_cp(self._memory, source, target, start, end)
 
-    def remove(self, sequence: int, start: int = 0) -> None:
-        """Take the sequence out of its cells from position `start` on; cells without a sequence are free."""
-        llama.llama_memory_seq_rm(self._memory, sequence, start, -1)
+    def remove(self, sequence: int) -> None:
+        """Take the sequence out of its cells; cells without a sequence are free."""
+        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def cut(self, sequence: int, start: int, end: int) -> None:
         """Take the sequence out of its cells at positions [start, end)."""
         llama.llama_memory_seq_rm(self._memory, sequence, start, end)
 
-    def save(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
-        """Write the sequence's cells and tokens to a file; whether that worked."""
-        held = (llama.llama_token * len(tokens))(*tokens)
-        written = llama.llama_state_seq_save_file(self._context, str(path).encode(), sequence, held, len(tokens))
-        return bool(written)
+    def state(self, sequence: int) -> bytearray:
+        """A copy of the sequence's cells, for a context of the same model and build; empty if llama.cpp gives none."""
+        state = bytearray(llama.llama_state_seq_get_size(self._context, sequence))
+        memory = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        return state if llama.llama_state_seq_get_data(self._context, memory, len(state), sequence) else bytearray()
 
-    def load(self, sequence: int, path: Path) -> tuple[int, ...]:
-        """Read into an empty sequence what `save` wrote; its tokens, or none if the file does not fit this context."""
-        room = (llama.llama_token * self.cells)()
-        count = ctypes.c_size_t(0)
-        raw_path = str(path).encode()
-        read = llama.llama_state_seq_load_file(self._context, raw_path, sequence, room, len(room), ctypes.byref(count))
-        return tuple(room[: count.value]) if read else ()
+    def restore(self, sequence: int, state: bytearray) -> bool:
+        """Read into an empty sequence what `state` gave; False, the sequence being empty, if there is no room."""
+        memory = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        return bool(llama.llama_state_seq_set_data(self._context, memory, len(state), sequence))
 
 
 class Grammar:

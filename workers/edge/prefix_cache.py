@@ -1,20 +1,17 @@
-"""The KV cache as a store of prefixes: who holds which cells, what is shared, and what goes when room is short.
+"""The KV cache: who holds which cells, what is shared between requests in flight, and what is parked for later ones.
 
-Owns sequence ids, the count of cells and the order of eviction; performs nothing but sharing and freeing through
-`Sequences`. Knows no llama.cpp and no requests. A finished sequence stays as an idle prefix until its room is needed;
-the least recently used leaf goes first, cut from its end only as far as needed, since its beginning is what is shared.
+Owns sequence ids and the count of cells; performs nothing but sharing, freeing, copying out and in through
+`Sequences`. Knows no llama.cpp and no requests. Cells are for requests in flight alone: what a finished one computed
+is copied out (`workers.edge.parked`), and back in for one that begins alike.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from schemas.workers import CacheStatistics
+from workers.edge.parked import ParkedPrefixes
 from workers.edge.radix import RadixTree
-
-#: Tokens cut off an idle prefix at once, at least: fewer, larger cuts.
-MIN_CUT_TOKENS = 32
 
 
 class Sequences(Protocol):
@@ -26,8 +23,14 @@ class Sequences(Protocol):
     def cut(self, sequence: int, start: int, end: int) -> None:
         """Take the sequence out of its cells at positions [start, end)."""
 
-    def remove(self, sequence: int, start: int = 0) -> None:
-        """Take the sequence out of its cells from `start` on."""
+    def remove(self, sequence: int) -> None:
+        """Take the sequence out of all its cells."""
+
+    def state(self, sequence: int) -> bytearray:
+        """A copy of the sequence's cells; empty if there is none to be had."""
+
+    def restore(self, sequence: int, state: bytearray) -> bool:
+        """Fill free cells, as the sequence's, with what `state` gave; False, having changed nothing, if it cannot."""
 
 
 @dataclass(slots=True)
@@ -42,33 +45,26 @@ class _Active:
 
 
 class PrefixCache:
-    """Cells for `num_sequences` sequences of `num_cells` tokens together."""
+    """Cells for requests in flight, at most `num_sequences` less one of them, `num_cells` tokens together.
+
+    One sequence is ours, to copy a part of another out or in.
+    """
 
     def __init__(
-        self, sequences: Sequences, *, num_cells: int, num_sequences: int, bytes_per_cell: int, enabled: bool
+        self, sequences: Sequences, parked: ParkedPrefixes, *, num_cells: int, num_sequences: int, enabled: bool
     ) -> None:
         self._sequences, self._num_cells, self._enabled = sequences, num_cells, enabled
-        self._bytes_per_cell = bytes_per_cell
+        self._parked = parked
         self._tree = RadixTree()
-        self._unused = list(range(num_sequences))
+        self._scratch, *self._unused = range(num_sequences)
         self._active: dict[int, _Active] = {}
-        self._idle: OrderedDict[int, None] = OrderedDict()
         self._num_private = 0
-        self._hits = self._misses = self._tokens_saved = self._evictions = 0
+        self._hits = self._misses = self._tokens_saved = 0
 
     @property
     def free_cells(self) -> int:
         """Cells that hold nothing."""
         return self._num_cells - self._tree.num_tokens - self._num_private
-
-    @property
-    def idle(self) -> tuple[int, ...]:
-        """Sequences that no request uses, least recently used first."""
-        return tuple(self._idle)
-
-    def tokens_of(self, sequence: int) -> tuple[int, ...]:
-        """Tokens of an idle sequence."""
-        return self._tree.tokens_of(sequence)
 
     def open(self, tokens: Sequence[int], *, shared: bool, headroom: int, resumed: bool = False) -> int | None:
         """A sequence for a request about to read `tokens`, or None if they and `headroom` more do not fit now.
@@ -76,19 +72,20 @@ class PrefixCache:
         The longest cached prefix is in it already, but for the last token, whose logits are wanted (see `computed`).
         `shared` False neither reads the cache nor feeds it. A `resumed` request is not counted a second time.
         """
-        sequence = self._take_unused()
-        if sequence is None:
+        if not self._unused:
             return None
+        sequence = self._unused.pop()
         active = self._active[sequence] = _Active(shared and self._enabled, 0, 0)
-        if active.shared:
-            self.catch_up(sequence, tokens)
-        if self.free_cells + self._tree.tokens_only_in(self._idle.keys()) < len(tokens) - active.computed + headroom:
+        self.catch_up(sequence, tokens)
+        if self.free_cells < len(tokens) - active.computed + headroom:
             self._discard(sequence)
             return None
-        if active.shared and not resumed:
-            self._hits += active.computed > 0
-            self._misses += active.computed == 0
-            self._tokens_saved += active.computed
+        if active.shared:
+            self._unpark(sequence, tokens)
+            if not resumed:
+                self._hits += active.computed > 0
+                self._misses += active.computed == 0
+                self._tokens_saved += active.computed
         return sequence
 
     def computed(self, sequence: int) -> int:
@@ -107,7 +104,6 @@ class PrefixCache:
         self._sequences.copy(match.sequence, sequence, active.computed, match.length)
         self._tree.place(sequence, tokens[: match.length])
         active.computed = active.attached = match.length
-        self.touch(match.sequence)
         return spared
 
     def count_saved(self, num_tokens: int) -> None:
@@ -133,90 +129,56 @@ class PrefixCache:
         self._num_private -= active.computed - active.attached
         active.attached = active.computed
 
-    def close(self, sequence: int, tokens: Sequence[int], *, keep: bool) -> None:
-        """The request is done with its sequence; `keep` leaves it to later requests as an idle prefix."""
-        if not (keep and self._active[sequence].shared and self._active[sequence].computed):
-            self._discard(sequence)
-            return
-        self.attach(sequence, tokens)
-        del self._active[sequence]
-        self._keep(sequence)
+    def close(self, sequence: int, tokens: Sequence[int]) -> None:
+        """The request is done with its sequence, whose cells are free again; what it computed is parked."""
+        active = self._active[sequence]
+        if active.shared and active.computed:
 
-    def adopt(self, sequence: int, tokens: Sequence[int]) -> None:
-        """Keep a sequence from `take_for_loading` that holds cells for `tokens` as an idle prefix."""
-        self._active[sequence] = _Active(shared=True, computed=len(tokens), attached=0)
-        self._num_private += len(tokens)
-        self.close(sequence, tokens, keep=bool(tokens))
+            def read(start: int) -> bytearray:
+                self._sequences.copy(sequence, self._scratch, start, active.computed)
+                state = self._sequences.state(self._scratch)
+                self._sequences.remove(self._scratch)
+                return state
 
-    def take_for_loading(self) -> int | None:
-        """A sequence to load a saved prefix into, for `adopt`; None if there is none unused."""
-        return self._unused.pop() if self._unused else None
-
-    def touch(self, sequence: int) -> None:
-        """Make an idle prefix the most recently used one; one that was given up since is ignored."""
-        if sequence in self._idle:
-            self._idle.move_to_end(sequence)
-
-    def make_room(self, num_cells: int) -> bool:
-        """Cut idle prefixes, least recently used first, until so many cells are free; whether that was enough."""
-        for sequence in tuple(self._idle):
-            if self.free_cells >= num_cells:
-                break
-            exclusive = self._tree.exclusive(sequence)
-            if exclusive:
-                self._cut(sequence, max(MIN_CUT_TOKENS, num_cells - self.free_cells), exclusive)
-        still_short = self.free_cells < num_cells
-        return self.make_room(num_cells) if still_short and self._some_leaf_is_idle() else not still_short
+            self._parked.park(tokens[: active.computed], read)
+        self._discard(sequence)
 
     def held_tokens(self, tokens: Sequence[int]) -> int:
         """How many of these first tokens are cached for others to share. Safe on any thread; out of date at once."""
-        return self._tree.match_length(tokens)
+        return max(self._tree.match_length(tokens), self._parked.match_length(tokens))
 
     @property
     def evictions(self) -> int:
-        """How often an idle prefix was cut or dropped for want of room."""
-        return self._evictions
+        """How often a parked prefix, or a part of one, was given up for want of room."""
+        return self._parked.evictions
 
     def statistics(self) -> CacheStatistics:
         """The cache as it is now and what it did so far."""
         return CacheStatistics(
             enabled=self._enabled,
-            entries=len(self._idle),
-            tokens=self._tree.num_tokens,
-            max_tokens=self._num_cells,
+            entries=len(self._parked),
+            tokens=self._parked.num_tokens,
+            max_tokens=self._parked.max_tokens,
             hits=self._hits,
             misses=self._misses,
             tokens_saved=self._tokens_saved,
-            evictions=self._evictions,
-            bytes=self._tree.num_tokens * self._bytes_per_cell,
+            evictions=self.evictions,
+            bytes=self._parked.num_bytes,
         )
 
-    def _some_leaf_is_idle(self) -> bool:
-        return any(self._tree.exclusive(sequence) for sequence in self._idle)
-
-    def _cut(self, sequence: int, wanted: int, exclusive: int) -> None:
-        self._evictions += 1
-        if wanted >= exclusive:
-            self._drop_idle(sequence)
-            return
-        self._tree.trim(sequence, wanted)
-        self._sequences.remove(sequence, len(self._tree.tokens_of(sequence)))
-
-    def _keep(self, sequence: int) -> None:
-        """Make it idle, and let go of idle prefixes that a longer one makes superfluous."""
-        if any(other in self._idle for other in self._tree.extensions_of(sequence)):
-            self._idle[sequence] = None
-            self._drop_idle(sequence)
-            return
-        for other in [other for other in self._tree.prefixes_of(sequence) if other in self._idle]:
-            self._drop_idle(other)
-        self._idle[sequence] = None
-
-    def _drop_idle(self, sequence: int) -> None:
-        del self._idle[sequence]
-        self._tree.remove(sequence)
-        self._sequences.remove(sequence)
-        self._unused.append(sequence)
+    def _unpark(self, sequence: int, tokens: Sequence[int]) -> None:
+        """Copy back what is parked of the prompt beyond what the sequence has, as far as there is room meanwhile."""
+        active = self._active[sequence]
+        for piece in self._parked.find(tokens[:-1]):
+            if piece.end <= active.computed:
+                continue
+            segment = piece.segment
+            if self.free_cells < len(segment.tokens) or not self._sequences.restore(self._scratch, segment.state):
+                break
+            self._sequences.copy(self._scratch, sequence, active.computed, piece.end)
+            self._sequences.remove(self._scratch)
+            self.grow(sequence, piece.end - active.computed)
+        self.attach(sequence, tokens)
 
     def _discard(self, sequence: int) -> None:
         active = self._active.pop(sequence)
@@ -225,9 +187,3 @@ class PrefixCache:
             self._tree.remove(sequence)
         self._sequences.remove(sequence)
         self._unused.append(sequence)
-
-    def _take_unused(self) -> int | None:
-        if not self._unused and self._idle:
-            self._evictions += 1
-            self._drop_idle(next(iter(self._idle)))
-        return self._unused.pop() if self._unused else None

@@ -1,34 +1,37 @@
-"""Idle prefixes on disk, so that a restarted worker is warm.
+"""Parked prefixes on disk, so that a restarted worker is warm.
 
-Owns a folder: one llama.cpp state file a prefix and a manifest that says what they belong to. Files of another model,
-another llama.cpp build or another layout are never loaded. The manifest is replaced last, so that a crash while saving
-leaves the former one. Files that are not ours are left alone.
+Owns a folder: a file for each segment (`workers.edge.parked`) and a manifest that says what they belong to. Files of
+another model, another llama.cpp build or another layout are never loaded. The manifest is replaced last, so that a
+crash while saving leaves the former one. Files that are not ours are left alone.
 """
 
 import hashlib
 import json
 import logging
 import secrets
-from collections.abc import Sequence
+import struct
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel, Field, ValidationError
 
-from workers.edge.prefix_cache import PrefixCache
+from workers.edge.parked import ParkedPrefixes, Segment
 
 log = logging.getLogger(__name__)
 
 #: Name of the file that says what the others are.
 MANIFEST = "manifest.json"
-#: How the names of our state files end.
+#: How the names of the other files end.
 STATE_SUFFIX = ".prefix"
+#: What each of those begins with: where the segment starts, and how many tokens there are up to its end. These follow,
+#: 32 bits each, and then the state.
+HEADER = struct.Struct("<II")
 #: Bytes at each end of the model file that, with its size, tell it from others.
 PROBE_BYTES = 1 << 20
 
 
-class StateFiles(Protocol):
-    """What can write and read the cells of a sequence (`workers.edge.llama.Llama`)."""
+class Origin(Protocol):
+    """What a state depends on (`workers.edge.llama.Llama`)."""
 
     @property
     def path(self) -> Path:
@@ -36,19 +39,12 @@ class StateFiles(Protocol):
 
     @property
     def build(self) -> str:
-        """What a state depends on besides the model."""
-
-    def save(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
-        """Write the sequence's cells and tokens to a file; whether that worked."""
-
-    def load(self, sequence: int, path: Path) -> tuple[int, ...]:
-        """Read them into an empty sequence; its tokens, or none if the file does not fit."""
+        """Everything besides the model."""
 
 
 class _Saved(BaseModel):
     #: A name that `save` gives, and never a way out of the folder.
     file: str = Field(pattern=r"^[0-9a-f]{16}\.prefix$")
-    num_tokens: int = Field(gt=0)
     #: Of the file's content: llama.cpp believes what it reads, and answers with it.
     digest: str
 
@@ -56,55 +52,51 @@ class _Saved(BaseModel):
 class _Manifest(BaseModel):
     model: str
     build: str
-    #: Least recently used first.
-    prefixes: list[_Saved]
+    #: Least recently used first; each before those that it rests on.
+    segments: list[_Saved]
 
 
 class PrefixStore:
     """The folder. It is made when something is saved."""
 
-    def __init__(self, folder: Path, states: StateFiles) -> None:
-        self._folder, self._states = folder, states
+    def __init__(self, folder: Path, origin: Origin) -> None:
+        self._folder, self._origin = folder, origin
 
-    def save(self, cache: PrefixCache) -> int:
-        """Save the cache's idle prefixes in place of those saved before; how many. Blocks. Raises `OSError`."""
+    def save(self, parked: ParkedPrefixes) -> int:
+        """Save these in place of those saved before; how many segments. Blocks. Raises `OSError`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         saved = []
-        for sequence in cache.idle:
-            tokens = cache.tokens_of(sequence)
+        for segment in parked:
             name = secrets.token_hex(8) + STATE_SUFFIX
-            if self._states.save(sequence, tokens, self._folder / name):
-                saved.append(_Saved(file=name, num_tokens=len(tokens), digest=_digest(self._folder / name)))
-        manifest = _Manifest(model=fingerprint(self._states.path), build=self._states.build, prefixes=saved)
+            raw = _packed(segment, parked.tokens_of(segment))
+            (self._folder / name).write_bytes(raw)
+            saved.append(_Saved(file=name, digest=_digest(raw)))
+        manifest = _Manifest(model=fingerprint(self._origin.path), build=self._origin.build, segments=saved)
         fresh = self._folder / (MANIFEST + ".new")
         fresh.write_text(manifest.model_dump_json())
         fresh.replace(self._folder / MANIFEST)
         self._drop_all_but({entry.file for entry in saved})
-        log.info("prefixes_saved folder=%s prefixes=%d", self._folder, len(saved))
+        log.info("prefixes_saved folder=%s segments=%d", self._folder, len(saved))
         return len(saved)
 
-    def load(self, cache: PrefixCache) -> int:
-        """Load what fits into an empty cache, the most recently used first; how many prefixes. Blocks.
+    def load(self, parked: ParkedPrefixes) -> int:
+        """Take what fits into an empty one, the most recently used first; how many segments. Blocks.
 
-        What is missing, damaged or not ours is left out with a warning, whatever is in the folder.
+        What is missing, damaged or not ours is left out with a warning, whatever is in the folder, and so is what
+        rests on it.
         """
         manifest = self._read_manifest()
         loaded = []
-        for entry in reversed(manifest.prefixes if manifest else []):
-            # llama.cpp reads a prefix into cells of its own before what it shares with others is given back.
-            if entry.num_tokens > cache.free_cells:
-                break
-            if not self._is_whole(entry):
+        for entry in reversed(manifest.segments if manifest else []):
+            raw = self._read(entry)
+            if raw is None:
                 continue
-            if (sequence := cache.take_for_loading()) is None:
-                break
-            tokens = self._states.load(sequence, self._folder / entry.file)
-            cache.adopt(sequence, tokens)
-            if tokens:
-                loaded.append(sequence)
-        for sequence in reversed(loaded):
-            cache.touch(sequence)
-        log.info("prefixes_loaded folder=%s prefixes=%d", self._folder, len(loaded))
+            start, tokens, state = _unpacked(raw)
+            if parked.put(start, tokens, state):
+                loaded.append(tokens)
+        for tokens in reversed(loaded):
+            parked.find(tokens)  # which makes it the most recently used
+        log.info("prefixes_loaded folder=%s segments=%d", self._folder, len(loaded))
         return len(loaded)
 
     def _read_manifest(self) -> _Manifest | None:
@@ -116,7 +108,7 @@ class PrefixStore:
         except (OSError, ValidationError) as error:
             log.warning("prefixes_ignored folder=%s reason=%r", self._folder, f"unreadable manifest: {error}")
             return None
-        ours = {"model": fingerprint(self._states.path), "build": self._states.build}
+        ours = {"model": fingerprint(self._origin.path), "build": self._origin.build}
         theirs = {"model": manifest.model, "build": manifest.build}
         if ours != theirs:
             log.warning(
@@ -125,15 +117,17 @@ class PrefixStore:
             return None
         return manifest
 
-    def _is_whole(self, entry: _Saved) -> bool:
+    def _read(self, entry: _Saved) -> bytes | None:
+        """The file's content as it was saved, or None."""
         try:
-            is_whole = _digest(self._folder / entry.file) == entry.digest
+            raw = (self._folder / entry.file).read_bytes()
         except OSError as error:
             log.warning("prefix_ignored folder=%s file=%s reason=%r", self._folder, entry.file, str(error))
-            return False
-        if not is_whole:
+            return None
+        if _digest(raw) != entry.digest:
             log.warning("prefix_ignored folder=%s file=%s reason=%r", self._folder, entry.file, "it is damaged")
-        return is_whole
+            return None
+        return raw
 
     def _drop_all_but(self, kept: set[str]) -> None:
         for path in self._folder.glob("*" + STATE_SUFFIX):
@@ -141,10 +135,20 @@ class PrefixStore:
                 path.unlink(missing_ok=True)
 
 
-def _digest(path: Path) -> str:
-    """Hex digits of the whole file's content. Raises `OSError`."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
+def _packed(segment: Segment, tokens: tuple[int, ...]) -> bytes:
+    return HEADER.pack(segment.start, len(tokens)) + struct.pack(f"<{len(tokens)}i", *tokens) + segment.state
+
+
+def _unpacked(raw: bytes) -> tuple[int, tuple[int, ...], bytearray]:
+    """What `_packed` was given, which the digest vouches for: start, all tokens, state."""
+    start, num = HEADER.unpack_from(raw)
+    tokens = struct.unpack_from(f"<{num}i", raw, HEADER.size)
+    return start, tokens, bytearray(raw[HEADER.size + 4 * num :])
+
+
+def _digest(raw: bytes) -> str:
+    """Hex digits of a whole file's content."""
+    return hashlib.blake2b(raw).hexdigest()
 
 
 def fingerprint(model: Path) -> str:

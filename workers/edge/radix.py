@@ -5,7 +5,6 @@ nothing about llama.cpp, about eviction order or about requests.
 """
 
 from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -90,18 +89,6 @@ class RadixTree:
         self._tidy(node)
         return before - self.num_tokens
 
-    def trim(self, sequence: int, count: int) -> None:
-        """Shorten the sequence by its last `count` tokens, fewer than those it holds alone."""
-        node = self._ends[sequence]
-        assert count < self.exclusive(sequence)
-        node.tokens = node.tokens[: len(node.tokens) - count]
-        self.num_tokens -= count
-
-    def exclusive(self, sequence: int) -> int:
-        """Tokens that only this sequence holds."""
-        node = self._ends[sequence]
-        return 0 if node.children or len(node.sequences) > 1 else len(node.tokens)
-
     def tokens_of(self, sequence: int) -> tuple[int, ...]:
         """All tokens of the sequence."""
         parts: list[tuple[int, ...]] = []
@@ -110,29 +97,6 @@ class RadixTree:
             parts.append(node.tokens)
             node = node.parent
         return tuple(token for part in reversed(parts) for token in part)
-
-    def prefixes_of(self, sequence: int) -> Iterator[int]:
-        """Other sequences that are a prefix of this one, or equal to it."""
-        node: _Node | None = self._ends[sequence]
-        while node is not None:
-            yield from node.sequences - {sequence}
-            node = node.parent
-
-    def extensions_of(self, sequence: int) -> Iterator[int]:
-        """Other sequences of which this one is a prefix."""
-        return (other for other in _sequences_below(self._ends[sequence]) if other != sequence)
-
-    def tokens_only_in(self, sequences: AbstractSet[int]) -> int:
-        """Distinct tokens that no sequence but these holds."""
-        kept = 0
-        seen: set[int] = set()
-        for other in self._ends.keys() - sequences:
-            node: _Node | None = self._ends[other]
-            while node is not None and id(node) not in seen:
-                seen.add(id(node))
-                kept += len(node.tokens)
-                node = node.parent
-        return self.num_tokens - kept
 
     def _split(self, node: _Node, at: int) -> _Node:
         """Cut the node in two; the new upper part keeps no sequence, so each end stays where it was."""

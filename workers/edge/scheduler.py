@@ -63,6 +63,11 @@ class Scheduler(Generic[RunnableT]):
         """Requests without a slot, in the order of arrival."""
         return tuple(self._waiting)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether every slot is taken: others wait for one, here or where requests come from."""
+        return len(self._running) >= self._slots
+
     def add(self, request: RunnableT) -> None:
         """Let the request wait at its place in the order of arrival."""
         self._waiting.append(request)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.cloud.proposing import AcceptanceTable, Candidates, Trust, candidates, share_out
-from workers.cloud.step_cost import StepCost
+from workers.step_cost import StepCost
 
 CHANCES = st.floats(0.0, 0.999)
 SURVIVALS = st.lists(CHANCES, max_size=24).map(lambda chances: Candidates(tuple(sorted(chances, reverse=True))))
@@ -11,7 +11,7 @@ BATCHES = st.lists(SURVIVALS, min_size=1, max_size=8)
 
 
 def a_cost(base_s: float, token_s: float) -> StepCost:
-    cost = StepCost()
+    cost = StepCost(0.02)
     for _ in range(40):
         for tokens in (1, 9, 33, 65):
             cost.observe(tokens, base_s + token_s * tokens)
@@ -99,7 +99,7 @@ def test_one_disturbed_step_hardly_moves_the_cost():
 
 @given(st.lists(st.tuples(st.integers(1, 500), st.floats(1e-4, 10.0)), max_size=60))
 def test_costs_are_never_negative(steps):
-    cost = StepCost()
+    cost = StepCost(0.02)
     for tokens, seconds in steps:
         cost.observe(tokens, seconds)
     assert cost.token_s >= 0.0

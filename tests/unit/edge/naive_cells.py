@@ -1,5 +1,7 @@
 """KV cells as sets of sequences, the way llama.cpp keeps them: what the prefix cache's count is checked against."""
 
+import json
+
 
 class NaiveCells:
     def __init__(self):
@@ -19,8 +21,17 @@ class NaiveCells:
                 sequences.discard(sequence)
         self.cells = [cell for cell in self.cells if cell[2]]
 
-    def remove(self, sequence, start=0):
-        self.cut(sequence, start, 1 << 30)
+    def remove(self, sequence):
+        self.cut(sequence, 0, 1 << 30)
+
+    def state(self, sequence):
+        held = sorted((position, token) for position, token, sequences in self.cells if sequence in sequences)
+        return bytearray(json.dumps(held).encode())
+
+    def restore(self, sequence, state):
+        assert not any(sequence in sequences for _, _, sequences in self.cells)
+        self.cells += [(position, token, {sequence}) for position, token in json.loads(state)]
+        return True
 
     def tokens_of(self, sequence):
         held = sorted((position, token) for position, token, sequences in self.cells if sequence in sequences)

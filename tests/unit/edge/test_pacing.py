@@ -1,12 +1,19 @@
 import pytest
 
-from workers.edge.pacing import MIN_PROMPT_TOKENS, MOST_READING_S, STALL_FACTOR, Pacing
+from workers.edge.pacing import (
+    CROWDED_STALL_FACTOR,
+    MIN_PROMPT_TOKENS,
+    MOST_READING_S,
+    STALL_FACTOR,
+    TILE_TOKENS,
+    Pacing,
+)
 
 STEP_TOKENS = 512
 
 
-def learned(write_s, prompt_s, num_writing=8, chunk=64):
-    pacing = Pacing()
+def learned(write_s, prompt_s, num_writing=8, chunk=64, *, in_tiles=False):
+    pacing = Pacing(in_tiles=in_tiles)
     for _ in range(60):
         pacing.learn(num_writing, 0, write_s)
         pacing.learn(num_writing, chunk, write_s + chunk * prompt_s)
@@ -15,26 +22,66 @@ def learned(write_s, prompt_s, num_writing=8, chunk=64):
 
 @pytest.mark.parametrize(("prompt_s", "wanted"), [(0.0001, STEP_TOKENS), (0.005, 100), (9.0, MIN_PROMPT_TOKENS)])
 def test_a_step_without_writers_reads_as_much_as_it_holds_but_ends_soon(prompt_s, wanted):
-    count = learned(0.02, prompt_s).prompt_tokens(0, STEP_TOKENS)
+    count = learned(0.02, prompt_s).prompt_tokens(0, STEP_TOKENS, crowded=False)
     assert count == pytest.approx(wanted, abs=1)
     assert count == wanted or count * prompt_s <= MOST_READING_S
 
 
 @pytest.mark.parametrize(("write_s", "prompt_s"), [(0.04, 0.001), (0.01, 0.0002), (0.1, 0.002)])
 def test_a_step_with_prompts_takes_at_most_the_stall_factor_of_one_without(write_s, prompt_s):
-    count = learned(write_s, prompt_s).prompt_tokens(8, STEP_TOKENS)
+    count = learned(write_s, prompt_s).prompt_tokens(8, STEP_TOKENS, crowded=False)
     assert write_s + count * prompt_s <= STALL_FACTOR * write_s * 1.01
     assert count >= min(0.9 * (STALL_FACTOR - 1) * write_s / prompt_s, STEP_TOKENS - 8) - 1
 
 
 def test_a_prompt_progresses_however_slow_the_machine():
-    assert learned(0.001, 0.1).prompt_tokens(8, STEP_TOKENS) == MIN_PROMPT_TOKENS
+    assert learned(0.001, 0.1).prompt_tokens(8, STEP_TOKENS, crowded=False) == MIN_PROMPT_TOKENS
 
 
 def test_the_writers_always_have_their_place_in_the_step():
-    assert learned(1.0, 1e-6).prompt_tokens(8, STEP_TOKENS) == STEP_TOKENS - 8
+    assert learned(1.0, 1e-6).prompt_tokens(8, STEP_TOKENS, crowded=False) == STEP_TOKENS - 8
 
 
-def test_an_unknown_number_of_writers_is_judged_by_the_nearest_known():
-    pacing = learned(0.04, 0.001, num_writing=8)
-    assert pacing.prompt_tokens(7, STEP_TOKENS) == pacing.prompt_tokens(8, STEP_TOKENS)
+def test_an_unknown_number_of_writers_is_judged_by_what_others_cost():
+    pacing = Pacing(in_tiles=False)
+    for num in (1, 2, 4) * 200:
+        pacing.learn(num, 0, 0.005 + 0.002 * num)
+    for _ in range(60):
+        pacing.learn(4, 64, 0.013 + 64 * 0.001)
+    assert pacing.prompt_tokens(12, STEP_TOKENS, crowded=False) == pytest.approx(
+        (STALL_FACTOR - 1) * 0.029 / 0.001, rel=0.05
+    )
+
+
+def test_prompts_that_never_end_are_not_read_in_ever_smaller_pieces():
+    """Few tokens at once are dear, and no step shows what one without prompts would cost."""
+
+    def step_s(rows):
+        return 0.005 + 0.0016 * rows
+
+    pacing = Pacing(in_tiles=False)
+    for _ in range(5):
+        pacing.learn(1, 0, step_s(1))
+    count = MIN_PROMPT_TOKENS
+    for _ in range(60):
+        pacing.learn(10, count, step_s(10 + count))
+        count = pacing.prompt_tokens(10, STEP_TOKENS, crowded=False)
+    assert count >= 12
+
+
+def test_while_every_place_is_taken_more_is_read_at_once():
+    pacing = learned(0.02, 0.001)
+    assert pacing.prompt_tokens(8, STEP_TOKENS, crowded=True) == pytest.approx((CROWDED_STALL_FACTOR - 1) * 20, abs=2)
+    assert pacing.prompt_tokens(8, STEP_TOKENS, crowded=False) < pacing.prompt_tokens(8, STEP_TOKENS, crowded=True)
+
+
+@pytest.mark.parametrize("num_writing", [1, 8, TILE_TOKENS - 1 - MIN_PROMPT_TOKENS])
+def test_beside_writers_a_step_stays_below_what_attention_computes_in_tiles(num_writing):
+    pacing = learned(0.5, 0.0001, in_tiles=True)
+    assert pacing.prompt_tokens(num_writing, STEP_TOKENS, crowded=True) == TILE_TOKENS - 1 - num_writing
+
+
+def test_without_writers_or_with_more_than_a_tile_holds_the_tiles_do_not_count():
+    pacing = learned(0.02, 0.0001, in_tiles=True)
+    assert pacing.prompt_tokens(0, STEP_TOKENS, crowded=True) == STEP_TOKENS
+    assert pacing.prompt_tokens(TILE_TOKENS, STEP_TOKENS, crowded=True) == MIN_PROMPT_TOKENS

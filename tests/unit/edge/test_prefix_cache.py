@@ -2,28 +2,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from naive_cells import NaiveCells
 
+from workers.edge.parked import ParkedPrefixes
 from workers.edge.prefix_cache import PrefixCache
 
 NUM_CELLS = 24
 
 
-def new_cache(cells, *, enabled=True, num_cells=NUM_CELLS, num_sequences=4):
-    return PrefixCache(cells, num_cells=num_cells, num_sequences=num_sequences, bytes_per_cell=10, enabled=enabled)
+def new_cache(cells, *, enabled=True, num_cells=NUM_CELLS, num_sequences=5, num_parked=100):
+    parked = ParkedPrefixes(num_parked)
+    return PrefixCache(cells, parked, num_cells=num_cells, num_sequences=num_sequences, enabled=enabled)
 
 
 def compute(cache, cells, sequence, tokens):
     done = cache.computed(sequence)
-    assert cache.make_room(len(tokens) - done)
+    assert cache.free_cells >= len(tokens) - done
     cells.write(sequence, done, tokens[done:])
     cache.grow(sequence, len(tokens) - done)
     cache.attach(sequence, tokens)
 
 
-def serve(cache, cells, tokens, *, shared=True, keep=True):
+def serve(cache, cells, tokens, *, shared=True):
     sequence = cache.open(tokens, shared=shared, headroom=0)
     spared = cache.computed(sequence)
+    assert cells.tokens_of(sequence) == tokens[:spared]
     compute(cache, cells, sequence, tokens)
-    cache.close(sequence, tokens, keep=keep)
+    cache.close(sequence, tokens)
+    assert cells.cells == []
     return spared
 
 
@@ -41,9 +45,9 @@ actions = st.lists(
 class World:
     """Requests that a cache serves, and the cells that they really hold."""
 
-    def __init__(self, *, enabled):
+    def __init__(self, *, enabled, num_parked):
         self.cells, self.active = NaiveCells(), {}
-        self.cache = new_cache(self.cells, enabled=enabled)
+        self.cache = new_cache(self.cells, enabled=enabled, num_parked=num_parked)
 
     def do(self, action, pick, tokens, flag):
         if action == "open":
@@ -57,7 +61,7 @@ class World:
     def compute(self, sequence, own, flag):
         done = self.cache.computed(sequence)
         step = min(2, len(own) - done)
-        if not self.cache.make_room(step):
+        if self.cache.free_cells < step:
             return
         self.cells.write(sequence, done, own[done : done + step])
         self.cache.grow(sequence, step)
@@ -67,21 +71,20 @@ class World:
     def catch_up(self, sequence, own, _flag):
         self.cache.catch_up(sequence, own)
 
-    def close(self, sequence, own, flag):
-        self.cache.close(sequence, own, keep=flag)
+    def close(self, sequence, own, _flag):
+        self.cache.close(sequence, own)
         del self.active[sequence]
 
 
-@given(actions, st.booleans())
-def test_the_count_of_cells_is_the_true_one_and_every_sequence_holds_its_own_tokens(actions, enabled):
-    world = World(enabled=enabled)
+@given(actions, st.booleans(), st.sampled_from([5, 12, 100]))
+def test_the_count_of_cells_is_the_true_one_and_every_sequence_holds_its_own_tokens(actions, enabled, num_parked):
+    world = World(enabled=enabled, num_parked=num_parked)
     for action in actions:
         world.do(*action)
         assert world.cache.free_cells == NUM_CELLS - len(world.cells.cells) >= 0
         for sequence, own in world.active.items():
             assert world.cells.tokens_of(sequence) == own[: world.cache.computed(sequence)]
-        for sequence in world.cache.idle:
-            assert tuple(world.cells.tokens_of(sequence)) == world.cache.tokens_of(sequence)
+        assert world.cache.statistics().tokens <= num_parked
 
 
 def test_a_prompt_reuses_the_longest_prefix_but_for_its_last_token():
@@ -90,17 +93,11 @@ def test_a_prompt_reuses_the_longest_prefix_but_for_its_last_token():
     assert serve(cache, cells, [1, 2, 3, 4]) == 0
     assert serve(cache, cells, [1, 2, 3, 4]) == 3
     assert serve(cache, cells, [1, 2, 9]) == 2
+    assert serve(cache, cells, [1, 2, 9, 7]) == 3
     statistics = cache.statistics()
-    assert (statistics.hits, statistics.misses, statistics.tokens_saved) == (2, 1, 5)
-    assert (statistics.tokens, statistics.bytes, statistics.entries) == (5, 50, 2)
-
-
-def test_a_longer_answer_replaces_the_prefix_that_it_grew_from():
-    cells = NaiveCells()
-    cache = new_cache(cells)
-    serve(cache, cells, [1, 2])
-    serve(cache, cells, [1, 2, 3])
-    assert [cache.tokens_of(sequence) for sequence in cache.idle] == [(1, 2, 3)]
+    assert (statistics.hits, statistics.misses, statistics.tokens_saved) == (3, 1, 8)
+    assert (statistics.tokens, statistics.entries) == (6, 3)
+    assert cache.held_tokens([1, 2, 9, 8]) == 3
 
 
 def test_what_two_requests_computed_at_once_is_kept_once():
@@ -112,23 +109,23 @@ def test_what_two_requests_computed_at_once_is_kept_once():
     assert len(cells.cells) == 3
 
 
-def test_the_least_recently_used_leaf_goes_first():
+def test_a_request_in_flight_and_what_is_parked_are_joined():
     cells = NaiveCells()
-    cache = new_cache(cells, num_cells=100)
-    for start in (1, 2, 3):
-        serve(cache, cells, [start] * 30)
-    serve(cache, cells, [1] * 30 + [7])
-    assert cache.make_room(35)
-    assert {cache.tokens_of(sequence)[0] for sequence in cache.idle} == {1, 3}
+    cache = new_cache(cells)
+    serve(cache, cells, [1, 2, 3, 4, 5])
+    first = cache.open([1, 2, 9], shared=True, headroom=0)
+    second = cache.open([1, 2, 3, 4, 8], shared=True, headroom=0)
+    assert (cache.computed(first), cache.computed(second)) == (2, 4)
+    assert len(cells.cells) == 4
 
 
-def test_a_long_idle_prefix_is_cut_from_its_end_and_only_as_far_as_needed():
+def test_what_is_parked_and_does_not_fit_now_is_read_again():
     cells = NaiveCells()
-    cache = new_cache(cells, num_cells=200)
-    serve(cache, cells, list(range(150)))
-    assert cache.make_room(90)
-    assert cache.tokens_of(cache.idle[0]) == tuple(range(110))
-    assert cache.statistics().evictions == 1
+    cache = new_cache(cells)
+    serve(cache, cells, [1] * 20)
+    other = cache.open([2] * 10, shared=True, headroom=0)
+    compute(cache, cells, other, [2] * 10)
+    assert cache.computed(cache.open([1] * 12, shared=True, headroom=0)) == 0
 
 
 def test_a_request_that_does_not_share_neither_reads_nor_feeds_the_cache():
@@ -137,15 +134,15 @@ def test_a_request_that_does_not_share_neither_reads_nor_feeds_the_cache():
     serve(cache, cells, [1, 2, 3])
     assert serve(cache, cells, [1, 2, 3], shared=False) == 0
     serve(cache, cells, [4, 5], shared=False)
-    assert len(cells.cells) == 3
+    assert cache.statistics().tokens == 3
 
 
 def test_a_cache_that_is_off_holds_nothing_after_a_request():
     cells = NaiveCells()
     cache = new_cache(cells, enabled=False)
     assert serve(cache, cells, [1, 2, 3]) == serve(cache, cells, [1, 2, 3]) == 0
-    assert cells.cells == []
-    assert cache.statistics().hits == cache.statistics().misses == 0
+    statistics = cache.statistics()
+    assert (statistics.tokens, statistics.hits, statistics.misses) == (0, 0, 0)
 
 
 def test_a_prompt_that_does_not_fit_beside_the_active_ones_is_not_opened():
@@ -157,9 +154,6 @@ def test_a_prompt_that_does_not_fit_beside_the_active_ones_is_not_opened():
     assert cache.open([2] * 4, shared=True, headroom=0) is not None
 
 
-def test_without_an_unused_sequence_the_oldest_idle_prefix_makes_way():
-    cells = NaiveCells()
-    cache = new_cache(cells, num_sequences=2)
-    for start in (1, 2, 3):
-        serve(cache, cells, [start] * 2)
-    assert [cache.tokens_of(sequence) for sequence in cache.idle] == [(2, 2), (3, 3)]
+def test_no_more_requests_are_opened_than_there_are_sequences():
+    cache = new_cache(NaiveCells(), num_sequences=3)
+    assert [cache.open([1], shared=True, headroom=0) is None for _ in range(3)] == [False, False, True]

@@ -3,8 +3,6 @@
 Owns the fit. Only the two coefficients' ratio matters to those who ask, so that any unit of time will do. Pure.
 """
 
-#: Seconds that one more token costs, over seconds of an empty step, before anything was measured.
-PRIOR_RATIO = 0.02
 #: Weight of that prior, as a sum of squared deviations in tokens: a few dozen varied steps outweigh it.
 PRIOR_WEIGHT = 400.0
 #: What a step's weight shrinks to with each later one: about the last 200 steps count.
@@ -16,9 +14,13 @@ LEAST_BASE_SHARE = 0.05
 
 
 class StepCost:
-    """Seconds of a step = `base_s` + `token_s` times its tokens."""
+    """Seconds of a step = `base_s` + `token_s` times its tokens.
 
-    def __init__(self) -> None:
+    `prior_ratio`: seconds that one more token costs, over seconds of an empty step, before anything was measured.
+    """
+
+    def __init__(self, prior_ratio: float) -> None:
+        self._prior_ratio = prior_ratio
         self._weight = 0.0
         self._mean_tokens = 0.0
         self._mean_s = 0.0
@@ -40,8 +42,8 @@ class StepCost:
     def token_s(self) -> float:
         """Seconds that one more token costs; never negative."""
         if not self._weight:
-            return PRIOR_RATIO
-        prior = PRIOR_RATIO * self._mean_s / (1.0 + PRIOR_RATIO * self._mean_tokens)
+            return self._prior_ratio
+        prior = self._prior_ratio * self._mean_s / (1.0 + self._prior_ratio * self._mean_tokens)
         return max(0.0, (self._products + PRIOR_WEIGHT * prior) / (self._squares + PRIOR_WEIGHT))
 
     @property
