@@ -252,6 +252,7 @@ class CloudSettings(Section):
     engine: Literal["vllm", "openai"]
     model: CloudModelSettings
     max_in_flight: int = Field(ge=1, le=1024)
+    niceness: int = Field(ge=0, le=19)
     openai: RemoteCloudSettings
     draft_verifier: VerifierSettings
     kv_cache: CloudCacheSettings

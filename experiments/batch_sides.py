@@ -21,6 +21,7 @@ from config.settings import Settings
 from experiments.batch_workload import MODEL
 from experiments.chaos.system import System, running
 from experiments.memory import peak_mb, peak_of_tree_mb
+from firstdraft.running import shared_machine
 from workers.model_paths import cloud_model_path
 
 #: Seconds between looks at the client's memory.
@@ -56,12 +57,15 @@ class Peaks:
     seconds: float
 
 
-def firstdraft_batch(lines: Path, cloud_model: str) -> Run:
-    """One run of ours: gateway, an edge and a cloud worker as `firstdraft up` starts them."""
-    cores = max(1, (os.cpu_count() or 1) // 2)
+def firstdraft_batch(lines: Path, settings: Settings) -> Run:
+    """One run of ours: gateway, a cloud worker that steps back, and an edge worker with one thread for each core.
+
+    Several edge workers with a thread each get more done than one with several, whose threads wait for each other.
+    """
     with tempfile.TemporaryDirectory(prefix="firstdraft-batch-") as folder, running(Path(folder)) as system:
-        system.add("edge", _worker("edge"), None, FIRSTDRAFT_EDGE__MODEL__THREADS=str(cores))
-        environment = {"FIRSTDRAFT_CLOUD__MODEL__PATH": cloud_model}
+        for core in range(os.cpu_count() or 1):
+            system.add(f"edge-{core}", _worker("edge"), None, FIRSTDRAFT_EDGE__MODEL__THREADS="1")
+        environment = {"FIRSTDRAFT_CLOUD__MODEL__PATH": settings.cloud.model.path} | shared_machine(settings)
         environment["FIRSTDRAFT_CLOUD__KV_CACHE__CPU_GIB"] = str(CACHE_GIB)
         system.add("cloud", _worker("cloud"), None, **environment)
         system.wait_until_ready()

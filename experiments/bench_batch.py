@@ -63,8 +63,8 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--max-tokens", type=int, default=24)
     few_and_many = (1_000, 50_000)
     parser.add_argument("--lines", type=int, nargs=2, default=few_and_many, help="of the runs whose memory is compared")
@@ -83,7 +83,7 @@ def _rates(folder: Path, options: argparse.Namespace, console: Console) -> dict[
     runs: dict[str, list[Run]] = {"firstdraft batch": [], "run_batch": []}
     for round_number in range(options.rounds):
         for side in list(runs) if round_number % 2 == 0 else reversed(list(runs)):
-            run = run_batch(lines, settings) if side == "run_batch" else firstdraft_batch(lines, CLOUD_MODEL)
+            run = run_batch(lines, settings) if side == "run_batch" else firstdraft_batch(lines, settings)
             if run.answered != options.prompts:
                 raise RuntimeError(f"{side} answered {run.answered} of {options.prompts} lines")
             runs[side].append(run)

@@ -1,7 +1,6 @@
 """Runs the whole system on one machine: the embedded server, and what the Procfile names, through honcho."""
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -28,6 +27,8 @@ READY_S = 600.0
 LOOK_S = 0.5
 #: Seconds that stopping may take: honcho kills what is left after 5.
 STOP_S = 7.0
+#: How far the cloud's worker steps back for the edge's: about a tenth of the processors is left to it meanwhile.
+SHARED_NICENESS = 10
 #: Seconds that killing what is left after that may take.
 SWEEP_S = 1.0
 
@@ -72,22 +73,21 @@ def running_system(
             say("using the Redis server that redis.url names")
         adopt_orphans()
         others = _descendants()
-        honcho = _start(procfile, child_environment(REDIS_URL=redis_url, **_shares(settings)), output)
+        honcho = _start(procfile, child_environment(REDIS_URL=redis_url, **shared_machine(settings)), output)
         stack.callback(_stop, honcho, others)
         system = RunningSystem(f"http://{settings.gateway.host}:{settings.gateway.port}", redis_url, honcho)
         _wait_until_ready(system, say)
         yield system
 
 
-def _shares(settings: Settings) -> dict[str, str]:
-    """What each tier gets of this machine, where the settings leave it open.
+def shared_machine(settings: Settings) -> dict[str, str]:
+    """What of the settings is otherwise, as environment, where both tiers run on one machine.
 
-    Both tiers' threads wait for each other by spinning, and where they share a core one tier starves: with all cores
-    each, a draft took 18 times as long while the cloud was at work (docs/log.md).
+    Both tiers' threads wait for each other by spinning, and where they share cores as equals both starve. So the cloud
+    steps back while the edge computes: drafts are short, and verifications that wait for them run in larger batches,
+    which costs less (docs/log.md, "Both tiers on one machine").
     """
-    if settings.edge.model.threads:
-        return {}
-    return {"FIRSTDRAFT_EDGE__MODEL__THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
+    return {} if settings.cloud.niceness else {"FIRSTDRAFT_CLOUD__NICENESS": str(SHARED_NICENESS)}
 
 
 def _start(procfile: Path, environment: dict[str, str], output: IO[bytes] | None) -> "subprocess.Popen[bytes]":

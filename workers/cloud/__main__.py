@@ -10,6 +10,7 @@ from workers.assembly import Assembly
 from workers.cloud.engines import build_engine
 from workers.cloud.verifying import Verifying
 from workers.model_paths import cloud_model_path
+from workers.niceness import step_back
 from workers.stage import Stage
 
 
@@ -17,6 +18,7 @@ def main() -> int:
     """Run until told to stop. Answers the exit status."""
     settings = read_settings()
     configure_logs(settings.log_level)
+    step_back(settings.cloud.niceness)
     model_path = cloud_model_path(settings) if settings.cloud.engine == "vllm" else ""
     engine = build_engine(settings.cloud, model_path)
     engine.start()
