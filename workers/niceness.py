@@ -9,6 +9,13 @@ log = logging.getLogger(__name__)
 #: Where Linux keeps the niceness of a session's group. Where it makes such groups, a process's own niceness only counts
 #: against others of its session.
 GROUP = Path("/proc/self/autogroup")
+#: What one step of niceness makes of a process's weight: Linux divides it by this.
+WEIGHT_STEP = 1.25
+
+
+def patience(niceness: int) -> float:
+    """How many times longer the same work may take where others leave as little time as they can."""
+    return WEIGHT_STEP**niceness
 
 
 def step_back(niceness: int) -> None:

@@ -10,7 +10,7 @@ from workers.assembly import Assembly
 from workers.cloud.engines import build_engine
 from workers.cloud.verifying import Verifying
 from workers.model_paths import cloud_model_path
-from workers.niceness import step_back
+from workers.niceness import patience, step_back
 from workers.stage import Stage
 
 
@@ -22,8 +22,9 @@ def main() -> int:
     model_path = cloud_model_path(settings) if settings.cloud.engine == "vllm" else ""
     engine = build_engine(settings.cloud, model_path)
     engine.start()
-    # A remote server may take as long as its own time limit says.
-    stall_s = math.inf if settings.cloud.engine == "openai" else None
+    # A remote server may take as long as its own time limit says; an engine that steps back, as long as others let it wait.
+    is_remote = settings.cloud.engine == "openai"
+    stall_s = math.inf if is_remote else settings.requests.stall_s * patience(settings.cloud.niceness)
     assembly = Assembly(settings, Tier.CLOUD, engine, stall_s=stall_s)
     verifying = Verifying(engine, assembly.store, assembly.holdings, assembly.served)
     stage = Stage(
