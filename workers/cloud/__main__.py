@@ -22,7 +22,7 @@ def main() -> int:
     model_path = cloud_model_path(settings) if settings.cloud.engine == "vllm" else ""
     engine = build_engine(settings.cloud, model_path)
     engine.start()
-    # A remote server may take as long as its own time limit says; an engine that steps back, as long as others let it wait.
+    # A remote server may take as long as its own time limit says, one that steps back as long as others let it wait.
     is_remote = settings.cloud.engine == "openai"
     stall_s = math.inf if is_remote else settings.requests.stall_s * patience(settings.cloud.niceness)
     assembly = Assembly(settings, Tier.CLOUD, engine, stall_s=stall_s)
