@@ -44,10 +44,13 @@ from workers.model_paths import edge_model_path
 NUM_WORKERS = 3
 #: Rates, as shares of what the workers can do under `random`.
 LOW, HIGH = 0.4, 1.15
-#: Requests that come all at once to find that out.
-AT_ONCE = 36
+#: How many times the requests of the low rate are sent at the high one: a queue takes a while to grow.
+LONGER = 2
+#: Requests that come all at once to find out what the workers can do. Prompts grow with the turns of a conversation, and
+#: fewer would all be first ones.
+AT_ONCE = 80
 #: The machine that is simulated where no engine is measured.
-ASSUMED = Machine(step_s=0.008, answer_s=0.012, prompt_token_s=0.004, shared_cores=2)
+ASSUMED = Machine(step_s=0.004, answer_s=0.004, prompt_token_s=0.002, attention_s=4e-6, shared_cores=2)
 #: The simulated thousand: workers, and requests for each.
 THOUSAND, REQUESTS_EACH = 1000, 12
 #: Requests that are sent after a worker's death.
@@ -77,7 +80,8 @@ def main(num_requests: int, *, with_engines: bool, with_thousand: bool) -> None:
     at_once = traffic(talks, rate=1000.0, num_requests=AT_ONCE, num_workers=NUM_WORKERS)
     capacity = _measured_capacity(at_once) if with_engines else _simulated_capacity(machine, at_once)
     for name, share in (("low", LOW), ("high", HIGH)):
-        asks = traffic(talks, rate=share * capacity, num_requests=num_requests, num_workers=NUM_WORKERS)
+        num = num_requests * (LONGER if name == "high" else 1)
+        asks = traffic(talks, rate=share * capacity, num_requests=num, num_workers=NUM_WORKERS)
         foreseen = {policy: _simulated(machine, NUM_WORKERS, policy, asks) for policy in RoutingPolicy}
         _show(console, f"three workers, {share * capacity:.2f} requests/s, simulated", foreseen)
         figures |= _ratios(foreseen, name, "sim_")
@@ -102,7 +106,7 @@ def main(num_requests: int, *, with_engines: bool, with_thousand: bool) -> None:
             loads = [figures[f"{prefix}load_max_over_mean_{name}"] for name in ("low", "high")]
             figures[f"{prefix}load_max_over_mean"] = max(loads)
     about = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "requests": num_requests}
-    steps = {name: getattr(machine, name) for name in ("step_s", "answer_s", "prompt_token_s")}
+    steps = {name: getattr(machine, name) for name in ("step_s", "answer_s", "prompt_token_s", "attention_s")}
     print(json.dumps({"bench": "routing", "machine": about | steps, "figures": figures}))
 
 
@@ -158,16 +162,21 @@ def _measure(talks: Sequence[tuple[Message, ...]]) -> Machine:
         return time.perf_counter() - began, drafts
 
     story = Message(role="user", content="Tell a long story about the sea.")
-    reading_s, (read,) = run(*talks[0], num=1, max_tokens=1)
+    run(story, num=1, max_tokens=4)  # the first steps of a process are slow
     alone_s, (alone,) = run(story, num=1, max_tokens=32)
     many_s, _ = run(story, num=8, max_tokens=32)
+    reading_s, (read,) = run(*talks[0], num=1, max_tokens=1)
+    behind_s, (behind,) = run(*talks[0], num=1, max_tokens=33)
     engine.close()
-    num_steps = len(alone.token_ids)
+    num_steps, num_behind = len(alone.token_ids), max(len(behind.token_ids) - 1, 1)
     answer_s = max((many_s - alone_s) / num_steps / 7, 0.0)
+    attention_s = max((behind_s - reading_s) / num_behind - alone_s / num_steps, 0.0) / read.prompt_tokens
     return Machine(
         step_s=max(alone_s / num_steps - answer_s, 0.0),
         answer_s=answer_s,
-        prompt_token_s=reading_s / read.prompt_tokens,
+        # On average a prompt's token has half of the prompt before it.
+        prompt_token_s=max(reading_s / read.prompt_tokens - attention_s * read.prompt_tokens / 2, 0.0),
+        attention_s=attention_s,
         shared_cores=os.cpu_count(),
     )
 
@@ -264,7 +273,7 @@ def _show(console: Console, title: str, by_policy: dict[RoutingPolicy, Figures])
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=80, help="for each policy at each rate")
+    parser.add_argument("--requests", type=int, default=80, help="for each policy at the low rate")
     parser.add_argument("--without-engines", action="store_true", help="the index and the simulator only")
     parser.add_argument("--without-thousand", action="store_true", help="three workers only")
     arguments = parser.parse_args()

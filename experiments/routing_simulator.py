@@ -13,7 +13,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, takewhile
+from itertools import accumulate, islice, takewhile
 
 from broker.prefix_blocks import block_hashes, canonical_bytes
 from broker.prefix_index import ROUTED_S
@@ -38,15 +38,20 @@ from workers.throughput import Throughput
 
 @dataclass(frozen=True)
 class Machine:
-    """What the workers run on. A step takes `step_s`, and so much more for each answer and each prompt token in it."""
+    """What the workers run on. A step takes `step_s`, and so much more for each answer and each prompt token in it.
+
+    Either takes `attention_s` more for each token that is before it in its conversation.
+    """
 
     step_s: float
     answer_s: float
     prompt_token_s: float
+    attention_s: float
     #: Workers that share these cores slow each other down when more of them are busy; None: each has its own.
     shared_cores: int | None = None
     capacity: int = 16
     cache_tokens: int = 16_384
+    in_flight_tokens: int = 4096
     step_tokens: int = 512
 
 
@@ -218,8 +223,9 @@ class Simulation:
         if not worker.stepping:
             worker.stepping = True
             self._num_stepping += 1
-        reading = next((flight for flight in worker.flights if flight.unread), None)
-        writing = [flight for flight in worker.flights if not flight.unread]
+        active = self._with_cells(worker)
+        reading = next((flight for flight in active if flight.unread), None)
+        writing = [flight for flight in active if not flight.unread]
         piece = 0
         if reading is not None:
             if reading.unread < 0:
@@ -228,10 +234,19 @@ class Simulation:
             most = worker.pacing.prompt_tokens(len(writing), machine.step_tokens, crowded=crowded)
             piece = min(reading.unread, most)
         took_s = machine.step_s + machine.answer_s * len(writing) + machine.prompt_token_s * piece
+        took_s += machine.attention_s * sum(flight.prompt_tokens + flight.written for flight in writing)
+        if reading is not None:
+            took_s += machine.attention_s * piece * (reading.prompt_tokens - reading.unread)
         if machine.shared_cores:
             took_s *= max(1.0, self._num_stepping / machine.shared_cores)
         worker.pacing.learn(len(writing), piece, took_s)
         self._at(self._now_s + took_s, lambda: self._finish_step(worker, reading, piece, writing))
+
+    def _with_cells(self, worker: Worker) -> list[Flight]:
+        """Those that have cells: in the order of arrival, as many as there are cells for, but one at least."""
+        ends = accumulate(flight.prompt_tokens + flight.ask.max_tokens for flight in worker.flights)
+        num = sum(1 for _ in takewhile(lambda end: end <= self._machine.in_flight_tokens, ends))
+        return worker.flights[: max(num, 1)]
 
     def _begin_reading(self, worker: Worker, flight: Flight) -> None:
         num_held = next((n for n, block in enumerate(flight.blocks) if block not in worker.cache), len(flight.blocks))

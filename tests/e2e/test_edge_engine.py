@@ -28,7 +28,7 @@ FORMS = [
 PROMPTS = [form.format(topic) for topic in TOPICS for form in FORMS]
 
 
-def edge_settings(max_in_flight_tokens=8192, **kv_cache):
+def edge_settings(max_in_flight_tokens=4096, **kv_cache):
     return read_settings(edge={"max_in_flight_tokens": max_in_flight_tokens, "kv_cache": kv_cache}).edge
 
 

@@ -65,8 +65,8 @@ class Scheduler(Generic[RunnableT]):
 
     @property
     def crowded(self) -> bool:
-        """Whether every slot is taken: others wait for one, here or where requests come from."""
-        return len(self._running) >= self._slots
+        """Whether others wait, or every slot is taken, so that they wait where requests come from."""
+        return bool(self._waiting) or len(self._running) >= self._slots
 
     def add(self, request: RunnableT) -> None:
         """Let the request wait at its place in the order of arrival."""

@@ -8,7 +8,7 @@ from experiments.routing_workload import best_shares, traffic
 from schemas.requests import Message
 from schemas.routes import RoutingPolicy
 
-MACHINE = Machine(step_s=0.01, answer_s=0.001, prompt_token_s=0.001)
+MACHINE = Machine(step_s=0.01, answer_s=0.001, prompt_token_s=0.001, attention_s=0.0)
 
 
 def talks():
