@@ -46,8 +46,8 @@ NUM_WORKERS = 3
 LOW, HIGH = 0.4, 1.15
 #: How many times the requests of the low rate are sent at the high one: a queue takes a while to grow.
 LONGER = 2
-#: Requests that come all at once to find out what the workers can do. Prompts grow with the turns of a conversation, and
-#: fewer would all be first ones.
+#: Requests that come all at once to find out what the workers can do. Prompts grow with the turns of a conversation,
+#: and fewer would all be first ones.
 AT_ONCE = 80
 #: The machine that is simulated where no engine is measured.
 ASSUMED = Machine(step_s=0.004, answer_s=0.004, prompt_token_s=0.002, attention_s=4e-6, shared_cores=2)
