@@ -16,6 +16,17 @@ from schemas.requests import AcceptedRequest
 from schemas.results import Failure, Result
 from schemas.routes import Route
 
+#: The largest number of an attempt: what Redis's scripts count exactly.
+MOST_ATTEMPTS = 2**53
+
+
+def read_attempt(raw: bytes) -> int:
+    """The number of an attempt as a record has it. Raises `ValueError` for what no script has written."""
+    attempt = int(raw)
+    if not 0 <= attempt <= MOST_ATTEMPTS:
+        raise ValueError(f"{attempt} is not the number of an attempt")
+    return attempt
+
 
 @dataclass(frozen=True)
 class Lifetimes:
@@ -100,7 +111,7 @@ def record(request_id: str, raw: Mapping[bytes, bytes]) -> Record:
             request_id=request_id,
             owner=raw[b"owner"].decode(),
             state=State(raw[b"state"].decode()),
-            attempt=int(raw[b"attempt"]),
+            attempt=read_attempt(raw[b"attempt"]),
             request=wire.decode(AcceptedRequest, raw[b"request"]),
             draft=wire.decode(Draft, raw[b"draft"]) if b"draft" in raw else None,
             result=wire.decode(Result, raw[b"result"]) if b"result" in raw else None,

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from broker import keys, scripts, states
 from broker.connection import REDIS_AWAY
-from broker.holds import Lifetimes
+from broker.holds import Lifetimes, read_attempt
 from broker.queues import JobQueues
 from broker.records import WAITING_CHECK_S, RequestStore
 from broker.states import State
@@ -79,7 +79,7 @@ class Reaper:
         raw = cast("list[bytes | None]", self._redis.hmget(keys.request(request_id), *fields))
         with wire.reading("record", {name.encode(): value or b"" for name, value in zip(fields, raw, strict=True)}):
             state = None if raw[0] is None else State(raw[0].decode())
-            attempt, deadline = int(raw[1] or 0), float(raw[2] or 0)
+            attempt, deadline = read_attempt(raw[1] or b"0"), float(raw[2] or 0)
         if state is None or state in states.FINISHED:
             self._forget(keys=[keys.request(request_id), keys.events(request_id)], args=[request_id])
             return False

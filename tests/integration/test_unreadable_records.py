@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from broker import keys
@@ -50,6 +50,8 @@ def test_whatever_is_in_a_field_the_record_is_read_or_undecodable(store, damaged
 
 
 @given(field=st.sampled_from(FIELDS), value=BYTES)
+@example(field="attempt", value=b"18446744073709551616")
+@example(field="attempt", value=b"-9223372036854775809")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_in_a_field_the_reaper_looks_after_all_others(store, reaper, redis_connection, field, value):
     redis_connection.flushall()
