@@ -7,7 +7,7 @@ from workers.step_cost import StepCost
 
 #: A step with prompt tokens in it may take this many times as long as one without.
 STALL_FACTOR = 2.5
-#: The same while every place in the batch is taken: all end sooner the more a step gets done.
+#: The same while others wait for a place in the batch: all end sooner the more a step gets done.
 CROWDED_STALL_FACTOR = 5.0
 #: On a CPU, llama.cpp's attention takes so many tokens of a step together or more against every cell in use, and fewer
 #: each against its own: a step that writes for many and reads as well costs twice as much from here on.
@@ -44,7 +44,7 @@ class Pacing:
     def prompt_tokens(self, num_writing: int, step_tokens: int, *, crowded: bool) -> int:
         """How many prompt tokens the next step may read beside so many that write.
 
-        `crowded`: every place in the batch is taken.
+        `crowded`: others wait for a place in the batch.
         """
         if num_writing == 0:
             return max(MIN_PROMPT_TOKENS, min(step_tokens, int(MOST_READING_S / self._prompt_token_s)))

@@ -69,7 +69,7 @@ def test_prompts_that_never_end_are_not_read_in_ever_smaller_pieces():
     assert count >= 12
 
 
-def test_while_every_place_is_taken_more_is_read_at_once():
+def test_while_others_wait_for_a_place_more_is_read_at_once():
     pacing = learned(0.02, 0.001)
     assert pacing.prompt_tokens(8, STEP_TOKENS, crowded=True) == pytest.approx((CROWDED_STALL_FACTOR - 1) * 20, abs=2)
     assert pacing.prompt_tokens(8, STEP_TOKENS, crowded=False) < pacing.prompt_tokens(8, STEP_TOKENS, crowded=True)

@@ -138,3 +138,18 @@ def test_the_only_request_is_never_preempted(num_running):
         scheduler.add(Request(arrival, [1]))
     scheduler.admit(lambda _: True)
     assert scheduler.preempt() is None
+
+
+def test_it_is_crowded_while_others_wait_here_or_find_every_slot_taken():
+    scheduler = Scheduler(slots=2, step_tokens=16)
+    scheduler.add(Request(1, [1]))
+    scheduler.admit(lambda _: True)
+    assert not scheduler.crowded
+    second = Request(2, [1])
+    scheduler.add(second)
+    scheduler.admit(lambda _: False)  # there are no cells for it
+    assert scheduler.crowded
+    scheduler.admit(lambda _: True)
+    assert scheduler.crowded
+    scheduler.remove(second)
+    assert not scheduler.crowded

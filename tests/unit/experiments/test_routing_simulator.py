@@ -1,5 +1,7 @@
 """The simulator obeys what holds of any workers; its figures are the business of `make bench-routing`."""
 
+from dataclasses import replace
+
 import pytest
 
 from broker.prefix_blocks import canonical_bytes
@@ -81,3 +83,16 @@ def test_the_best_cache_has_seen_every_turn_but_the_newest():
 
 def test_a_quantile_is_one_of_the_values():
     assert [quantile([3.0, 1.0, 2.0], share) for share in (0.0, 0.5, 0.9, 1.0)] == [1.0, 2.0, 3.0, 3.0]
+
+
+def test_with_fewer_cells_than_requests_want_they_wait_and_are_all_answered():
+    sent = asks(rate=20.0)
+    plenty, few = (played(RoutingPolicy.RANDOM, sent, machine=replace(MACHINE, in_flight_tokens=n)) for n in (10**6, 1))
+    assert len(few.flights) == len(plenty.flights) == len(sent)
+    assert quantile(few.first_token_s, 0.9) > quantile(plenty.first_token_s, 0.9)
+
+
+def test_attention_to_what_came_before_takes_time():
+    sent = asks()
+    free, dear = (played(RoutingPolicy.RANDOM, sent, machine=replace(MACHINE, attention_s=s)) for s in (0.0, 1e-5))
+    assert sum(dear.first_token_s) > sum(free.first_token_s)
