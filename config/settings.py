@@ -190,6 +190,7 @@ class EdgeSettings(Section):
     """The edge tier."""
 
     model: EdgeModelSettings
+    #: llama.cpp tells 256 sequences apart, and one is the prefix cache's own.
     max_in_flight: int = Field(ge=1, le=255)
     max_in_flight_tokens: int = Field(ge=256)
     step_tokens: int = Field(ge=32)
