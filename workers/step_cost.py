@@ -39,9 +39,14 @@ class StepCost:
         self._products = self._products * MEMORY + off_tokens * (seconds - self._mean_s)
 
     @property
+    def measured(self) -> bool:
+        """Whether any step was observed."""
+        return self._weight > 0.0
+
+    @property
     def token_s(self) -> float:
         """Seconds that one more token costs; never negative."""
-        if not self._weight:
+        if not self.measured:
             return self._prior_ratio
         prior = self._prior_ratio * self._mean_s / (1.0 + self._prior_ratio * self._mean_tokens)
         return max(0.0, (self._products + PRIOR_WEIGHT * prior) / (self._squares + PRIOR_WEIGHT))
@@ -49,6 +54,6 @@ class StepCost:
     @property
     def base_s(self) -> float:
         """Seconds of a step before its first token; always positive."""
-        if not self._weight:
+        if not self.measured:
             return 1.0
         return max(self._mean_s - self.token_s * self._mean_tokens, LEAST_BASE_SHARE * self._mean_s, 1e-9)

@@ -39,7 +39,6 @@ class Pacing:
         self._in_tiles = in_tiles
         self._prompt_token_s = ASSUMED_PROMPT_TOKEN_S
         self._writing = StepCost(PRIOR_COST_RATIO)
-        self._measured = False
 
     def prompt_tokens(self, num_writing: int, step_tokens: int, *, crowded: bool) -> int:
         """How many prompt tokens the next step may read beside so many that write.
@@ -57,7 +56,6 @@ class Pacing:
         """Note what a step cost."""
         if num_prompt_tokens == 0:
             self._writing.observe(num_writing, took_s)
-            self._measured = True
         elif num_prompt_tokens >= MIN_PROMPT_TOKENS:
             cost = max(took_s - self._expected_s(num_writing), 0.0) / num_prompt_tokens
             self._prompt_token_s += LEARNING_RATE * (cost - self._prompt_token_s)
@@ -67,6 +65,6 @@ class Pacing:
         """Of a step without prompts."""
         if num_writing == 0:
             return 0.0
-        if not self._measured:
+        if not self._writing.measured:
             return num_writing * ASSUMED_WRITTEN_TOKEN_S
         return self._writing.base_s + self._writing.token_s * num_writing
