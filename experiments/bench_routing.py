@@ -18,8 +18,9 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 from rich.console import Console
@@ -44,13 +45,15 @@ from workers.model_paths import edge_model_path
 NUM_WORKERS = 3
 #: Rates, as shares of what the workers can do under `random`.
 LOW, HIGH = 0.4, 1.15
-#: How many times the requests of the low rate are sent at the high one: a queue takes a while to grow.
-LONGER = 2
 #: Requests that come all at once to find out what the workers can do. Prompts grow with the turns of a conversation,
 #: and fewer would all be first ones.
 AT_ONCE = 80
+#: Tokens that are written to measure a step, and how often that is done.
+WRITTEN, ROUNDS = 32, 3
 #: The machine that is simulated where no engine is measured.
-ASSUMED = Machine(step_s=0.004, answer_s=0.004, prompt_token_s=0.002, attention_s=4e-6, shared_cores=2)
+ASSUMED = Machine(
+    step_s=0.001, answer_s=0.008, prompt_token_s=0.0022, attention_s=7e-6, reading_attention_s=1.7e-6, shared_cores=2
+)
 #: The simulated thousand: workers, and requests for each.
 THOUSAND, REQUESTS_EACH = 1000, 12
 #: Requests that are sent after a worker's death.
@@ -80,8 +83,7 @@ def main(num_requests: int, *, with_engines: bool, with_thousand: bool) -> None:
     at_once = traffic(talks, rate=1000.0, num_requests=AT_ONCE, num_workers=NUM_WORKERS)
     capacity = _measured_capacity(at_once) if with_engines else _simulated_capacity(machine, at_once)
     for name, share in (("low", LOW), ("high", HIGH)):
-        num = num_requests * (LONGER if name == "high" else 1)
-        asks = traffic(talks, rate=share * capacity, num_requests=num, num_workers=NUM_WORKERS)
+        asks = traffic(talks, rate=share * capacity, num_requests=num_requests, num_workers=NUM_WORKERS)
         foreseen = {policy: _simulated(machine, NUM_WORKERS, policy, asks) for policy in RoutingPolicy}
         _show(console, f"three workers, {share * capacity:.2f} requests/s, simulated", foreseen)
         figures |= _ratios(foreseen, name, "sim_")
@@ -106,8 +108,7 @@ def main(num_requests: int, *, with_engines: bool, with_thousand: bool) -> None:
             loads = [figures[f"{prefix}load_max_over_mean_{name}"] for name in ("low", "high")]
             figures[f"{prefix}load_max_over_mean"] = max(loads)
     about = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "requests": num_requests}
-    steps = {name: getattr(machine, name) for name in ("step_s", "answer_s", "prompt_token_s", "attention_s")}
-    print(json.dumps({"bench": "routing", "machine": about | steps, "figures": figures}))
+    print(json.dumps({"bench": "routing", "machine": about | {"steps": asdict(machine)}, "figures": figures}))
 
 
 def look_up_against_ping() -> float:
@@ -144,7 +145,7 @@ def _measure(talks: Sequence[tuple[Message, ...]]) -> Machine:
     engine = EdgeEngine(settings.edge, edge_model_path(settings))
     engine.start()
 
-    def run(*words: Message, num: int, max_tokens: int) -> tuple[float, list[Draft]]:
+    def answer(words: tuple[Message, ...], *, num: int, max_tokens: int) -> tuple[float, list[Draft]]:
         """Seconds until so many requests for the same are answered, and their drafts."""
         orders = [
             DraftOrder(
@@ -161,22 +162,34 @@ def _measure(talks: Sequence[tuple[Message, ...]]) -> Machine:
         drafts = [future.result() for future in [engine.submit(order) for order in orders]]
         return time.perf_counter() - began, drafts
 
-    story = Message(role="user", content="Tell a long story about the sea.")
-    run(story, num=1, max_tokens=4)  # the first steps of a process are slow
-    alone_s, (alone,) = run(story, num=1, max_tokens=32)
-    many_s, _ = run(story, num=8, max_tokens=32)
-    reading_s, (read,) = run(*talks[0], num=1, max_tokens=1)
-    behind_s, (behind,) = run(*talks[0], num=1, max_tokens=33)
+    def cost(words: tuple[Message, ...], *, num: int = 1) -> tuple[float, float, int]:
+        """Seconds to read these words for so many, seconds of a step that writes for them, and the words' tokens."""
+        reading, writing = [], []
+        for _ in range(ROUNDS):
+            reading_s, _ = answer(words, num=num, max_tokens=1)
+            whole_s, drafts = answer(words, num=num, max_tokens=1 + WRITTEN)
+            num_steps = max(max(len(draft.token_ids) for draft in drafts) - 1, 1)
+            reading.append(reading_s)
+            writing.append(max((whole_s - reading_s) / num_steps, 0.0))
+        return median(reading), median(writing), drafts[0].prompt_tokens
+
+    story = (Message(role="user", content="Tell a long story about the sea."),)
+    longest = max(talks, key=lambda talk: len(canonical_bytes(talk)))
+    answer(longest, num=1, max_tokens=4)  # the first steps of a process are slow
+    short_s, alone_s, short_tokens = cost(story)
+    _, many_s, _ = cost(story, num=8)
+    long_s, behind_s, long_tokens = cost(longest)
     engine.close()
-    num_steps, num_behind = len(alone.token_ids), max(len(behind.token_ids) - 1, 1)
-    answer_s = max((many_s - alone_s) / num_steps / 7, 0.0)
-    attention_s = max((behind_s - reading_s) / num_behind - alone_s / num_steps, 0.0) / read.prompt_tokens
+    answer_s = max((many_s - alone_s) / 7, 0.0)
+    prompt_token_s = short_s / short_tokens
     return Machine(
-        step_s=max(alone_s / num_steps - answer_s, 0.0),
+        step_s=max(alone_s - answer_s, 0.0),
         answer_s=answer_s,
+        prompt_token_s=prompt_token_s,
+        attention_s=max(behind_s - alone_s, 0.0) / long_tokens,
         # On average a prompt's token has half of the prompt before it.
-        prompt_token_s=max(reading_s / read.prompt_tokens - attention_s * read.prompt_tokens / 2, 0.0),
-        attention_s=attention_s,
+        reading_attention_s=max(long_s / long_tokens - prompt_token_s, 0.0) * 2 / long_tokens,
+        bytes_per_token=len(canonical_bytes(longest)) / long_tokens,
         shared_cores=os.cpu_count(),
     )
 
@@ -273,7 +286,7 @@ def _show(console: Console, title: str, by_policy: dict[RoutingPolicy, Figures])
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=80, help="for each policy at the low rate")
+    parser.add_argument("--requests", type=int, default=120, help="for each policy at each rate")
     parser.add_argument("--without-engines", action="store_true", help="the index and the simulator only")
     parser.add_argument("--without-thousand", action="store_true", help="three workers only")
     arguments = parser.parse_args()

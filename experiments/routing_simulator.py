@@ -40,13 +40,17 @@ from workers.throughput import Throughput
 class Machine:
     """What the workers run on. A step takes `step_s`, and so much more for each answer and each prompt token in it.
 
-    Either takes `attention_s` more for each token that is before it in its conversation.
+    Either takes `attention_s` more for each token that is before it in its conversation; a prompt token in a step that
+    only reads takes `reading_attention_s`, as llama.cpp then computes many at once.
     """
 
     step_s: float
     answer_s: float
     prompt_token_s: float
     attention_s: float
+    reading_attention_s: float
+    #: Bytes of a prompt that the engine's tokenizer makes a token of; routing takes it to be `BYTES_PER_TOKEN`.
+    bytes_per_token: float = BYTES_PER_TOKEN
     #: Workers that share these cores slow each other down when more of them are busy; None: each has its own.
     shared_cores: int | None = None
     capacity: int = 16
@@ -171,7 +175,7 @@ class Simulation:
         ]
         demand = Demand.of(num_bytes, ask.max_tokens)
         route = choose(demand, candidates, self._policy, self._max_waiting, self._lots)
-        flight = Flight(ask, route, blocks, prompt_tokens=demand.prompt_tokens)
+        flight = Flight(ask, route, blocks, prompt_tokens=round(num_bytes / self._machine.bytes_per_token))
         if route.worker is None:
             self._shared.append(flight)
             return
@@ -236,7 +240,8 @@ class Simulation:
         took_s = machine.step_s + machine.answer_s * len(writing) + machine.prompt_token_s * piece
         took_s += machine.attention_s * sum(flight.prompt_tokens + flight.written for flight in writing)
         if reading is not None:
-            took_s += machine.attention_s * piece * (reading.prompt_tokens - reading.unread)
+            attention_s = machine.attention_s if writing else machine.reading_attention_s
+            took_s += attention_s * piece * (reading.prompt_tokens - reading.unread)
         if machine.shared_cores:
             took_s *= max(1.0, self._num_stepping / machine.shared_cores)
         worker.pacing.learn(len(writing), piece, took_s)
@@ -276,7 +281,7 @@ class Simulation:
             worker.cache[block] = None
             worker.cache.move_to_end(block)
         evicted = []
-        while len(worker.cache) * self._block_bytes > self._machine.cache_tokens * BYTES_PER_TOKEN:
+        while len(worker.cache) * self._block_bytes > self._machine.cache_tokens * self._machine.bytes_per_token:
             evicted.append(worker.cache.popitem(last=False)[0])
         self._at(self._now_s + TICK_S / 2, lambda: self._publish(worker.number, flight.blocks, evicted))
 

@@ -10,7 +10,7 @@ from experiments.routing_workload import best_shares, traffic
 from schemas.requests import Message
 from schemas.routes import RoutingPolicy
 
-MACHINE = Machine(step_s=0.01, answer_s=0.001, prompt_token_s=0.001, attention_s=0.0)
+MACHINE = Machine(step_s=0.01, answer_s=0.001, prompt_token_s=0.001, attention_s=0.0, reading_attention_s=0.0)
 
 
 def talks():
@@ -92,7 +92,11 @@ def test_with_fewer_cells_than_requests_want_they_wait_and_are_all_answered():
     assert quantile(few.first_token_s, 0.9) > quantile(plenty.first_token_s, 0.9)
 
 
-def test_attention_to_what_came_before_takes_time():
-    sent = asks()
-    free, dear = (played(RoutingPolicy.RANDOM, sent, machine=replace(MACHINE, attention_s=s)) for s in (0.0, 1e-5))
-    assert sum(dear.first_token_s) > sum(free.first_token_s)
+@pytest.mark.parametrize(
+    "dearer", [{"attention_s": 1e-5}, {"reading_attention_s": 1e-5}, {"bytes_per_token": 3.0}], ids=str
+)
+def test_attention_to_what_came_before_and_more_tokens_take_time(dearer):
+    usual, longer = (
+        played(RoutingPolicy.RANDOM, asks(), machine=machine) for machine in (MACHINE, replace(MACHINE, **dearer))
+    )
+    assert sum(longer.first_token_s) > sum(usual.first_token_s)
