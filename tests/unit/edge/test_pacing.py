@@ -17,14 +17,35 @@ def learned(write_s, prompt_s, num_writing=8, chunk=64, *, in_tiles=False):
     for _ in range(60):
         pacing.learn(num_writing, 0, write_s)
         pacing.learn(num_writing, chunk, write_s + chunk * prompt_s)
+        pacing.learn(0, chunk, chunk * prompt_s)
     return pacing
 
 
 @pytest.mark.parametrize(("prompt_s", "wanted"), [(0.0001, STEP_TOKENS), (0.005, 100), (9.0, MIN_PROMPT_TOKENS)])
 def test_a_step_without_writers_reads_as_much_as_it_holds_but_ends_soon(prompt_s, wanted):
     count = learned(0.02, prompt_s).prompt_tokens(0, STEP_TOKENS, crowded=False)
-    assert count == pytest.approx(wanted, abs=1)
-    assert count == wanted or count * prompt_s <= MOST_READING_S
+    assert count == pytest.approx(wanted, abs=MIN_PROMPT_TOKENS)
+    assert count == wanted or (count - MIN_PROMPT_TOKENS) * prompt_s <= MOST_READING_S
+
+
+@pytest.mark.parametrize(
+    ("prompt_s", "num_tiles"), [(0.0001, STEP_TOKENS // TILE_TOKENS), (0.0043, 2), (0.006, 1), (9.0, 1)]
+)
+def test_a_step_without_writers_reads_whole_tiles_on_a_cpu(prompt_s, num_tiles):
+    pacing = learned(0.02, prompt_s, in_tiles=True)
+    assert pacing.prompt_tokens(0, STEP_TOKENS, crowded=False) == num_tiles * TILE_TOKENS
+    assert pacing.prompt_tokens(0, TILE_TOKENS // 2, crowded=False) == TILE_TOKENS // 2
+
+
+def test_small_pieces_being_dear_does_not_make_those_that_are_read_alone_small():
+    pacing = Pacing(in_tiles=True)
+    for _ in range(60):
+        pacing.learn(0, 2 * TILE_TOKENS, 2 * TILE_TOKENS * 0.002)
+    alone = pacing.prompt_tokens(0, STEP_TOKENS, crowded=False)
+    for _ in range(60):
+        pacing.learn(1, MIN_PROMPT_TOKENS, 0.02 + MIN_PROMPT_TOKENS * 0.02)  # beside a writer
+        pacing.learn(0, TILE_TOKENS - 1, (TILE_TOKENS - 1) * 0.02)  # a prompt's rest
+    assert pacing.prompt_tokens(0, STEP_TOKENS, crowded=False) == alone == 4 * TILE_TOKENS
 
 
 @pytest.mark.parametrize(("write_s", "prompt_s"), [(0.04, 0.001), (0.01, 0.0002), (0.1, 0.002)])
