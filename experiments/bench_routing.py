@@ -55,7 +55,7 @@ ASSUMED = Machine(
     step_s=0.001, answer_s=0.008, prompt_token_s=0.0022, attention_s=7e-6, reading_attention_s=1.7e-6, shared_cores=2
 )
 #: The simulated thousand: workers, and requests for each.
-THOUSAND, REQUESTS_EACH = 1000, 12
+THOUSAND, REQUESTS_EACH = 1000, 40
 #: Requests that are sent after a worker's death.
 AFTER_DEATH = 30
 #: Entries of the index, blocks of the prompt that is looked up, members of each block, and how often it is.
