@@ -13,7 +13,8 @@ CROWDED_STALL_FACTOR = 5.0
 #: against its own. A step that writes for many and reads as well costs twice as much from here on; of a long prompt
 #: that is read alone, a token costs half as much.
 TILE_TOKENS = 64
-#: What a step may take that nobody waits on to write: whoever arrives or cancels meanwhile waits for its end.
+#: What a step may take that nobody waits on to write, if a tile does not take longer: whoever arrives or cancels
+#: meanwhile waits for its end.
 MOST_READING_S = 0.5
 #: Weight of the newest step in the running average.
 LEARNING_RATE = 0.2
