@@ -39,8 +39,8 @@ class Pacing:
 
     def __init__(self, *, in_tiles: bool) -> None:
         self._in_tiles = in_tiles
-        #: Prompt tokens by which a step that only reads is measured out.
-        self._unit = TILE_TOKENS if in_tiles else MIN_PROMPT_TOKENS
+        #: Prompt tokens that a step reads alone at least; fewer would say nothing of what one costs there.
+        self._least_alone = TILE_TOKENS if in_tiles else MIN_PROMPT_TOKENS
         #: Of a prompt's token in a step that only reads, and in one that writes as well; None: none was measured yet.
         self._alone_s = ASSUMED_PROMPT_TOKEN_S
         self._beside_s: float | None = None
@@ -52,8 +52,10 @@ class Pacing:
         `crowded`: others wait for a place in the batch.
         """
         if num_writing == 0:
-            num_units = max(1, round(MOST_READING_S / self._alone_s / self._unit))
-            return min(step_tokens, num_units * self._unit)
+            count = int(MOST_READING_S / self._alone_s)
+            if self._in_tiles:
+                count = TILE_TOKENS * round(count / TILE_TOKENS)
+            return min(step_tokens, max(self._least_alone, count))
         factor = CROWDED_STALL_FACTOR if crowded else STALL_FACTOR
         spare_s = (factor - 1.0) * self._expected_s(num_writing)
         most = step_tokens if not self._in_tiles else min(step_tokens, TILE_TOKENS - 1)
@@ -63,7 +65,7 @@ class Pacing:
         """Note what a step cost."""
         if num_prompt_tokens == 0:
             self._writing.observe(num_writing, took_s)
-        elif num_writing == 0 and num_prompt_tokens >= self._unit:
+        elif num_writing == 0 and num_prompt_tokens >= self._least_alone:
             self._alone_s = _average(self._alone_s, took_s / num_prompt_tokens)
         elif num_writing and num_prompt_tokens >= MIN_PROMPT_TOKENS:
             over_s = max(took_s - self._expected_s(num_writing), 0.0)
