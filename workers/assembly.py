@@ -24,6 +24,7 @@ from config.settings import Settings
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
+from workers.calibration import MEASURED_WITH, is_measured
 from workers.held_prefixes import PrefixHolder
 from workers.holding import Holdings
 from workers.prefix_publisher import PrefixPublisher
@@ -118,6 +119,7 @@ class Assembly:
             hung=_end_at_once,
         )
         self._grace_s = requests.stop_grace_s
+        self._threshold = settings.edge.confidence.threshold
         self._epoch = secrets.token_hex(8)
         self._started_at_s = time.time()
         self._presence = Presence(self.redis, requests.lease_s)
@@ -191,6 +193,15 @@ class Assembly:
         if self._publisher is not None:
             loops.append(self._publisher.loop)
             self._publisher.loop.start()
+        if not is_measured(self.tier, self.engine.model_name):
+            log.warning(
+                "confidence_uncalibrated tier=%s model=%r threshold=%.2f measured_with=%r advice=%r",
+                self.tier,
+                self.engine.model_name,
+                self._threshold,
+                MEASURED_WITH[self.tier],
+                "measure edge.confidence.threshold with your models: docs/operations.md",
+            )
         log.info("worker_ready tier=%s worker=%s model=%s", self.tier, self.worker_id, self.engine.model_name)
         try:
             worker.work(logging_level="WARNING")
