@@ -21,6 +21,7 @@ from config.settings import Settings
 from experiments.batch_workload import MODEL
 from experiments.chaos.system import System, running
 from experiments.memory import peak_mb, peak_of_tree_mb
+from firstdraft.demo import THRESHOLD
 from firstdraft.running import shared_machine
 from workers.model_paths import cloud_model_path
 
@@ -62,7 +63,11 @@ def firstdraft_batch(lines: Path, settings: Settings) -> Run:
 
     Several edge workers with a thread each get more done than one with several, whose threads wait for each other.
     """
-    with tempfile.TemporaryDirectory(prefix="firstdraft-batch-") as folder, running(Path(folder)) as system:
+    threshold = {"FIRSTDRAFT_EDGE__CONFIDENCE__THRESHOLD": str(THRESHOLD)}
+    with (
+        tempfile.TemporaryDirectory(prefix="firstdraft-batch-") as folder,
+        running(Path(folder), **threshold) as system,
+    ):
         for core in range(os.cpu_count() or 1):
             system.add(f"edge-{core}", _worker("edge"), None, FIRSTDRAFT_EDGE__MODEL__THREADS="1")
         environment = {"FIRSTDRAFT_CLOUD__MODEL__PATH": settings.cloud.model.path} | shared_machine(settings)

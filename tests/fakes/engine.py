@@ -4,7 +4,7 @@ They keep the interfaces that `workers.edge.drafting` and `workers.cloud.verifyi
 promise about futures, listeners and cancelling. A prompt may ask for behaviour by words of its last message:
 
     empty         an answer without text: the end-of-text token alone
-    unsure        the edge's confidence is 0.1 instead of 0.9
+    unsure        the edge's confidence is 0.1 instead of 0.95
     slow          ten times the delay a token
     forever       a token every delay, until cancelled
     unspeakable   its words hold half of a surrogate pair, which no message can
@@ -41,7 +41,7 @@ ProductT = TypeVar("ProductT", Draft, CloudAnswer)
 
 #: Tokens of an answer where `max_tokens` allows more.
 NUM_TOKENS = 12
-SURE, UNSURE = 0.9, 0.1
+SURE, UNSURE = 0.95, 0.1
 #: How many orders an engine remembers.
 REMEMBERED = 256
 
