@@ -42,14 +42,16 @@ GRACE_S = 2
 
 def build(settings: Settings, health_socket: socket.socket | None = None) -> Any:
     """The application with everything that it needs. Starts threads, so build it in the process that serves."""
-    redis = connect_configured(settings.redis)
+    # A WebSocket has a second thread, which tells events.
+    num_threads = settings.gateway.threads + settings.gateway.max_streams
+    redis = connect_configured(settings.redis, num_threads)
     requests, prefixes = settings.requests, settings.prefix_index
     _check_redis(redis, settings)
     lifetimes = Lifetimes.configured(requests)
     store = RequestStore(redis, lifetimes, fsync=requests.durability == "fsync")
     Reaper(redis, store, lifetimes).start()
     presence = Presence(redis, requests.lease_s)
-    index = PrefixIndex(connect_index(settings.redis), prefixes.entry_ttl_s)
+    index = PrefixIndex(connect_index(settings.redis, num_threads), prefixes.entry_ttl_s)
     hub = EventHub(redis)
     hub.start()
     services = Services(
@@ -60,7 +62,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         backpressure=settings.backpressure,
         hub=hub,
         presence=presence,
-        router=Router.configured(settings, redis, presence),
+        router=Router.configured(settings, redis, presence, num_threads),
         batches=BatchStore(redis),
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files"),
         holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,

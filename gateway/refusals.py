@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from flask import Response
 
-from broker.connection import REDIS_AWAY
+from broker.connection import REDIS_AWAY, NoFreeConnection
 from broker.idempotency import IdempotencyConflict
 from broker.records import NotOnDisk
 from gateway.admission import Refused
@@ -53,6 +53,12 @@ def _redis_away(error: Exception) -> Response:
     return problem(503, "Redis is away", detail, headers={"Retry-After": RETRY_AFTER_S})
 
 
+def _busy(error: NoFreeConnection) -> Response:
+    log.error("connections_used_up error=%s", error)
+    detail = "Every connection of this gateway to Redis was in use for too long; try again."
+    return problem(503, "The gateway is busy", detail, headers={"Retry-After": RETRY_AFTER_S})
+
+
 def _not_on_disk(error: NotOnDisk) -> Response:
     log.warning("not_on_disk error=%s", error)
     detail = "Nothing was accepted; try again."
@@ -78,6 +84,7 @@ ANSWERS: dict[type[Exception], Callable[..., Response]] = {
     Overloaded: _overloaded,
     RecursionError: _nested_too_deeply,
     TooManyStreams: _too_many_streams,
+    NoFreeConnection: _busy,
     NotOnDisk: _not_on_disk,
     UndecodableMessage: _unreadable,
     **dict.fromkeys(REDIS_AWAY, _redis_away),
