@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable
 
 from flask import Response
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import ClientDisconnected
 
 from broker.connection import REDIS_AWAY, NoFreeConnection
 from broker.idempotency import IdempotencyConflict
@@ -11,12 +13,27 @@ from broker.records import NotOnDisk
 from gateway.admission import Refused
 from gateway.answers import RETRY_AFTER_S
 from gateway.authentication import Forbidden, Unauthorised
-from gateway.problems import problem, refused
+from gateway.openai_compatible.models import UnknownModel
+from gateway.problems import problem, refused, shown
 from gateway.slots import TooManyStreams
 from gateway.submitting import Overloaded
 from schemas.wire import UndecodableMessage
 
 log = logging.getLogger(__name__)
+
+
+def _unknown_model(error: UnknownModel) -> Response:
+    found = {"field": error.field, "value": shown(error.value), "reason": error.reason}
+    detail = f"There is no model {shown(error.value)!r}: {error.reason}."
+    return problem(404, "No such model", detail, code="model_not_found", errors=[found])
+
+
+def _body_breaks_off(_error: ClientDisconnected) -> Response:
+    return problem(408, "The body did not come", "It ended before its end, or nothing of it came for too long.")
+
+
+def _malformed_body(error: ParseException) -> Response:
+    return problem(400, "The body is malformed", str(error))
 
 
 def _unauthorised(_error: Unauthorised) -> Response:
@@ -78,6 +95,9 @@ def answer_to(error: Exception) -> Response:
 #: The answer to each exception.
 ANSWERS: dict[type[Exception], Callable[..., Response]] = {
     Refused: refused,
+    UnknownModel: _unknown_model,
+    ClientDisconnected: _body_breaks_off,
+    ParseException: _malformed_body,
     Unauthorised: _unauthorised,
     Forbidden: _forbidden,
     IdempotencyConflict: _idempotency_conflict,

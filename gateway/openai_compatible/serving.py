@@ -156,7 +156,7 @@ def in_openais_form(response: Response) -> Response:
         return response
     status, error = errors.from_problem(json.loads(response.get_data()))
     translated = json_answer(error, status)
-    for name in ("Retry-After", "WWW-Authenticate"):
-        if name in response.headers:
-            translated.headers[name] = response.headers[name]
+    for name, value in response.headers:
+        if name not in {"Content-Type", "Content-Length"}:
+            translated.headers[name] = value
     return translated

@@ -25,6 +25,7 @@ from gateway.openai_compatible.responses import (
     response_of,
 )
 from gateway.openai_compatible.serving import HEARTBEAT, Jobs, NoAnswer
+from gateway.pages import page_of
 from gateway.problems import problem
 from gateway.services import Services
 from gateway.submitting import submit
@@ -143,16 +144,9 @@ def _add_stored(app: OpenAPI, services: Services) -> None:
         """The turns that a response answers, the last first unless `order` is `asc`."""
         found = _find(services, path.response_id)
         items = input_items(found.record.request, found.note)[:: 1 if query.order == "asc" else -1]
-        ids = [item.id for item in items]
-        start = ids.index(query.after) + 1 if query.after in ids else 0
-        page = items[start : start + query.limit]
+        page = page_of(items, query.after, query.limit)
         return json_answer(
-            InputItemList(
-                data=tuple(page),
-                first_id=page[0].id if page else None,
-                last_id=page[-1].id if page else None,
-                has_more=start + len(page) < len(items),
-            )
+            InputItemList(data=page.data, first_id=page.first_id, last_id=page.last_id, has_more=page.has_more)
         )
 
 
