@@ -87,6 +87,7 @@ class GatewaySettings(Section):
         return value
 
     max_answer_s: float = Field(gt=0)
+    status_s: float = Field(ge=0)
     model_aliases: dict[str, str]
     files_path: Path | None
     max_file_bytes: int = Field(ge=1024)

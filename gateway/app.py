@@ -98,8 +98,12 @@ def _check_body(services: Services) -> Response | None:
     if not request.is_json:
         detail = f"The body must be application/json (Content-Type is {request.content_type!r})"
         return problem(415, "Unsupported media type", detail)
+    return _check_json(request.get_data())
+
+
+def _check_json(raw: bytes) -> Response | None:
     try:
-        read_json(request.get_data())
+        read_json(raw)
     except NoText as error:
         return no_text(error)
     except ValueError as error:

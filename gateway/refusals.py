@@ -13,6 +13,7 @@ from broker.records import NotOnDisk
 from gateway.admission import Refused
 from gateway.answers import RETRY_AFTER_S
 from gateway.authentication import Forbidden, Unauthorised
+from gateway.leaving import ClientLeft
 from gateway.openai_compatible.models import UnknownModel
 from gateway.problems import problem, refused, shown
 from gateway.slots import TooManyStreams
@@ -59,6 +60,10 @@ def _nested_too_deeply(_error: RecursionError) -> Response:
     return problem(400, "The body is nested too deeply", "Nothing was stored.")
 
 
+def _client_left(_error: ClientLeft) -> Response:
+    return problem(499, "The client has left", "Nobody waits for the answer any more; its jobs were cancelled.")
+
+
 def _too_many_streams(error: TooManyStreams) -> Response:
     return problem(503, "Too many streams", str(error), headers={"Retry-After": RETRY_AFTER_S})
 
@@ -103,6 +108,7 @@ ANSWERS: dict[type[Exception], Callable[..., Response]] = {
     IdempotencyConflict: _idempotency_conflict,
     Overloaded: _overloaded,
     RecursionError: _nested_too_deeply,
+    ClientLeft: _client_left,
     TooManyStreams: _too_many_streams,
     NoFreeConnection: _busy,
     NotOnDisk: _not_on_disk,

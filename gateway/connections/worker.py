@@ -43,9 +43,7 @@ NO_MORE_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 #: Answers that are given without the application.
 ON_DEMAND = b"HTTP/1.1 100 Continue\r\n\r\n"
 NOT_IN_TIME = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-HEAD_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-)
+HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 BODY_TOO_LARGE = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -257,9 +255,7 @@ class Worker(ThreadWorker):
         self._waiting[connection] = None
         self.poller.register(connection.sock, event, partial(self._happened, connection, then))
 
-    def _happened(
-        self, connection: Connection, then: Callable[[ClientSocket], object], sock: ClientSocket
-    ) -> None:
+    def _happened(self, connection: Connection, then: Callable[[ClientSocket], object], sock: ClientSocket) -> None:
         """Called by gunicorn's loop, perhaps just after the connection was ended for another's sake."""
         if not connection.is_over:
             with self._ending_if_it_breaks(connection):
