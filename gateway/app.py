@@ -8,7 +8,7 @@ from typing import cast
 from flask import Response, g, request
 from flask_openapi3.openapi import OpenAPI
 from redis import ConnectionPool
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway import documents
 from gateway.authentication import add_authentication, keys_are_required
@@ -98,7 +98,10 @@ def _check_body(services: Services) -> Response | None:
     if not request.is_json:
         detail = f"The body must be application/json (Content-Type is {request.content_type!r})"
         return problem(415, "Unsupported media type", detail)
-    return _check_json(request.get_data())
+    raw = request.get_data()
+    if request.content_length is None and request.environ["wsgi.input"].read(1):
+        raise RequestEntityTooLarge  # werkzeug cuts a body in chunks off at the limit
+    return _check_json(raw)
 
 
 def _check_json(raw: bytes) -> Response | None:

@@ -12,6 +12,7 @@ It replaces semi-private parts of gunicorn 27 (`accept`, `finish_request`, `murd
 import errno
 import selectors
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -31,8 +32,8 @@ TAKE_S = 60.0
 LINGER_S = 2.0
 #: Seconds for which a process that stops waits for requests that were under way.
 LAST_REQUEST_S = 0.5
-#: Seconds that a thread reads on in a body that its route did not want, before the connection is ended instead.
-DRAIN_S = 0.05
+#: Seconds in which what is left of a body must be passed over; it is here already.
+DRAIN_S = 0.5
 #: Bytes read at a time.
 CHUNK = 1 << 16
 #: Bytes of requests that are kept while their rest is missing, of all clients together. Whoever has sent the longest
@@ -69,6 +70,8 @@ class Connection(TConn):
         #: Whether it waits for (the rest of) a request.
         self.is_reading = False
         self.is_over = False
+        #: Whether the request that a thread has is one whose body is not all here.
+        self.is_large = False
         self.num_counted = 0
         self._max_body_bytes = max_body_bytes
         self.begin_request()
@@ -129,6 +132,12 @@ class Worker(ThreadWorker):
             else:
                 self._after_answer(conn, goes_on)
 
+    def handle_request(self, req: Any, conn: Any) -> bool:
+        """Called in a thread. After a large body, which its route may not have read, the connection ends."""
+        if conn.is_large:
+            req.force_close()
+        return bool(super().handle_request(req, conn))
+
     def murder_pending(self) -> None:
         """End what has waited for too long. Called at least once a second."""
         now = time.monotonic()
@@ -145,8 +154,11 @@ class Worker(ThreadWorker):
             connection.deadline = min(connection.deadline, deadline)
 
     def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
-        """Whether the connection can go on: not where much of a body was not read."""
-        return bool(keepalive) and bool(conn.parser.finish_body(deadline=time.monotonic() + DRAIN_S))
+        """Whether the connection can go on. What its route left of a body that is here is passed over."""
+        if not keepalive:
+            return False
+        deadline = time.monotonic() + DRAIN_S
+        return bool(conn.parser.finish_body(deadline=deadline, max_bytes=sys.maxsize))
 
     def _after_answer(self, connection: Connection, goes_on: bool) -> None:
         connection.sock.postpones = False
@@ -204,6 +216,7 @@ class Worker(ThreadWorker):
             return True
         self._unregister(connection)
         connection.is_reading = False
+        connection.is_large = come is Come.LARGE
         self.enqueue_req(connection)
         return True
 
