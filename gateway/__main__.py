@@ -111,6 +111,8 @@ class Server(BaseApplication):
         self.cfg.set("graceful_timeout", GRACE_S)
         self.cfg.set("timeout", SILENCE_S)
         self.cfg.set("sendfile", False)  # it would have a thread wait for a slow client
+        # Otherwise a header that says so, from a client of this machine, makes one path another.
+        self.cfg.set("forwarder_headers", "")
         # Otherwise each gateway listens for gunicorn's own commands, all of them on one socket in the home folder.
         self.cfg.set("control_socket_disable", True)
         self.cfg.set("loglevel", "warning")

@@ -87,9 +87,10 @@ class Jobs:
             raise NoAnswer(*errors.not_in_time(limit_s))
 
     def beginning(self, events: Iterator[Told]) -> list[Told]:
-        """What of the events shows, for each prompt, that there will be an answer; or what came within `gateway.status_s`.
+        """What of the events shows, for each prompt, that there will be an answer.
 
-        Blocks; raises `NoAnswer` where one will have none, so that a stream can still say so with its status.
+        Or what came within `gateway.status_s`. Blocks; raises `NoAnswer` where a prompt will have none, so that a
+        stream can still say so with its status.
         """
         undecided = {request.messages for request in self.accepted}
         deadline = time.monotonic() + self._services.settings.status_s

@@ -1,7 +1,7 @@
 """/v1/files and /v1/batches: OpenAI's Batch API."""
 
 import uuid
-from functools import partial
+from collections.abc import Iterator
 from typing import BinaryIO, Literal, Self, cast
 
 from flask import Response, request
@@ -134,11 +134,12 @@ def _add_files(app: OpenAPI, services: Services) -> None:
         if found is None:
             return _no_such("file", path.file_id)
         with services.transfers.taken() as slot:
-            content = files.open(path.file_id)
-            sent = () if request.method == "HEAD" else iter(partial(content.read, CHUNK), b"")
-            response = Response(sent, content_type="application/octet-stream")
+            response = Response(content_type="application/octet-stream")
+            if request.method != "HEAD":
+                content = files.open(path.file_id)
+                response.response = _chunks(content)
+                response.call_on_close(content.close)  # where the client has left before the first piece
             response.content_length = found.bytes
-            response.call_on_close(content.close)
             return slot.held_by(response)
 
     @app.delete("/v1/files/<file_id>", tags=[FILES], responses={200: FileDeleted, **errors})
@@ -215,6 +216,12 @@ def _own_file(files: Files, file_id: str) -> StoredFile | None:
 def _own_batch(batches: BatchStore, batch_id: str) -> Batch | None:
     found = batches.read(batch_id)
     return found if found is not None and may_see(found.owner.name) else None
+
+
+def _chunks(content: BinaryIO) -> Iterator[bytes]:
+    with content:
+        while chunk := content.read(CHUNK):
+            yield chunk
 
 
 def _no_such(kind: str, name: str) -> Response:

@@ -64,7 +64,7 @@ def test_the_jobs_of_a_client_that_left_are_cancelled(system, store, path, body,
     until(lambda: counted(store, "cancelled") == before + num, "they are cancelled", within_s=NOTICED_S)
 
 
-def test_pipelined_bytes_are_no_leaving(system, client):
+def test_pipelined_bytes_are_no_leaving(system):
     body = {"model": "firstdraft", "messages": [{"role": "user", "content": "slow gamma"}], "max_tokens": 3}
     with ask(system.url, "/v1/chat/completions", body) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\n")

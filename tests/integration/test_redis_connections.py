@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from broker.connection import REDIS_AWAY, NoFreeConnection, connect
+from tests.polling import until
 
 
 def test_more_threads_than_connections_wait_for_each_other(redis_url):
@@ -27,8 +28,7 @@ def test_a_pool_that_is_used_up_says_so_and_does_not_blame_redis(redis_url):
         redis.ping()
         blocked.start()
         with pytest.raises(NoFreeConnection, match="All 1 connections"):
-            while blocked.is_alive():
-                redis.ping()
+            until(lambda: redis.ping() and not blocked.is_alive(), "the one connection is taken")
         assert not issubclass(NoFreeConnection, REDIS_AWAY)
     finally:
         blocked.join()
