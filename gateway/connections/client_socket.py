@@ -1,6 +1,7 @@
 """One client's socket, with what has come on it and what it has not taken yet. Knows nothing of gunicorn."""
 
 import errno
+import os
 import select
 import socket
 import threading
@@ -107,10 +108,9 @@ class ClientSocket(socket.socket):
     def _postpone(self, data: Any) -> None:
         sent = 0
         if not self.unsent:
-            self.settimeout(0.0)
+            # A socket with a time limit does not block; it is Python's `send` that waits until it can be written to.
             with suppress(BlockingIOError):
-                sent = super().send(data)
-            self.settimeout(PATIENCE_S)
+                sent = os.write(self.fileno(), data)
         left = memoryview(data)[sent:]
         if left and not self._all_unsent.add(len(left)):
             raise BrokenPipeError(errno.EPIPE, "too much waits for clients that are slow to take it")

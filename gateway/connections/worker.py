@@ -34,6 +34,8 @@ LINGER_S = 2.0
 LAST_REQUEST_S = 0.5
 #: Seconds in which what is left of a body must be passed over; it is here already.
 DRAIN_S = 0.5
+#: Seconds between looks for connections that have waited for too long.
+LOOK_S = 0.25
 #: Bytes read at a time.
 CHUNK = 1 << 16
 #: Bytes of requests that are kept while their rest is missing, of all clients together. Whoever has sent the longest
@@ -91,6 +93,7 @@ class Worker(ThreadWorker):
         self._waiting: dict[Connection, None] = {}
         self._all_unsent = Unsent()
         self._num_received = 0
+        self._look_again_at = 0.0
 
     def load_wsgi(self) -> None:
         """Called by gunicorn once in each process."""
@@ -118,7 +121,9 @@ class Worker(ThreadWorker):
         )
         if self.nr_conns >= self.worker_connections:
             self._evict()
-        self._await_request(connection)
+        with self._ending_if_it_breaks(connection):
+            if not self._read(connection):  # most requests are there already
+                self._await_request(connection)
 
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:
         """A thread is done with the connection."""
@@ -139,8 +144,11 @@ class Worker(ThreadWorker):
         return bool(super().handle_request(req, conn))
 
     def murder_pending(self) -> None:
-        """End what has waited for too long. Called at least once a second."""
+        """End what has waited for too long. Called after each event, and at least once a second."""
         now = time.monotonic()
+        if now < self._look_again_at:
+            return
+        self._look_again_at = now + LOOK_S
         for connection in [one for one in self._waiting if one.deadline <= now]:
             if connection.is_reading and connection.sock.received:
                 self._refuse(connection, NOT_IN_TIME)
@@ -168,17 +176,15 @@ class Worker(ThreadWorker):
         # The parser reads ahead, into the next request.
         connection.sock.received[:0] = connection.parser.unreader.take_buffered()  # type: ignore[union-attr]
         connection.begin_request()
-        self._await_request(connection)
+        if not connection.sock.received or not self._take_up(connection):
+            self._await_request(connection)
 
     def _await_request(self, connection: Connection) -> None:
         sock = connection.sock
         sock.setblocking(False)
         connection.is_reading = True
-        with self._ending_if_it_breaks(connection):
-            if self._take_up(connection) if sock.received else self._read(connection):
-                return
-            for_s = self._reading.request_s if sock.received else self.cfg.keepalive
-            self._wait(connection, selectors.EVENT_READ, lambda _sock: self._read(connection), for_s)
+        for_s = self._reading.request_s if sock.received else self.cfg.keepalive
+        self._wait(connection, selectors.EVENT_READ, lambda _sock: self._read(connection), for_s)
 
     def _read(self, connection: Connection) -> bool:
         """Take in what has come; whether the connection waits no longer."""
@@ -209,7 +215,7 @@ class Worker(ThreadWorker):
         if come in {Come.PART, Come.PART_ON_DEMAND}:
             self._count(connection, len(sock.received))
             if self._num_received > MAX_ALL_RECEIVED_BYTES:
-                self._evict()
+                self._evict(least_bytes=1)
             return connection.is_over
         if come in {Come.HEAD_TOO_LARGE, Come.BODY_TOO_LARGE}:
             self._refuse(connection, HEAD_TOO_LARGE if come is Come.HEAD_TOO_LARGE else BODY_TOO_LARGE)
@@ -247,20 +253,21 @@ class Worker(ThreadWorker):
             self._close(connection)
             return
         connection.is_reading = False
-        connection.sock.received.clear()
-        self._wait(connection, selectors.EVENT_READ, partial(self._on_lingering, connection), LINGER_S)
-        self._on_lingering(connection, connection.sock)
+        if not self._has_ended(connection):
+            self._wait(connection, selectors.EVENT_READ, lambda _sock: self._has_ended(connection), LINGER_S)
 
-    def _on_lingering(self, connection: Connection, sock: ClientSocket) -> None:
+    def _has_ended(self, connection: Connection) -> bool:
+        """Pass over what still comes; whether the client has ended the connection, which is closed then."""
         try:
-            num_new = sock.fill(CHUNK)
+            num_new = connection.sock.fill(CHUNK)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             num_new = 0
-        sock.received.clear()
+        connection.sock.received.clear()
         if not num_new:
             self._close(connection)
+        return not num_new
 
     def _wait(self, connection: Connection, event: int, then: Callable[[ClientSocket], object], for_s: float) -> None:
         self._unregister(connection)
@@ -301,8 +308,9 @@ class Worker(ThreadWorker):
         self.nr_conns -= 1
         connection.close()
 
-    def _evict(self) -> None:
-        longest = next(iter(self._waiting), None)
+    def _evict(self, least_bytes: int = 0) -> None:
+        """Close the one that has waited the longest, of those whose requests have so many bytes already."""
+        longest = next((one for one in self._waiting if one.num_counted >= least_bytes), None)
         if longest is not None:
             self._close(longest)
 
