@@ -72,6 +72,10 @@ class GatewaySettings(Section):
     threads: int = Field(ge=2)
     max_wait_s: float = Field(gt=0)
     max_streams: int = Field(ge=1)
+    max_transfers: int = Field(ge=1)
+    max_connections: int = Field(ge=2)
+    keep_alive_s: int = Field(ge=1)
+    request_s: float = Field(gt=0)
     max_body_bytes: int = Field(ge=1024)
     require_api_keys: bool
     rate_limit: str
@@ -83,6 +87,7 @@ class GatewaySettings(Section):
         return value
 
     max_answer_s: float = Field(gt=0)
+    status_s: float = Field(ge=0)
     model_aliases: dict[str, str]
     files_path: Path | None
     max_file_bytes: int = Field(ge=1024)
@@ -90,8 +95,13 @@ class GatewaySettings(Section):
 
     @model_validator(mode="after")
     def _leaves_threads_for_health(self) -> Self:
-        if self.max_streams >= self.threads:
-            raise ValueError(f"max_streams ({self.max_streams}) must be below threads ({self.threads})")
+        if self.max_streams + self.max_transfers >= self.threads:
+            raise ValueError(
+                f"max_streams ({self.max_streams}) and max_transfers ({self.max_transfers}) together must be below"
+                f" threads ({self.threads})"
+            )
+        if self.threads >= self.max_connections:
+            raise ValueError(f"threads ({self.threads}) must be below max_connections ({self.max_connections})")
         return self
 
 

@@ -50,3 +50,8 @@ class Services:
     def slots(self) -> StreamSlots:
         """The places for streams and waits, shared by all routes of this process."""
         return StreamSlots(self.settings.max_streams)
+
+    @cached_property
+    def transfers(self) -> StreamSlots:
+        """The places for uploads and downloads of files: their clients set the pace."""
+        return StreamSlots(self.settings.max_transfers, "uploads and downloads")

@@ -105,7 +105,8 @@ class Assembly:
         self.tier = tier
         self.engine = engine
         self.worker_id = f"{tier}-{socket.gethostname()}-{os.getpid()}"
-        self.redis = connect_configured(settings.redis)
+        capacity = (settings.edge if tier is Tier.EDGE else settings.cloud).max_in_flight
+        self.redis = connect_configured(settings.redis, capacity)
         check_server(self.redis, settings)
         self.lease_s = requests.lease_s
         self.store = RequestStore(self.redis, lifetimes)
@@ -123,7 +124,7 @@ class Assembly:
         self._epoch = secrets.token_hex(8)
         self._started_at_s = time.time()
         self._presence = Presence(self.redis, requests.lease_s)
-        self.router = Router.configured(settings, self.redis, self._presence)
+        self.router = Router.configured(settings, self.redis, self._presence, capacity)
         holder = engine.prefix_holder if settings.prefix_index.enabled else None
         self._publisher = self._prefix_publisher(settings, holder) if holder else None
 
