@@ -41,7 +41,7 @@ class PrefixPublisher:
         self._ticks_to_renewal = self._renewal_ticks = max(1, int(settings.entry_ttl_s / RENEWALS / TICK_S))
         self._losses = 0
         self._to_review = 0
-        self._waiting: deque[Sequence[Message]] = deque(maxlen=settings.max_conversations)
+        self._waiting: deque[tuple[Sequence[Message], str]] = deque(maxlen=settings.max_conversations)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prefix-publisher", daemon=True)
 
@@ -49,9 +49,9 @@ class PrefixPublisher:
         """Begin to publish."""
         self._thread.start()
 
-    def served(self, messages: Sequence[Message], answer: str) -> None:
-        """The engine has read these messages and written this answer to them. Does not block."""
-        self._waiting.append((*messages, Message(role="assistant", content=answer)))
+    def served(self, messages: Sequence[Message], answer: str, namespace: str) -> None:
+        """The engine has read these messages and written this answer to them, for the namespace. Does not block."""
+        self._waiting.append(((*messages, Message(role="assistant", content=answer)), namespace))
 
     def close(self) -> None:
         """Withdraw everything and stop."""
@@ -75,12 +75,14 @@ class PrefixPublisher:
 
     def _take_in(self) -> None:
         while self._waiting:
-            messages = self._waiting.popleft()
-            blocks = block_hashes(messages, model=self._holder.model_name, block_bytes=self._block_bytes)
+            messages, namespace = self._waiting.popleft()
+            blocks = block_hashes(
+                messages, model=self._holder.model_name, namespace=namespace, block_bytes=self._block_bytes
+            )
             if not blocks:
                 continue
             try:
-                self._account.served(self._holder.prompt_of(messages), blocks)
+                self._account.served(self._holder.prompt_of(messages), blocks, namespace)
             except RequestRefused:
                 log.debug("conversation_not_published blocks=%d", len(blocks))  # with its answer it is too long now
 

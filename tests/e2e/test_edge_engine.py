@@ -48,12 +48,14 @@ def engine(edge_model_path):
         yield engine
 
 
-def order(name, *messages, use_cache=True, early=False, rule=None, **sampling):
+def order(name, *messages, use_cache=True, namespace="owner:alice", early=False, rule=None, **sampling):
     roles = ["user", "assistant"]
     turns = tuple(Message(role=roles[i % 2], content=text) for i, text in enumerate(messages))
     rule = rule or ConfidenceRule(strategy="max_prob", threshold=0.5)
     sampling = Sampling(**({"max_tokens": 16} | sampling))
-    return DraftOrder(name, turns, sampling, rule, use_cache=use_cache, may_escalate_early=early)
+    return DraftOrder(
+        name, turns, sampling, rule, use_cache=use_cache, cache_namespace=namespace, may_escalate_early=early
+    )
 
 
 def drafts_of(engine, orders):
