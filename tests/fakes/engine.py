@@ -143,10 +143,10 @@ class FakeEngine(Generic[OrderT, ProductT]):
         return 0 if self.forgot else self._memory.held(namespace, bytes(token_ids))
 
     def cached_words(self, order: OrderT) -> int:
-        """How many of the prompt's first words, its tokens, are cached for the order; all but the last can be."""
+        """How many of the prompt's first words, its tokens, are cached for the order: those that a space ends."""
         prompt = bytes(self.prompt_of(order.messages))
         held = self._memory.held(order.cache_namespace, prompt) if order.use_cache else 0
-        return min(len(prompt[:held].split()), max(0, len(prompt.split()) - 1))
+        return prompt[:held].count(b" ")
 
     def remember(self, order: OrderT, answer: str) -> None:
         """The order was read and answered, which its namespace's next can build on."""
