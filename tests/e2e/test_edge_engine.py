@@ -11,6 +11,7 @@ import pytest
 from config.settings import read_settings
 from schemas.requests import ConfidenceRule, Message, Sampling
 from schemas.results import FailureKind, FinishReason
+from tests.e2e.first_tokens import ALIKE, SECRETS, guessed
 from workers.edge.engine import DraftOrder, EdgeEngine, UnusableModel
 from workers.failures import EngineDied, RequestCancelled, RequestRefused
 
@@ -199,6 +200,45 @@ def test_eight_requests_with_one_long_prefix_compute_it_once(edge_model_path):
         drafts = drafts_of(engine, [order(f"p{i}", f"{rules} What is {i} + 5?", max_tokens=4) for i in range(8)])
         shared = min(draft.prompt_tokens for draft in drafts) - 20
         assert sorted(draft.cached_tokens >= shared for draft in drafts) == [False] + [True] * 7
+
+
+def test_a_strangers_prompt_is_as_good_as_fresh_in_cached_tokens_and_in_time(edge_model_path, tmp_path):
+    def ask(prompt, namespace):
+        return draft_of(
+            engine, f"{namespace} {time.monotonic()}", prompt, namespace=namespace, max_tokens=1
+        ).cached_tokens
+
+    with running(edge_model_path, edge_settings(save_path=tmp_path / "prefixes")) as engine:
+        ask("Warm up.", "owner:nobody")
+        guesses = guessed(ask)
+        prompt = engine.prompt_of(order("x", "Whose is this? " * 40).messages)
+        ask("Whose is this? " * 40, "owner:alice")
+        held = [engine.cached_prefix_tokens(prompt, f"owner:{name}") for name in ("alice", "bob")]
+    assert guesses.cached("stranger") == [0] * len(SECRETS)
+    assert min(guesses.cached("own")) > 250
+    assert guesses.seconds("stranger") > ALIKE * guesses.seconds("fresh")
+    assert guesses.seconds("own") < ALIKE * guesses.seconds("fresh")
+    assert held == [len(prompt), 0]
+    with running(edge_model_path, edge_settings(save_path=tmp_path / "prefixes")) as engine:
+        assert engine.statistics().entries > len(SECRETS)
+        assert ask("Whose is this? " * 40, "owner:bob") == 0
+        assert ask("Whose is this? " * 40, "owner:alice") == len(prompt) - 1
+
+
+def test_prompts_of_two_owners_that_are_read_at_once_are_each_read_whole(edge_model_path):
+    with running(edge_model_path) as engine:
+        rules = "Follow policy number seven and answer in one line. " * 12
+        owners = [f"owner:{name}" for name in ("alice", "bob")]
+        orders = [
+            order(f"{owner} {i}", f"{rules} What is {i} + 5?", namespace=owner, max_tokens=4)
+            for i in range(3)
+            for owner in owners
+        ]
+        drafts = drafts_of(engine, orders)
+        shared = min(draft.prompt_tokens for draft in drafts) - 20
+        for place in range(len(owners)):
+            assert sorted(draft.cached_tokens >= shared for draft in drafts[place::2]) == [False, True, True]
+            assert sum(draft.cached_tokens == 0 for draft in drafts[place::2]) == 1
 
 
 def test_a_cache_that_is_off_shares_nothing(edge_model_path):
