@@ -162,6 +162,36 @@ def _unfinished(redis: Redis, queue_key: str) -> bool:
     return bool(redis.llen(queue_key) or redis.zcard(f"rq:wip:{name}") or redis.llen(f"{queue_key}:intermediate"))
 
 
+class ReadyWork:
+    """Work whose engine has the answer at once."""
+
+    def __init__(self, store: RequestStore, holdings: Holdings) -> None:
+        self._store, self._holdings = store, holdings
+
+    def submit(self, taken: Taken) -> "Future[str]":
+        """See `workers.stage.Work`."""
+        del taken
+        done: Future[str] = Future()
+        done.set_result("Paris")
+        return done
+
+    def conclude(self, taken: Taken, product: str, took_s: float) -> bool:
+        """See `workers.stage.Work`."""
+        del took_s
+        result = Result(
+            text=product,
+            finish_reason=FinishReason.STOP,
+            tier=Tier.EDGE,
+            policy="edge_only",
+            usage=Usage(),
+            models=Models(),
+        )
+        return self._store.succeed(taken.hold, result, self._holdings.unsaid(taken.hold))
+
+    def publish(self, taken: Taken, product: str) -> None:
+        """See `workers.stage.Work`."""
+
+
 def _work(side: str, url: str) -> None:
     """The worker of one side, until it is stopped."""
     redis = connect(url)
@@ -175,24 +205,7 @@ def _work(side: str, url: str) -> None:
     store = RequestStore(redis, LIFETIMES)
     holdings = Holdings(store, nothing, LIFETIMES.lease_s, progress=lambda _: 0, stall_s=math.inf, hung=lambda: None)
     holdings.start()
-
-    def submit(_taken: Taken) -> Future[str]:
-        done: Future[str] = Future()
-        done.set_result("Paris")
-        return done
-
-    def conclude(taken: Taken, text: str, _seconds: float) -> bool:
-        result = Result(
-            text=text,
-            finish_reason=FinishReason.STOP,
-            tier=Tier.EDGE,
-            policy="edge_only",
-            usage=Usage(),
-            models=Models(),
-        )
-        return store.succeed(taken.hold, result, holdings.unsaid(taken.hold))
-
-    stage = Stage(Tier.EDGE, "bench", store, holdings, submit, conclude)
+    stage = Stage(Tier.EDGE, "bench", store, holdings, ReadyWork(store, holdings))
     ConcurrentWorker(
         redis,
         Tier.EDGE,

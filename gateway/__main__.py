@@ -47,11 +47,10 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
     _check_redis(redis, settings)
     lifetimes = Lifetimes.configured(requests)
     store = RequestStore(redis, lifetimes, fsync=requests.durability == "fsync")
-    Reaper(redis, store, lifetimes).start()
+    reaper = Reaper(redis, store, lifetimes)
     presence = Presence(redis, requests.lease_s)
     index = PrefixIndex(connect_index(settings.redis), prefixes.entry_ttl_s)
     hub = EventHub(redis)
-    hub.start()
     services = Services(
         settings=settings.gateway,
         admission=Admission(settings),
@@ -64,7 +63,10 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         batches=BatchStore(redis),
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files"),
         holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
+        loops=(hub.loop, reaper.loop),
     )
+    for loop in services.loops:
+        loop.start()
     BatchRunner(services).start()
     if secret := read_secret(settings.webhooks.secret_env):
         WebhookSender(Outbox(redis), store, settings.webhooks, secret, services.clock).start()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from broker.api_keys import ApiKeys
+from broker.background import Loop
 from broker.batches import BatchStore
 from broker.presence import Presence
 from broker.records import RequestStore
@@ -37,6 +38,8 @@ class Services:
     #: None where there is no prefix index.
     holders: Holders | None = None
     clock: Callable[[], float] = time.time
+    #: What goes on in this process beside requests; its health is told from them.
+    loops: tuple[Loop, ...] = ()
 
     @cached_property
     def store(self) -> OwnedRequests:

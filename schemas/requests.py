@@ -31,10 +31,17 @@ Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class Message(Wire):
-    """One turn of a conversation."""
+    """One turn of a conversation. Only an assistant's may be empty: a model may have had nothing to say."""
 
     role: Literal["system", "user", "assistant"]
-    content: str = Field(min_length=1)
+    content: str
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, value: str, others: ValidationInfo) -> str:
+        if not value and others.data.get("role") != "assistant":
+            raise ValueError("must not be empty")
+        return value
 
 
 class Sampling(Wire):
@@ -240,7 +247,7 @@ class AcceptedRequest(Wire):
 
     @property
     def prompt_digest(self) -> str:
-        """SHA-256 of what an engine reads of the request, whatever else it asks for."""
+        """SHA-256 of what an engine is given of the request, but for the seed and the length of the answer."""
         told = [[message.role, message.content] for message in self.messages]
-        read = [told, self.sampling.grammar, self.sampling.json_schema]
-        return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+        given = [told, self.sampling.model_dump(mode="json", exclude={"seed", "max_tokens"})]
+        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()

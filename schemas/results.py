@@ -113,6 +113,8 @@ class FailureKind(StrEnum):
     UNSUPPORTED_OPTION = "unsupported_option"
     #: The engine gave an error for this request.
     ENGINE_ERROR = "engine_error"
+    #: Something of Firstdraft's own failed around the engine.
+    INTERNAL_ERROR = "internal_error"
     #: Every attempt ended with its worker.
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     #: The request's deadline came first.
@@ -128,6 +130,8 @@ class LostAttempt(Wire):
     reason: str
     #: Seconds since the epoch, by Redis's clock.
     lost_at_s: float
+    #: Whether the worker worked on nothing else from its beginning to its end.
+    alone: bool = False
 
 
 class LostAttempts(Wire):

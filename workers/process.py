@@ -30,6 +30,7 @@ from rq.timeouts import BaseDeathPenalty
 from rq.worker import BaseWorker, WorkerStatus
 
 from broker import queues, run_queues
+from broker.background import Loop
 from broker.connection import REDIS_AWAY
 from schemas.policy import Tier
 from workers.foraging import Forager
@@ -112,7 +113,10 @@ class ConcurrentWorker(BaseWorker):
         #: Jobs that this process has run, whatever became of them.
         self.jobs_done = 0
         self._heartbeat_at = 0.0
-        self._ended = threading.Event()
+        beats = Loop("rq-heartbeats", self._beat, every_s=HEARTBEAT_S)
+        #: What goes on beside the jobs, while the worker works.
+        self.loops = (beats, self._forager.loop)
+        self._beats = beats
 
     @property
     def told_to_stop(self) -> bool:
@@ -126,15 +130,13 @@ class ConcurrentWorker(BaseWorker):
 
     def work(self, *arguments: object, **options: object) -> bool:
         """Run until stopped. Blocks; must be called from the main thread."""
-        beats = threading.Thread(target=self._beat, name="rq-heartbeats", daemon=True)
-        beats.start()
+        self._beats.start(after_s=HEARTBEAT_S)  # a name whose heartbeat is there already is refused
         self._forager.start()
         try:
             worked: bool = super().work(*arguments, **options)
             return worked
         finally:
-            self._ended.set()
-            beats.join(HEARTBEAT_S)
+            self._beats.close(HEARTBEAT_S)
 
     def dequeue_job_and_maintain_ttl(
         self,
@@ -349,12 +351,8 @@ class ConcurrentWorker(BaseWorker):
             log.warning("redis_away error=%s", error)
 
     def _beat(self) -> None:
-        while not self._ended.wait(HEARTBEAT_S):
-            with self._running_lock:
-                running = list(self._running.values())
-            try:
-                self.heartbeat()
-                for job, execution in running:
-                    self.maintain_heartbeats(job, execution)
-            except RedisError as error:
-                log.warning("redis_away error=%s", error)
+        with self._running_lock:
+            running = list(self._running.values())
+        self.heartbeat()
+        for job, execution in running:
+            self.maintain_heartbeats(job, execution)

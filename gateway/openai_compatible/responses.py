@@ -77,9 +77,7 @@ def note_of(body: ResponseRequest) -> ResponseNote:
 
 def continued(request: AcceptedRequest, note: ResponseNote, result: Result) -> list[Message]:
     """The conversation that a next response continues. Instructions are not carried over."""
-    turns = _turns_before(request, note)
-    answer = [Message(role="assistant", content=result.text)] if result.text else []
-    return [*turns, *answer]
+    return [*_turns_before(request, note), Message(role="assistant", content=result.text)]
 
 
 def input_items(request: AcceptedRequest, note: ResponseNote) -> list[InputMessage | OutputMessage]:

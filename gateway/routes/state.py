@@ -27,10 +27,11 @@ def add(app: OpenAPI, services: Services) -> None:
         except REDIS_AWAY:
             return None
 
-    @app.get("/healthz", tags=[STATE], responses={200: Health})
+    @app.get("/healthz", tags=[STATE], responses={200: Health, 503: Health})
     def healthz() -> Response:
-        """Whether this process answers."""
-        return json_answer(Health())
+        """Whether this process answers and what it does beside requests works; if not, restart it."""
+        broken = tuple(loop.name for loop in services.loops if loop.broken)
+        return json_answer(Health(status="failing" if broken else "ok", broken=broken), 503 if broken else 200)
 
     @app.get("/readyz", tags=[STATE], responses={200: Readiness, 503: Readiness})
     def readyz() -> Response:

@@ -3,9 +3,11 @@
 They keep the interfaces that `workers.edge.drafting` and `workers.cloud.verifying` use, and what the real engines
 promise about futures, listeners and cancelling. A prompt may ask for behaviour by words of its last message:
 
+    empty         an answer without text: the end-of-text token alone
     unsure        the edge's confidence is 0.1 instead of 0.9
     slow          ten times the delay a token
     forever       a token every delay, until cancelled
+    unspeakable   its words hold half of a surrogate pair, which no message can
     refuse        the future fails with `RequestRefused`
     break         the future fails with a RuntimeError
     die           the engine dies, and with it everything in flight
@@ -62,6 +64,10 @@ class PrefixMemory:
 
 def words(order: DraftOrder | AnswerOrder) -> list[str]:
     """The words that the edge answers with: the prompt's own, upside down; the cloud shouts every third."""
+    if "empty" in order.messages[-1].content:
+        return [""]
+    if "unspeakable" in order.messages[-1].content:
+        return ["\ud800 "] * NUM_TOKENS
     spoken = order.messages[-1].content.split()[::-1] or ["nothing"]
     num = min(order.sampling.max_tokens, NUM_TOKENS)
     return [f"{spoken[place % len(spoken)]} " for place in range(num)]
@@ -230,7 +236,8 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
         written = words(flight.order)
         for word in written:
             self.pause(flight)
-            listener(DraftText(position=len(text), text=word))
+            if word:
+                listener(DraftText(position=len(text), text=word))
             text += word
         self.remember(flight.order, text)
         sure = UNSURE if "unsure" in flight.order.messages[-1].content else SURE
@@ -245,7 +252,7 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
                 normalised_entropy=tuple(1.0 - value for value in column),
                 top_k_mass=column,
             ),
-            finish_reason=FinishReason.LENGTH,
+            finish_reason=FinishReason.LENGTH if text else FinishReason.STOP,
             prompt_tokens=len(flight.order.messages[-1].content.split()) or 1,
             cached_tokens=cached,
             model=self.model_name,
@@ -273,14 +280,15 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
             stands = bool(draft) and drafted[place] == word
             accepted += stands
             kind = (AcceptedText if stands else CorrectedText) if draft else WrittenText
-            listener(kind(position=len(text), text=word))
+            if word:
+                listener(kind(position=len(text), text=word))
             text += word
         self.remember(flight.order, text)
         statistics = self._count(draft, accepted, len(written))
         return CloudAnswer(
             text=text,
             token_ids=tuple(range(len(written))),
-            finish_reason=FinishReason.LENGTH,
+            finish_reason=FinishReason.LENGTH if text else FinishReason.STOP,
             prompt_tokens=len(flight.order.messages[-1].content.split()) or 1,
             cached_tokens=cached,
             draft=statistics,

@@ -27,9 +27,7 @@ def main() -> int:
     stall_s = math.inf if is_remote else settings.requests.stall_s * patience(settings.cloud.niceness)
     assembly = Assembly(settings, Tier.CLOUD, engine, stall_s=stall_s)
     verifying = Verifying(engine, assembly.store, assembly.holdings, assembly.served)
-    stage = Stage(
-        Tier.CLOUD, assembly.worker_id, assembly.store, assembly.holdings, verifying.submit, verifying.conclude
-    )
+    stage = Stage(Tier.CLOUD, assembly.worker_id, assembly.store, assembly.holdings, verifying)
     return assembly.run(
         stage,
         settings.cloud.max_in_flight,

@@ -41,7 +41,6 @@ class Verifying:
     def conclude(self, taken: Taken, answer: CloudAnswer, verifying_s: float) -> bool:
         """Commit the answer. False where the hold was lost."""
         hold = taken.hold
-        self._served(taken.request, answer.text)
         result = _result(taken, answer, verifying_s, self._engine.model_name)
         statistics = result.draft or DraftStatistics()
         log.info(
@@ -52,6 +51,10 @@ class Verifying:
             statistics.rewritten_tokens,
         )
         return self._store.succeed(hold, result, self._holdings.unsaid(hold))
+
+    def publish(self, taken: Taken, answer: CloudAnswer) -> None:
+        """Have the prefix index told what the engine's cache holds now."""
+        self._served(taken.request, answer.text)
 
 
 def _result(taken: Taken, answer: CloudAnswer, verifying_s: float, model_name: str) -> Result:

@@ -23,7 +23,7 @@ def main() -> int:
     drafting = Drafting(
         engine, assembly.store, assembly.holdings, assembly.router, assembly.served, early_escalation=early
     )
-    stage = Stage(Tier.EDGE, assembly.worker_id, assembly.store, assembly.holdings, drafting.submit, drafting.conclude)
+    stage = Stage(Tier.EDGE, assembly.worker_id, assembly.store, assembly.holdings, drafting)
     return assembly.run(stage, settings.edge.max_in_flight, "llama.cpp", engine.statistics)
 
 

@@ -55,7 +55,6 @@ class Drafting:
     def conclude(self, taken: Taken, draft: Draft, drafting_s: float) -> bool:
         """Commit the answer, or hand the draft on. False where the hold was lost."""
         request, hold = taken.request, taken.hold
-        self._served(request, draft.text)
         report = assess(draft.figures, request.confidence)
         decision = decide(request.policy, report)
         events = [*self._holdings.unsaid(hold), decision]
@@ -76,6 +75,10 @@ class Drafting:
             draft.escalated_early,
         )
         return moved
+
+    def publish(self, taken: Taken, draft: Draft) -> None:
+        """Have the prefix index told what the engine's cache holds now."""
+        self._served(taken.request, draft.text)
 
 
 def _may_be_given_up(policy: Policy) -> bool:

@@ -292,9 +292,14 @@ class EdgeEngine:
 
     def _write(self, flights: list[Flight], logits: Logits) -> None:
         for place, flight in enumerate(flights):
-            self._writer.write(flight, logits[place])
-            if flight.finish_reason is not None:
-                draft = self._writer.finish(flight, self.vocabulary)
+            try:
+                self._writer.write(flight, logits[place])
+                draft = None if flight.finish_reason is None else self._writer.finish(flight, self.vocabulary)
+            except Exception as error:  # noqa: BLE001 - a strategy, a grammar: it fails the request that asked for it
+                self._leave(flight)
+                flight.future.set_exception(error)
+                continue
+            if draft is not None:
                 self._leave(flight)
                 flight.future.set_result(draft)
 

@@ -14,6 +14,7 @@ import msgspec
 import zmq
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventBatch
 
+from broker.background import Loop
 from workers.cloud.held_blocks import BlockEvent, Cleared, HeldBlocks, Removed, Stored
 
 log = logging.getLogger(__name__)
@@ -30,13 +31,13 @@ class KvEventReader:
     def __init__(self, endpoint: str) -> None:
         self._held = HeldBlocks()
         self._lock = threading.Lock()
-        self._closing = threading.Event()
+        self._decoder = msgspec.msgpack.Decoder(KVEventBatch)
         self._context = _zmq.Context()
         self._socket = self._context.socket(_zmq.SUB)
         self._socket.setsockopt_string(_zmq.SUBSCRIBE, "")
         self._socket.connect(endpoint)
-        self._thread = threading.Thread(target=self._read, name="kv-events", daemon=True)
-        self._thread.start()
+        self._loop = Loop("kv-events", self._read, every_s=0.0)
+        self._loop.start()
 
     def prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
         """See `HeldBlocks`."""
@@ -55,23 +56,21 @@ class KvEventReader:
 
     def close(self) -> None:
         """End the thread. Idempotent."""
-        self._closing.set()
-        self._thread.join()
+        self._loop.close()
+        if not self._socket.closed:
+            self._socket.close(linger=0)
+            self._context.term()
 
     def _read(self) -> None:
-        decoder = msgspec.msgpack.Decoder(KVEventBatch)
-        while not self._closing.is_set():
-            if self._socket.poll(POLL_MS):
-                self._take(self._socket.recv_multipart(), decoder)
-        self._socket.close(linger=0)
-        self._context.term()
+        if self._socket.poll(POLL_MS):
+            self._take(self._socket.recv_multipart())
 
-    def _take(self, frames: Sequence[bytes], decoder: "msgspec.msgpack.Decoder[KVEventBatch]") -> None:
+    def _take(self, frames: Sequence[bytes]) -> None:
         """One message, of three frames: topic, number, events."""
         try:
             _topic, sequence, payload = frames
-            events = list(_translated(decoder.decode(payload).events))
-        except (ValueError, msgspec.MsgspecError) as error:
+            events = list(_translated(self._decoder.decode(payload).events))
+        except Exception as error:  # noqa: BLE001 - an event of a kind not known here must not end the account
             log.warning("kv_events_unreadable error=%s", error)
             with self._lock:
                 self._held.void()
