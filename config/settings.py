@@ -119,6 +119,7 @@ class RequestSettings(Section):
     stall_s: float = Field(gt=0)
     stop_grace_s: float = Field(ge=0)
     durability: Literal["redis", "fsync"]
+    cache_sharing: Literal["owner", "all"]
     max_prompt_bytes: int = Field(ge=1)
 
     @model_validator(mode="after")
@@ -234,6 +235,7 @@ class RemoteCloudSettings(Section):
     api_key_env: str
     timeout_s: float = Field(gt=0)
     max_retries: int = Field(ge=0)
+    cache_salt: bool
 
 
 class VerifierSettings(Section):

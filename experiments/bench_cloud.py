@@ -123,6 +123,7 @@ class Bench:
             draft=draft,
             acceptance=AcceptanceRule(),
             use_cache=True,
+            cache_namespace="experiment",
             tuning=tuning,
         )
 

@@ -154,6 +154,7 @@ def _measure(talks: Sequence[tuple[Message, ...]]) -> Machine:
                 Sampling(max_tokens=max_tokens),
                 ConfidenceRule(strategy="max_prob"),
                 use_cache=False,
+                cache_namespace="experiment",
                 may_escalate_early=False,
             )
             for _ in range(num)

@@ -46,6 +46,7 @@ def edge_drafts(settings: Settings, max_tokens: int) -> list[Draft]:
                     sampling=Sampling(max_tokens=max_tokens),
                     rule=ConfidenceRule(strategy="max_prob"),
                     use_cache=True,
+                    cache_namespace="experiment",
                     may_escalate_early=False,
                 )
             )

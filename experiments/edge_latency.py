@@ -135,6 +135,7 @@ def _submit(
         sampling=Sampling(max_tokens=max_tokens),
         rule=ConfidenceRule(threshold=confidence.threshold, weights=confidence.weights),
         use_cache=use_cache,
+        cache_namespace="experiment",
         may_escalate_early=early,
     )
 

@@ -60,6 +60,7 @@ def ours(model: Path, in_flight: int, threads: int) -> tuple[Answer, str]:
             sampling=Sampling(max_tokens=MAX_TOKENS),
             rule=ConfidenceRule(weights={"max_prob": 1.0}),
             use_cache=True,
+            cache_namespace="experiment",
             may_escalate_early=False,
         )
         return len(engine.submit(order).result().token_ids)

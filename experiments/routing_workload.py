@@ -101,7 +101,7 @@ def best_shares(asks: Sequence[Ask]) -> list[float]:
     seen: set[bytes] = set()
     shares = []
     for ask in asks:
-        blocks = block_hashes(ask.messages, model="", block_bytes=FINE_BYTES)
+        blocks = block_hashes(ask.messages, model="", namespace="all", block_bytes=FINE_BYTES)
         num_seen = sum(1 for _ in takewhile(seen.__contains__, blocks))
         shares.append(num_seen * FINE_BYTES / len(canonical_bytes(ask.messages)))
         seen.update(blocks)

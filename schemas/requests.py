@@ -21,6 +21,8 @@ MAX_STOP_STRINGS = 16
 MAX_TOP_LOGPROBS = 20
 #: The owner of requests that came without an API key.
 ANONYMOUS = "anonymous"
+#: The cache namespace of all requests, where everybody shares cached prefixes.
+EVERYBODYS_NAMESPACE = "all"
 #: Bytes of a prompt that are counted as one token before any tokenizer has seen it.
 BYTES_PER_TOKEN = 4
 
@@ -155,6 +157,16 @@ class AcceptanceOptions(BaseModel):
     threshold: Probability | None = None
 
 
+def owners_namespace(owner: str) -> str:
+    """The cache namespace of one owner's requests. No owner's name holds a colon, so no two namespaces are alike."""
+    return f"owner:{owner}"
+
+
+def groups_namespace(group: str) -> str:
+    """The cache namespace of the requests of all keys that were made with this cache group."""
+    return f"group:{group}"
+
+
 class JobRequest(Sampling):
     """The body of `POST /v1/jobs`. Exactly one of `prompt` (one user message) and `messages`."""
 
@@ -217,6 +229,9 @@ class AcceptedRequest(Wire):
     note: str = ""
     #: Whose it is: the owner of the API key that it came with.
     owner: str = Field(ANONYMOUS, min_length=1)
+    #: Only requests of the same namespace share cached prefixes: all else would tell who has sent what before. The
+    #: owner's own unless the gateway says otherwise, and never anything that the request's body says.
+    cache_namespace: str = Field(default_factory=lambda told: owners_namespace(told["owner"]), min_length=1)
     #: The owner's share beside others' where there is not enough for all.
     weight: float = Field(1.0, gt=0.0)
     #: Seconds after acceptance at which it fails if it has not finished.

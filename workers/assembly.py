@@ -136,7 +136,7 @@ class Assembly:
     def served(self, request: AcceptedRequest, answer: str) -> None:
         """The engine has read the request's conversation and written this answer: the prefix index shall know."""
         if self._publisher is not None and request.policy.kv_caches:
-            self._publisher.served(request.messages, answer)
+            self._publisher.served(request.messages, answer, request.cache_namespace)
 
     def run(
         self,

@@ -41,13 +41,16 @@ class PrefixPublisher:
         self._ticks_to_renewal = self._renewal_ticks = max(1, int(settings.entry_ttl_s / RENEWALS / TICK_S))
         self._losses = 0
         self._to_review = 0
-        self._waiting: deque[Sequence[Message]] = deque(maxlen=settings.max_conversations)
+        self._waiting: deque[tuple[Sequence[Message], str]] = deque(maxlen=settings.max_conversations)
         #: Publishes, once it is started.
         self.loop = Loop("prefix-publisher", self._tick, every_s=TICK_S)
 
-    def served(self, messages: Sequence[Message], answer: str) -> None:
-        """The engine has read these messages and written this answer (perhaps an empty one). Does not block."""
-        self._waiting.append((*messages, Message(role="assistant", content=answer)))
+    def served(self, messages: Sequence[Message], answer: str, namespace: str) -> None:
+        """The engine has read these messages and written this answer (perhaps an empty one) for the namespace.
+
+        Does not block.
+        """
+        self._waiting.append(((*messages, Message(role="assistant", content=answer)), namespace))
 
     def close(self) -> None:
         """Withdraw everything and stop."""
@@ -66,12 +69,14 @@ class PrefixPublisher:
 
     def _take_in(self) -> None:
         while self._waiting:
-            messages = self._waiting.popleft()
-            blocks = block_hashes(messages, model=self._holder.model_name, block_bytes=self._block_bytes)
+            messages, namespace = self._waiting.popleft()
+            blocks = block_hashes(
+                messages, model=self._holder.model_name, namespace=namespace, block_bytes=self._block_bytes
+            )
             if not blocks:
                 continue
             try:
-                self._account.served(self._holder.prompt_of(messages), blocks)
+                self._account.served(self._holder.prompt_of(messages), blocks, namespace)
             except Exception as error:  # noqa: BLE001 - one conversation that cannot be read must not cost all others
                 is_expected = isinstance(error, RequestRefused)  # with its answer it is too long now
                 level = logging.DEBUG if is_expected else logging.WARNING

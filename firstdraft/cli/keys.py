@@ -40,13 +40,21 @@ def keys() -> None:
     help="What it is good for; submit and read if none is given.",
 )
 @click.option("--weight", default=1.0, show_default=True, help="The owner's share beside others' where all are busy.")
+@click.option(
+    "--cache-group",
+    metavar="NAME",
+    help="Share cached prompt prefixes with all keys of this group, whose owners can then find out by timing which"
+    " prompts others sent. Without it only the owner's own keys share.",
+)
 @click.option("--label", default="", help="What it is for.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def create(owner: str, scopes: tuple[str, ...], weight: float, label: str, *, as_json: bool) -> None:
+def create(
+    owner: str, scopes: tuple[str, ...], weight: float, cache_group: str | None, label: str, *, as_json: bool
+) -> None:
     """Make a key for OWNER and show it, this once. Several keys may have one owner."""
     chosen = tuple(Scope(scope) for scope in scopes) or (Scope.SUBMIT, Scope.READ)
     try:
-        described = Owner(name=owner, weight=weight, scopes=chosen)
+        described = Owner(name=owner, weight=weight, scopes=chosen, cache_group=cache_group)
     except ValidationError as error:
         raise click.ClickException(error.errors(include_url=False)[0]["msg"]) from error
     with expected_failures(), _api_keys() as api_keys:
@@ -63,11 +71,12 @@ def list_command(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([key.model_dump(mode="json", exclude={"digest"}) for key in found]))
         return
-    table = Table("id", "owner", "scopes", "weight", "made", "label")
+    table = Table("id", "owner", "scopes", "weight", "cache group", "made", "label")
     for key in found:
         made = datetime.fromtimestamp(key.created_at_s, UTC).strftime("%Y-%m-%d %H:%M")
         scopes = ", ".join(key.owner.scopes)
-        table.add_row(key.key_id, key.owner.name, scopes, f"{key.owner.weight:g}", made, key.label)
+        group = key.owner.cache_group or ""
+        table.add_row(key.key_id, key.owner.name, scopes, f"{key.owner.weight:g}", group, made, key.label)
     Console().print(table)
 
 

@@ -11,6 +11,7 @@ from schemas.events import AcceptedText, CorrectedText, WrittenText
 from schemas.requests import AcceptanceMode, AcceptanceRule
 from schemas.results import FailureKind, FinishReason
 from tests.e2e.cloud_orders import a_draft, order
+from tests.e2e.first_tokens import ALIKE, SECRETS, guessed
 from workers.cloud.answering import CloudAnswer
 from workers.cloud.engines import build_engine
 from workers.failures import EngineDied, RequestCancelled, RequestRefused
@@ -149,6 +150,26 @@ def test_a_cached_prefix_is_read_only_where_that_is_allowed(engine):
     # The default system prompt may already be held when the third begins; the question is not.
     assert cached[0] == cached[1] == cached[4] == 0
     assert cached[2] < 64 < cached[3]
+
+
+def test_a_strangers_prompt_is_as_good_as_fresh_in_cached_tokens_and_in_time(engine):
+    def ask(prompt, namespace):
+        return engine.submit(order(prompt, namespace=namespace, max_tokens=1)).result().cached_tokens
+
+    ask("Warm up.", "owner:nobody")
+    guesses = guessed(ask)
+    assert guesses.cached("stranger") == [0] * len(SECRETS)
+    assert min(guesses.cached("own")) > 250
+    assert guesses.seconds("stranger") > ALIKE * guesses.seconds("fresh")
+    assert guesses.seconds("own") < ALIKE * guesses.seconds("fresh")
+
+
+@pytest.mark.parametrize("mode", list(AcceptanceMode))
+def test_a_draft_is_verified_on_the_cached_prefix_of_its_owner_alone(engine, plain, mode):
+    question, draft = QUESTIONS[0], a_draft(plain[0].token_ids, engine.vocabulary)
+    for namespace in ("owner:dave", "owner:erin"):
+        wanted = order(question, draft=draft, acceptance=AcceptanceRule(mode=mode), namespace=f"{namespace} {mode}")
+        assert engine.submit(wanted).result().cached_tokens == 0
 
 
 def test_cache_statistics_come_from_vllm(engine):
@@ -318,9 +339,13 @@ def test_the_cache_says_what_it_holds(engine):
     answer = engine.submit(order(question, max_tokens=2)).result()
     prompt = engine.prompt_of(order(question).messages)
     assert len(prompt) == answer.prompt_tokens
-    wait_until(lambda: engine.cached_prefix_tokens(prompt) == len(prompt) // 32 * 32)
+    wait_until(lambda: engine.cached_prefix_tokens(prompt, "owner:alice") == len(prompt) // 32 * 32)
     engine.submit(order(question + "x", max_tokens=2, use_cache=False)).result()
-    assert engine.cached_prefix_tokens(engine.prompt_of(order(question + "x").messages)) < len(prompt)
+    uncached = engine.prompt_of(order(question + "x").messages)
+    assert engine.cached_prefix_tokens(uncached, "owner:alice") < len(prompt)
+    assert engine.cached_prefix_tokens(prompt, "owner:bob") == 0
+    engine.submit(order(question, max_tokens=2, namespace="owner:bob")).result()
+    wait_until(lambda: engine.cached_prefix_tokens(prompt, "owner:bob") == len(prompt) // 32 * 32)
 
 
 def test_an_engine_that_is_killed_fails_what_is_in_flight_and_says_that_it_is_dead(engine):

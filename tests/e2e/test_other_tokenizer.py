@@ -52,6 +52,7 @@ def _draft_order(question: str) -> DraftOrder:
         sampling=Sampling(max_tokens=32),
         rule=ConfidenceRule(strategy="max_prob"),
         use_cache=True,
+        cache_namespace="owner:alice",
         may_escalate_early=False,
     )
 

@@ -67,6 +67,8 @@ def test_a_real_server_answers_and_tells_its_usage_and_its_cache(engine):
     assert len(first.token_ids) == 8
     assert (first.finish_reason, first.prompt_tokens > 80) == (FinishReason.LENGTH, True)
     assert second.cached_tokens >= 64
+    stranger = engine.submit(order(question, max_tokens=8, namespace="owner:bob")).result(ANSWER_S)
+    assert (stranger.text, stranger.cached_tokens) == (first.text, 0)
     assert engine.cache_statistics().tokens_saved >= second.cached_tokens
 
 

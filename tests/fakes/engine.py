@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from typing import Generic, TypeVar
 
 from schemas.drafts import Draft, TokenFigures
@@ -44,6 +45,21 @@ NUM_TOKENS = 12
 SURE, UNSURE = 0.95, 0.1
 #: How many orders an engine remembers.
 REMEMBERED = 256
+
+
+class PrefixMemory:
+    """What an engine has read and written, by cache namespace; the last of it only, as a cache."""
+
+    def __init__(self) -> None:
+        self._texts: deque[tuple[str, bytes]] = deque(maxlen=REMEMBERED)
+
+    def remember(self, namespace: str, text: bytes) -> None:
+        self._texts.append((namespace, text))
+
+    def held(self, namespace: str, text: bytes) -> int:
+        """How many of the first bytes something of the namespace begins with."""
+        known = [other for whose, other in tuple(self._texts) if whose == namespace]
+        return max((len(commonprefix([text, other])) for other in known), default=0)  # noqa: RUF071 - no paths
 
 
 def words(order: DraftOrder | AnswerOrder) -> list[str]:
@@ -79,6 +95,7 @@ class FakeEngine(Generic[OrderT, ProductT]):
         #: The orders taken last, in order; all of them would be what grows in a long run.
         self.orders: deque[OrderT] = deque(maxlen=REMEMBERED)
         self._num_orders = 0
+        self._memory = PrefixMemory()
         #: The most that were ever in flight.
         self.most_in_flight = 0
         self._flights: dict[str, Flight[OrderT, ProductT]] = {}
@@ -127,9 +144,21 @@ class FakeEngine(Generic[OrderT, ProductT]):
         """A token for each byte, so that tests can reckon."""
         return [byte for message in messages for byte in message.content.encode()]
 
-    def cached_prefix_tokens(self, token_ids: Sequence[int]) -> int:
-        """Whatever it has read it still holds, until it is told to forget."""
-        return 0 if self.forgot else len(token_ids)
+    def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
+        """Whatever it has read for the namespace it still holds, until it is told to forget."""
+        return 0 if self.forgot else self._memory.held(namespace, bytes(token_ids))
+
+    def cached_words(self, order: OrderT) -> int:
+        """How many of the prompt's first words, its tokens, are cached for the order: those that a space ends."""
+        prompt = bytes(self.prompt_of(order.messages))
+        held = self._memory.held(order.cache_namespace, prompt) if order.use_cache else 0
+        return prompt[:held].count(b" ")
+
+    def remember(self, order: OrderT, answer: str) -> None:
+        """The order was read and answered, which its namespace's next can build on."""
+        if order.use_cache:
+            text = bytes(self.prompt_of(order.messages)) + answer.encode()
+            self._memory.remember(order.cache_namespace, text)
 
     @property
     def cache_losses(self) -> int:
@@ -203,13 +232,14 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
     model_name = "fake-small"
 
     def write(self, flight: Flight[DraftOrder, Draft], listener: Callable[[DraftText], None]) -> Draft:
-        text = ""
+        text, cached = "", self.cached_words(flight.order)
         written = words(flight.order)
         for word in written:
             self.pause(flight)
             if word:
                 listener(DraftText(position=len(text), text=word))
             text += word
+        self.remember(flight.order, text)
         sure = UNSURE if "unsure" in flight.order.messages[-1].content else SURE
         column = (sure,) * len(written)
         return Draft(
@@ -224,6 +254,7 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
             ),
             finish_reason=FinishReason.LENGTH if text else FinishReason.STOP,
             prompt_tokens=len(flight.order.messages[-1].content.split()) or 1,
+            cached_tokens=cached,
             model=self.model_name,
             vocabulary=self.vocabulary,
         )
@@ -241,6 +272,7 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
 
     def write(self, flight: Flight[AnswerOrder, CloudAnswer], listener: Callable[..., None]) -> CloudAnswer:
         draft, text, accepted = flight.order.draft, "", 0
+        cached = self.cached_words(flight.order)
         written = [word.upper() if place % 3 == 2 else word for place, word in enumerate(words(flight.order))]
         drafted = words(flight.order) if draft else []
         for place, word in enumerate(written):
@@ -251,13 +283,14 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
             if word:
                 listener(kind(position=len(text), text=word))
             text += word
+        self.remember(flight.order, text)
         statistics = self._count(draft, accepted, len(written))
         return CloudAnswer(
             text=text,
             token_ids=tuple(range(len(written))),
             finish_reason=FinishReason.LENGTH if text else FinishReason.STOP,
             prompt_tokens=len(flight.order.messages[-1].content.split()) or 1,
-            cached_tokens=0,
+            cached_tokens=cached,
             draft=statistics,
         )
 

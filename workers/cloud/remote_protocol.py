@@ -79,7 +79,7 @@ class Chunk(_Told):
 def request_body(order: AnswerOrder, model: str, *, salt: str | None) -> dict[str, Any]:
     """The body of `POST /chat/completions`. Raises `RequestRefused` for what the protocol cannot say.
 
-    `salt` keeps vLLM from sharing the request's cache; other servers may refuse it.
+    `salt` keeps vLLM from sharing the request's cache with those of other salts; other servers may refuse it.
     """
     sampling, plain = order.sampling, Sampling()
     if sampling.grammar is not None:
@@ -133,6 +133,11 @@ def refusal(status: int, complaint: str) -> RequestRefused:
     said = complaint[:COMPLAINT_CHARS]
     if status == 400 and "context length" in complaint:
         return RequestRefused(FailureKind.PROMPT_TOO_LONG, f"the cloud server refused the prompt: {said}")
+    if status in {400, 422} and "cache_salt" in complaint:
+        advice = "for a server that takes no cache_salt, set cloud.openai.cache_salt: false"
+        return RequestRefused(
+            FailureKind.UNSUPPORTED_OPTION, f"the cloud server refused the request ({advice}): {said}"
+        )
     if status in {400, 422}:
         return RequestRefused(FailureKind.UNSUPPORTED_OPTION, f"the cloud server refused the request: {said}")
     return RequestRefused(FailureKind.ENGINE_ERROR, f"the cloud server answered {status}: {said}")

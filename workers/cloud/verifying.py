@@ -34,6 +34,7 @@ class Verifying:
             draft=taken.draft if request.policy.verify_draft else None,
             acceptance=request.acceptance,
             use_cache=request.policy.kv_caches,
+            cache_namespace=request.cache_namespace,
         )
         return self._engine.submit(order, lambda text: self._holdings.say(hold, text))
 

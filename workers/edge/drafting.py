@@ -47,6 +47,7 @@ class Drafting:
             sampling=request.sampling,
             rule=request.confidence,
             use_cache=request.policy.kv_caches,
+            cache_namespace=request.cache_namespace,
             may_escalate_early=self._early_escalation and _may_be_given_up(request.policy),
         )
         return self._engine.submit(order, lambda text: self._holdings.say(hold, text))

@@ -140,9 +140,9 @@ class EdgeEngine:
         """The conversation in the model's tokens. Raises `RequestRefused` if it is too long."""
         return self._admission.prompt_of(messages)
 
-    def cached_prefix_tokens(self, token_ids: Sequence[int]) -> int:
-        """How many of these first tokens the prefix cache holds."""
-        return self._cache.held_tokens(token_ids)
+    def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
+        """How many of these first tokens the prefix cache holds for the namespace."""
+        return self._cache.held_tokens(namespace, token_ids)
 
     @property
     def cache_losses(self) -> int:
@@ -236,7 +236,13 @@ class EdgeEngine:
     def _enter(self, flight: Flight) -> bool:
         """Give the flight a sequence with its longest cached prefix, if its tokens fit."""
         headroom = HEADROOM_TOKENS * len(self._scheduler.running)
-        sequence = self._cache.open(flight.tokens, shared=flight.shares, headroom=headroom, resumed=flight.preempted)
+        sequence = self._cache.open(
+            flight.tokens,
+            namespace=flight.namespace,
+            shared=flight.shares,
+            headroom=headroom,
+            resumed=flight.preempted,
+        )
         if sequence is None:
             return False
         flight.sequence, flight.computed = sequence, self._cache.computed(sequence)

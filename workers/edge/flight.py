@@ -46,6 +46,8 @@ class DraftOrder:
     rule: ConfidenceRule
     #: False neither reads nor feeds the prefix cache.
     use_cache: bool
+    #: What it reads and feeds of the prefix cache is this namespace's alone.
+    cache_namespace: str
     #: Give up a draft that can no longer become sure.
     may_escalate_early: bool
 
@@ -80,8 +82,13 @@ class Flight:
 
     @property
     def shares(self) -> bool:
-        """Whether it may use what others compute."""
+        """Whether it may use what others of its namespace compute."""
         return self.order.use_cache
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the prefix cache that it reads and feeds."""
+        return self.order.cache_namespace
 
     @property
     def num_written(self) -> int:

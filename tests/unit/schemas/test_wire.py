@@ -75,6 +75,13 @@ WITH_RULES = {
         quantile=st.floats(0.0, 1.0, exclude_min=True, exclude_max=True),
     ),
     requests.AcceptanceRule: st.builds(requests.AcceptanceRule, threshold=SHARE),
+    AcceptedRequest: st.builds(
+        AcceptedRequest,
+        deadline_s=st.floats(0.0, 1e9, exclude_min=True),
+        # The default is made of the owner, which hypothesis cannot see.
+        cache_namespace=st.text(min_size=1),
+        **dict.fromkeys(("owner", "note", "weight", "webhook"), ...),
+    ),
     results.Failure: st.builds(results.Failure, message=st.text(min_size=1)),
     Draft: st.builds(Draft, prompt_tokens=st.integers(1), cached_tokens=st.integers(0)),
 }

@@ -39,10 +39,10 @@ class KvEventReader:
         self._loop = Loop("kv-events", self._read, every_s=0.0)
         self._loop.start()
 
-    def prefix_tokens(self, token_ids: Sequence[int]) -> int:
+    def prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
         """See `HeldBlocks`."""
         with self._lock:
-            return self._held.prefix_tokens(token_ids)
+            return self._held.prefix_tokens(token_ids, namespace)
 
     @property
     def losses(self) -> int:
@@ -86,10 +86,25 @@ def _translated(events: Iterable[Any]) -> Iterator[BlockEvent]:
             case BlockStored():
                 if event.block_size < 1 or len(event.token_ids) != event.block_size * len(event.block_hashes):
                     raise ValueError(f"{len(event.block_hashes)} blocks of {event.block_size} tokens")
-                private = any(keys for keys in event.extra_keys or ())
                 hashes, tokens = tuple(event.block_hashes), tuple(event.token_ids)
-                yield Stored(hashes, event.parent_block_hash, tokens, event.block_size, private=private)
+                namespace, private = _readers(event)
+                yield Stored(hashes, event.parent_block_hash, tokens, event.block_size, namespace, private)
             case BlockRemoved():
                 yield Removed(tuple(event.block_hashes))
             case AllBlocksCleared():
                 yield Cleared()
+
+
+def _readers(event: BlockStored) -> tuple[str | None, bool]:
+    """The namespace whose requests can read the blocks, where this event tells it; and `Stored.private`.
+
+    vLLM makes a request's salt, which is our namespace, part of its first block's hash alone. In an event it is a bare
+    string there, as the name of a LoRA adapter would be; anything else is of a kind that no request of ours has.
+    """
+    keys = event.extra_keys or []
+    if not any(keys):
+        return None, False
+    match keys[0]:
+        case [str() as salt] if event.parent_block_hash is None and event.lora_name is None and not any(keys[1:]):
+            return salt, False
+    return None, True

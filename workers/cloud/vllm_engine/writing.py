@@ -69,8 +69,8 @@ class _Answer:
         self._progressed = progressed
         self._prompt = prompts.tokens(order.messages)
         self._most = min(order.sampling.max_tokens, prompts.room(self._prompt))
-        # A salt of its own keeps a request's blocks from being found by any other.
-        self._salt = {} if order.use_cache else {"cache_salt": uuid4().hex}
+        # Blocks are found by requests of the same salt only. One of its own keeps a request's from every other.
+        self._salt = {"cache_salt": order.cache_namespace if order.use_cache else uuid4().hex}
         self.draft = draft = order.draft if verifier.enabled else None
         self.draft_tokens, self.probabilities = prompts.draft_tokens(draft) if draft else ((), ())
         lengths = prompts.text_lengths(self._prompt) if draft and listener else None
