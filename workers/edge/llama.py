@@ -15,6 +15,7 @@ import llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
+from workers.control_tokens import AddedToken
 from workers.edge.feed import CellsExhausted, Feed
 from workers.edge.step_batch import StepBatch
 
@@ -130,12 +131,38 @@ class Llama:
         for token in range(self.vocab_size):
             yield llama.llama_vocab_get_text(self._vocab, token).decode(errors="surrogateescape")
 
-    def tokenize(self, text: str) -> list[int]:
+    def added_tokens(self) -> Iterator[AddedToken]:
+        """The tokens that llama.cpp knows by their letters."""
+        control = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        for token, text in enumerate(self.token_texts()):
+            attributes = llama.llama_vocab_get_attr(self._vocab, token)
+            if attributes & (control | llama.LLAMA_TOKEN_ATTR_USER_DEFINED):
+                yield AddedToken(
+                    text=text,
+                    token_id=token,
+                    is_control=bool(attributes & control),
+                    strips_left=bool(attributes & llama.LLAMA_TOKEN_ATTR_LSTRIP),
+                    strips_right=bool(attributes & llama.LLAMA_TOKEN_ATTR_RSTRIP),
+                )
+
+    def rendered_tokens(self, rendered: str) -> list[int]:
         """Token ids of a rendered prompt, control tokens recognised; a begin-of-text token is never doubled."""
+        add_special = not (self.bos_text and rendered.startswith(self.bos_text))
+        return self._tokenize(rendered, add_special=add_special, parse_special=True)
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Token ids of a text, which may spell control tokens and yet has none."""
+        return self._tokenize(text, add_special=False, parse_special=False)
+
+    @property
+    def first_token(self) -> int | None:
+        """The begin-of-text token, where the vocabulary puts it in front of a prompt."""
+        return llama.llama_vocab_bos(self._vocab) if llama.llama_vocab_get_add_bos(self._vocab) else None
+
+    def _tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         raw = text.encode()
-        add_special = not (self.bos_text and text.startswith(self.bos_text))
         room = (llama.llama_token * (len(raw) + 8))()
-        count = llama.llama_tokenize(self._vocab, raw, len(raw), room, len(room), add_special, True)
+        count = llama.llama_tokenize(self._vocab, raw, len(raw), room, len(room), add_special, parse_special)
         return list(room[:count])
 
     @property
