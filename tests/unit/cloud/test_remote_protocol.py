@@ -91,7 +91,9 @@ def data(chunk: object) -> str:
 def test_a_good_chunk_is_read_whole():
     answer = answered(": a comment", data(GOOD), "", "data: [DONE]")
     assert (answer.text, answer.prompt_tokens, answer.cached_tokens, len(answer.token_ids)) == ("word", 3, 2, 1)
-    assert [(entry.token, entry.top[0].token, entry.top[0].logprob) for entry in answer.logprobs] == [("word", "v", -2.0)]
+    assert [(entry.token, entry.top[0].token, entry.top[0].logprob) for entry in answer.logprobs] == [
+        ("word", "v", -2.0)
+    ]
 
 
 def chunk_of(text: str, *tokens: dict, **choice: object) -> str:
