@@ -1,15 +1,17 @@
 """User text is text on both tiers: real tokenizers, real templates, and what the engines read and write."""
 
 import random
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from config.settings import read_settings
 from schemas.requests import Message
-from workers.cloud.vllm_engine.prompts import Prompts
+from workers.cloud.vllm_engine.prompts import Prompts, TextLengths
 from workers.edge.engine import EdgeEngine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
@@ -111,6 +113,44 @@ def test_ordinary_prompts_have_the_tokens_that_they_always_had(edge, cloud, toke
         prompt = rendered(tokenizer, messages)
         assert edge.prompt_of(messages) == edge._model.rendered_tokens(prompt), text
         assert cloud.tokens(messages) == tokenizer.encode(prompt, add_special_tokens=False), text
+
+
+@pytest.fixture(scope="module")
+def strange() -> PreTrainedTokenizerFast:
+    """One that normalises, falls back to bytes, and whose control tokens take white space with them."""
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    letters = "<>|/abcdeimnrstuy\n.:▁"
+    vocabulary |= {letter: 256 + place for place, letter in enumerate(letters)}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    inner.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(" ", "▁")])
+    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    inner.add_special_tokens([AddedToken("<s>", normalized=True, special=True)])
+    inner.add_special_tokens([AddedToken("<|user|>", rstrip=True), AddedToken("<|end|>", lstrip=True)])
+    inner.add_tokens([AddedToken("<think>", normalized=False), AddedToken("  ", normalized=False)])
+    template = "<s>{% for m in messages %}<|user|>\n{{ m.content }}\n<|end|>\n{% endfor %}<think>"
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", chat_template=template)
+
+
+@pytest.mark.parametrize(
+    "text", [*TEXTS, *ORDINARY, "<s>", "\uff1cs\uff1e", "<|user|>", "a  <|end|>  b", "<think>", "<think", "a <"]
+)
+def test_a_tokenizer_that_normalises_and_strips_reads_a_text_as_text(strange, text):
+    prompts = Prompts(strange, 4096)
+    known = set(strange.added_tokens_decoder) - {strange.convert_tokens_to_ids("  ")}
+    read, harmless = (prompts.tokens(turns(said, "b")) for said in (text, "a"))
+    assert [token for token in read if token in known] == [token for token in harmless if token in known]
+    if not any(token.content in unicodedata.normalize("NFKC", text) for token in strange.added_tokens_decoder.values()):
+        assert read == strange.encode(rendered(strange, turns(text, "b")), add_special_tokens=False)
+    assert known.isdisjoint(prompts.text_tokens(text))
+
+
+def test_bytes_that_are_no_utf_8_end_no_account_of_a_text(strange):
+    lengths = TextLengths(strange, [300])
+    raw = "🙂".encode()
+    assert [lengths.text_of(token) for token in raw] == ["", "", "", "🙂"]
+    assert [lengths.text_of(token) for token in (0xFF, *raw)] == [""] * 5
+    letter = strange.convert_tokens_to_ids("b")
+    assert lengths.text_of(letter) == "b"
 
 
 def test_many_threads_read_prompts_with_and_without_control_text_at_once(edge, cloud):

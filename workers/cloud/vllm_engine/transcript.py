@@ -71,10 +71,9 @@ class Transcript:
         try:
             return joined(self._logprobs, self.text)
         except DoesNotJoin:
-            # Tokenizers may clean a text up; what each token added to it by their own account does join.
-            told = [lengths.text_of(entry.token_id).encode() for entry in self._logprobs]
-            pairs = zip(self._logprobs, told, strict=True)
-            return joined([entry.model_copy(update={"bytes": tuple(raw)}) for entry, raw in pairs], self.text)
+            # vLLM drops bytes that are no UTF-8, and tokenizers may clean a text up: what counts is what each token
+            # added to the text by the rule of both.
+            return joined([_as_added(entry, lengths.text_of(entry.token_id)) for entry in self._logprobs], self.text)
 
     def write(self, token_ids: Sequence[int], text: str) -> None:
         """The answer goes on with these tokens, and this text is safe to tell."""
@@ -87,6 +86,10 @@ class Transcript:
         if self._listener:
             for piece in self._narration.tell(text):
                 self._listener(piece)
+
+
+def _as_added(entry: TokenLogprob, text: str) -> TokenLogprob:
+    return entry.model_copy(update={"token": text, "bytes": tuple(text.encode())})
 
 
 def _told(token: int, logprob: float, prompts: Prompts) -> RivalLogprob:

@@ -1,5 +1,6 @@
 """One answer on vLLM, from order to answer: exactly verified, scored against a threshold, or written from nothing."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
@@ -9,7 +10,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from config.settings import VerifierSettings
 from schemas.requests import AcceptanceMode
-from schemas.results import DraftStatistics, FailureKind, FinishReason
+from schemas.results import DraftStatistics, FailureKind, FinishReason, TokenLogprob
 from workers.cloud.accepting import Standing, can_be_scored, standing_prefix
 from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
 from workers.cloud.drafts_in_flight import DraftHint
@@ -18,6 +19,9 @@ from workers.cloud.vllm_engine.parameters import sampling_params, scoring_params
 from workers.cloud.vllm_engine.prompts import Prompts
 from workers.cloud.vllm_engine.transcript import Transcript
 from workers.failures import RequestRefused
+from workers.joining import DoesNotJoin
+
+log = logging.getLogger(__name__)
 
 #: vLLM's words for why it stopped, as ours.
 FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
@@ -137,8 +141,17 @@ class _Answer:
             prompt_tokens=len(self._prompt),
             cached_tokens=transcript.cached_tokens,
             draft=self._statistics(standing) if self.draft else None,
-            logprobs=transcript.joined_logprobs(self._prompts.text_lengths(self._prompt)),
+            logprobs=self._logprobs(),
         )
+
+    def _logprobs(self) -> tuple[TokenLogprob, ...]:
+        if not self._order.sampling.logprobs:
+            return ()
+        try:
+            return self._transcript.joined_logprobs(self._prompts.text_lengths(self._prompt))
+        except DoesNotJoin as reason:
+            log.warning("logprobs_left_out request_id=%s reason=%r", self._order.request_id, str(reason))
+            return ()
 
     def _statistics(self, standing: Standing | None) -> DraftStatistics:
         drafted, accepted = len(self.draft_tokens), self._transcript.accepted
