@@ -88,6 +88,7 @@ class Llama:
         self._batch = StepBatch(llama.llama_batch(), capacity.step_tokens)
         self._rows: tuple[int, Logits] | None = None
         self._pieces: dict[int, bytes] = {}
+        self._labels: dict[int, str] = {}
 
     def _new_context(self) -> Any:
         params = llama.llama_context_default_params()
@@ -191,7 +192,10 @@ class Llama:
 
     def label(self, token: int) -> str:
         """The token for a person to read, control tokens included."""
-        return self._read_piece(token, special=True).decode(errors="replace")
+        known = self._labels.get(token)
+        if known is None:
+            known = self._labels[token] = self._read_piece(token, special=True).decode(errors="replace")
+        return known
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         room = ctypes.create_string_buffer(PIECE_BYTES)
