@@ -198,8 +198,10 @@ class Bench:
         scored = self._answer(
             self._order(QUESTIONS[index], None, None, max_tokens=place + 1, logprobs=True, top_logprobs=NUM_TOP)
         )
+        if place >= len(scored.logprobs):
+            return False  # it ended there: the end of text has no log-probability in an answer
         own = scored.logprobs[place]
-        rivals = [value for text, value in own.top if self._engine.tokens_of(text) == [other]]
+        rivals = [rival.logprob for rival in own.top if rival.token_id == other]
         return any(own.logprob - value <= TIE for value in rivals)
 
 

@@ -134,7 +134,10 @@ def _chat(body: ChatCompletionRequest, models: ModelTable) -> tuple[list[JobRequ
     _refuse_streams(body.stream)
 
     def conclude(first: AcceptedRequest, answers: Sequence[Answer]) -> Wire:
-        return ChatDialect(f"chatcmpl-{first.request_id}", int(first.accepted_at_s), body.model).whole(answers)
+        dialect = ChatDialect(
+            f"chatcmpl-{first.request_id}", int(first.accepted_at_s), body.model, logprobs=first.sampling.logprobs
+        )
+        return dialect.whole(answers)
 
     return chat_jobs(body, models.policy(body.model)), conclude
 
@@ -145,7 +148,14 @@ def _completion(body: CompletionRequest, models: ModelTable) -> tuple[list[JobRe
     echoed = tuple(prompt for prompt in prompts for _ in range(body.n or 1)) if body.echo else ()
 
     def conclude(first: AcceptedRequest, answers: Sequence[Answer]) -> Wire:
-        dialect = TextDialect(f"cmpl-{first.request_id}", int(first.accepted_at_s), body.model, echoed, len(prompts))
+        dialect = TextDialect(
+            f"cmpl-{first.request_id}",
+            int(first.accepted_at_s),
+            body.model,
+            echoed,
+            len(prompts),
+            logprobs=first.sampling.logprobs,
+        )
         return dialect.whole(answers)
 
     return completion_jobs(body, models.policy(body.model)), conclude

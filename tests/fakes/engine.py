@@ -30,7 +30,7 @@ from typing import Generic, TypeVar
 from schemas.drafts import Draft, TokenFigures
 from schemas.events import AcceptedText, CorrectedText, DraftText, WrittenText
 from schemas.requests import Message
-from schemas.results import DraftStatistics, FailureKind, FinishReason
+from schemas.results import DraftStatistics, FailureKind, FinishReason, RivalLogprob, TokenLogprob
 from schemas.workers import CacheStatistics, VerificationStatistics
 from tests.fakes.death import Death
 from workers.cloud.answering import AnswerOrder, CloudAnswer
@@ -71,6 +71,17 @@ def words(order: DraftOrder | AnswerOrder) -> list[str]:
     spoken = order.messages[-1].content.split()[::-1] or ["nothing"]
     num = min(order.sampling.max_tokens, NUM_TOKENS)
     return [f"{spoken[place % len(spoken)]} " for place in range(num)]
+
+
+def logprobs(order: DraftOrder | AnswerOrder, written: Sequence[str]) -> tuple[TokenLogprob, ...]:
+    """A token a word, each with the end of text as its only rival."""
+    if not order.sampling.logprobs:
+        return ()
+    rivals = (RivalLogprob(token="<|end|>", bytes=(), token_id=0, logprob=-9.0),)[: order.sampling.top_logprobs]
+    return tuple(
+        TokenLogprob(token=word, bytes=tuple(word.encode()), token_id=place, logprob=-0.1, top=rivals)
+        for place, word in enumerate(written)
+    )
 
 
 @dataclass
@@ -257,6 +268,7 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
             cached_tokens=cached,
             model=self.model_name,
             vocabulary=self.vocabulary,
+            logprobs=logprobs(flight.order, written),
         )
 
 
@@ -292,6 +304,7 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
             prompt_tokens=len(flight.order.messages[-1].content.split()) or 1,
             cached_tokens=cached,
             draft=statistics,
+            logprobs=logprobs(flight.order, written),
         )
 
     def _count(self, draft: Draft | None, accepted: int, num_tokens: int) -> DraftStatistics | None:

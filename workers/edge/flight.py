@@ -16,6 +16,7 @@ from workers.edge.figures import Floats, Row
 from workers.edge.outlook import Outlook
 from workers.edge.sampling import Chooser
 from workers.edge.text_stream import TextStream
+from workers.joining import joined
 
 Listener = Callable[[DraftText], None]
 
@@ -73,6 +74,7 @@ class Flight:
     finish_reason: FinishReason | None = None
     escalated_early: bool = False
     rows: list[Row] = field(default_factory=list)
+    #: Where they are wanted, of every token that was written.
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -132,7 +134,7 @@ class Flight:
             cached_tokens=self.cached_tokens,
             model=model,
             vocabulary=vocabulary,
-            logprobs=tuple(self.logprobs),
+            logprobs=joined(self.logprobs, self._stream.text),
         )
 
     def end(self) -> None:

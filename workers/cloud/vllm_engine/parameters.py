@@ -43,8 +43,15 @@ def _structure(sampling: Sampling) -> StructuredOutputsParams | None:
     return None
 
 
-def scoring_params() -> SamplingParams:
-    """For the pass that scores a draft as part of the prompt: the log-probability of each token and the favourite's."""
+def scoring_params(top_logprobs: int) -> SamplingParams:
+    """For the pass that scores a draft as part of the prompt: each token's log-probability and those of the likeliest.
+
+    They are the favourite, and as many as the request wants to see.
+    """
     return SamplingParams(
-        max_tokens=1, temperature=0.0, prompt_logprobs=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        max_tokens=1,
+        temperature=0.0,
+        prompt_logprobs=max(1, top_logprobs),
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )
