@@ -21,6 +21,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import IO
 
@@ -91,6 +92,9 @@ class ConstraintCheck:
     def _living(self) -> "_Child":
         if self._closed:
             raise UnfitGrammar("the engine is being closed")
+        if self._child is not None and not self._child.lives:  # no grammar's fault: it had none in hand
+            self._child.kill()
+            self._child = None
         if self._child is None:
             self._child = _Child(self._vocabulary)
         return self._child
@@ -131,6 +135,11 @@ class _Child:
         # Written at once, so that the child gets ready while nobody waits; a pipe holds less than a vocabulary.
         threading.Thread(target=self._tell, args=(vocabulary,), name="constraint-check", daemon=True).start()
 
+    @property
+    def lives(self) -> bool:
+        """Whether it can still be asked."""
+        return self._process.poll() is None
+
     def wait_until_ready(self) -> None:
         """Block until it has read the vocabulary."""
         if not self._ready:
@@ -147,6 +156,8 @@ class _Child:
         self._process.kill()
         self._process.wait()
         self._stdout.close()
+        with suppress(OSError):  # what it was not told any more
+            self._stdin.close()
 
     def _tell(self, message: bytes) -> None:
         try:
