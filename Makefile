@@ -53,8 +53,9 @@ bench-routing: models ## Measure and simulate what routing by cached prefixes ga
 chaos: models ## Kill, stop and cut off everything while requests come in; nothing may be lost (20 minutes)
 	@$(BIN)/python -m experiments.chaos --engines
 
-fuzz: setup ## Send thousands of made-up requests to the gateway
+fuzz: models ## Send made-up requests: thousands to the gateway, then for FUZZ_MINUTES (60) to real engines
 	@$(BIN)/python -m experiments.fuzz
+	@$(BIN)/python -m experiments.fuzz_engines --minutes $${FUZZ_MINUTES:-60}
 
 soak: setup ## Load and restart everything for SOAK_MINUTES (30); memory must stay flat
 	@$(BIN)/python -m experiments.soak --minutes $${SOAK_MINUTES:-30}

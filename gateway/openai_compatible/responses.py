@@ -266,5 +266,6 @@ def _format(body: ResponseRequest) -> ResponseFormat | None:
     if body.text is None:
         return None
     wanted = body.text.format
-    schema = None if wanted.json_schema is None else JsonSchemaFormat(json_schema=wanted.json_schema)
-    return ResponseFormat(type=wanted.type, json_schema=schema)
+    if wanted.json_schema is None or wanted.type != "json_schema":
+        return ResponseFormat(type=wanted.type, object_schema=wanted.json_schema)
+    return ResponseFormat(type=wanted.type, json_schema=JsonSchemaFormat(json_schema=wanted.json_schema))

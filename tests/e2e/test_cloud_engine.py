@@ -4,6 +4,7 @@ import random
 import time
 from concurrent.futures import Future
 
+import jsonschema
 import psutil
 import pytest
 
@@ -16,7 +17,7 @@ from tests.e2e.first_tokens import ALIKE, SECRETS, guessed
 from tests.e2e.joining import EMOJI, JOINING, check_joining
 from workers.cloud.answering import CloudAnswer
 from workers.cloud.engines import build_engine
-from workers.failures import EngineDied, RequestCancelled, RequestRefused
+from workers.failures import BeyondModel, EngineDied, RequestCancelled, RequestRefused
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
 
@@ -386,10 +387,54 @@ def test_a_bias_acts_on_proposed_tokens_too(engine, plain):
     assert banned not in answer.token_ids
 
 
-def test_an_impossible_schema_is_refused(engine):
-    with pytest.raises(RequestRefused) as refused:
-        engine.submit(order(QUESTIONS[0], grammar="this is no grammar")).result()
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"grammar": "this is no grammar"}, "grammar: the grammar is no GBNF"),
+        ({"grammar": "root ::= a a\na ::= a a | [a-z] |"}, "grammar: .* too ambiguous"),
+        ({"json_schema": {"type": "string", "pattern": "("}}, "json_schema: .* regex parse error"),
+        ({"json_schema": {"type": "no-such"}}, "json_schema: .* JSON schema"),
+        ({"json_schema": {"type": "array", "maxItems": 10**9, "items": {}}}, "json_schema: .* too complex"),
+        ({"logit_bias": {50256: -100.0}}, "no token 50256; its ids are below 49152"),
+        ({"logit_bias": {5: 1.0, 49_152: 1.0}}, "no token 49152"),
+    ],
+)
+def test_an_option_that_would_hurt_or_cannot_be_honoured_is_refused_while_others_go_on(engine, plain, options, why):
+    beside = engine.submit(order(QUESTIONS[1]))
+    with pytest.raises(BeyondModel, match=why) as refused:
+        engine.submit(order(QUESTIONS[0], **options)).result(timeout=60)
     assert refused.value.kind is FailureKind.UNSUPPORTED_OPTION
+    assert beside.result(timeout=60).token_ids == plain[1].token_ids
+    assert engine.alive
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_bounds_and_patterns_are_kept_with_and_without_a_draft_that_does_not(engine, temperature):
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 10}, "code": {"pattern": "^[A-Z]{2}$"}},
+        "required": ["n"],
+    }
+    options = {"json_schema": schema, "temperature": temperature, "seed": 3, "max_tokens": 60}
+    foreign = a_draft(engine.tokens_of('{"n": 1795649506, "code":\n "x"}'), engine.vocabulary)
+    for draft in (None, foreign):
+        answer = engine.submit(order("A number from 1 to 10 as JSON.", draft=draft, **options)).result()
+        if answer.finish_reason is FinishReason.STOP:
+            jsonschema.validate(json.loads(answer.text), {**schema, "additionalProperties": False})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 5e-324, "top_p": 5e-324, "top_k": 1000, "seed": 2**31 - 1},
+        {"temperature": 2.0, "repetition_penalty": 0.01, "frequency_penalty": -2.0},
+        {"logit_bias": {0: 100.0, 49_151: -100.0}, "stop": ("\x00", "é")},
+        {"logprobs": True, "top_logprobs": 20, "temperature": 1e-30},
+    ],
+)
+def test_numbers_at_the_borders_of_what_is_taken_give_an_answer(engine, options):
+    assert engine.submit(order(QUESTIONS[3], max_tokens=8, **options)).result().token_ids
+    assert engine.alive
 
 
 def test_the_cache_says_what_it_holds(engine):

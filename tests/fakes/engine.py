@@ -35,7 +35,7 @@ from schemas.workers import CacheStatistics, VerificationStatistics
 from tests.fakes.death import Death
 from workers.cloud.answering import AnswerOrder, CloudAnswer
 from workers.edge.engine import DraftOrder
-from workers.failures import EngineDied, RequestCancelled, RequestRefused
+from workers.failures import BeyondModel, EngineDied, RequestCancelled, RequestRefused
 
 OrderT = TypeVar("OrderT", DraftOrder, AnswerOrder)
 ProductT = TypeVar("ProductT", Draft, CloudAnswer)
@@ -243,6 +243,8 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
     model_name = "fake-small"
 
     def write(self, flight: Flight[DraftOrder, Draft], listener: Callable[[DraftText], None]) -> Draft:
+        if "beyond" in flight.order.messages[-1].content:
+            raise BeyondModel("json_schema: the fake edge keeps none")
         text, cached = "", self.cached_words(flight.order)
         written = words(flight.order)
         for word in written:

@@ -112,6 +112,8 @@ def test_everything_a_job_may_say_reaches_its_record(client, store):
         (PROMPT | {"colour": "blue"}, "colour", "blue"),
         (PROMPT | {"top_logprobs": 2}, "top_logprobs", 2),
         (PROMPT | {"json_schema": {"maximum": 2**70}}, "json_schema", {"maximum": 2**70}),
+        (PROMPT | {"grammar": "root ::= ("}, "grammar", "root ::= ("),
+        (PROMPT | {"logit_bias": {"-1": 5}}, "logit_bias.-1.[key]", "-1"),
         (PROMPT | {"policy": "bold"}, "policy", "bold"),
         (PROMPT | {"confidence": {"strategy": "hunch"}}, "confidence.strategy", "hunch"),
         (PROMPT | {"confidence": {"weights": {"hunch": 1}}}, "confidence.weights", "hunch"),

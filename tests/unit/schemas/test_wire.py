@@ -52,7 +52,7 @@ def samplings(draw: st.DrawFn) -> Sampling:
         temperature=draw(st.floats(0.0, 2.0)),
         seed=draw(st.none() | st.integers(0, 2**31 - 1)),
         stop=tuple(draw(st.lists(st.text(min_size=1, max_size=256), max_size=16))),
-        logit_bias=draw(st.dictionaries(st.integers(), st.floats(-100.0, 100.0), max_size=5)),
+        logit_bias=draw(st.dictionaries(st.integers(0, 2**31 - 1), st.floats(-100.0, 100.0), max_size=5)),
         logprobs=logprobs,
         top_logprobs=draw(st.integers(0, 20)) if logprobs else 0,
         grammar=grammar,

@@ -7,6 +7,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from schemas.requests import Sampling
 from workers.cloud.vllm_engine.keys import BIASES_KEY, HINT_KEY
+from workers.constraints import lark_of
 
 
 def sampling_params(
@@ -36,11 +37,9 @@ def sampling_params(
 
 
 def _structure(sampling: Sampling) -> StructuredOutputsParams | None:
-    if sampling.grammar is not None:
-        return StructuredOutputsParams(grammar=sampling.grammar)
-    if sampling.json_schema is not None:
-        return StructuredOutputsParams(json=sampling.json_schema)
-    return None
+    """The same grammar that the edge's drafts keep, schemas included: vLLM takes llguidance's own dialect for one."""
+    lark = lark_of(sampling)
+    return None if lark is None else StructuredOutputsParams(grammar=lark)
 
 
 def scoring_params(top_logprobs: int) -> SamplingParams:

@@ -34,6 +34,8 @@ class Transcript:
         self.steps = 0
         #: vLLM's own word.
         self.finish_reason: str | None = None
+        #: The stop string, or the token that counts as one; None where the model's own end of text ended the answer.
+        self.stop_reason: int | str | None = None
         self._alignment = Alignment(draft_tokens or (), rejoin=rejoin)
         self._lengths = lengths
         self._listener = listener
@@ -49,7 +51,7 @@ class Transcript:
         new = output.outputs[0]
         self.steps += bool(new.token_ids)
         self.cached_tokens = output.num_cached_tokens or 0
-        self.finish_reason = new.finish_reason
+        self.finish_reason, self.stop_reason = new.finish_reason, new.stop_reason
         if new.logprobs:
             self.note_logprobs(new.token_ids, new.logprobs, prompts, top_logprobs)
         self.write(new.token_ids, new.text)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from workers.cloud.accepting import Standing, can_be_scored, standing_prefix
 from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
 from workers.cloud.drafts_in_flight import DraftHint
 from workers.cloud.flights import Progressed
+from workers.cloud.vllm_engine.options import Options
 from workers.cloud.vllm_engine.parameters import sampling_params, scoring_params
 from workers.cloud.vllm_engine.prompts import Prompts
 from workers.cloud.vllm_engine.transcript import Transcript
@@ -27,16 +29,32 @@ log = logging.getLogger(__name__)
 FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
+@dataclass(frozen=True)
+class _Written:
+    """An answer, and whether the model ended it: not a stop string, and not its length."""
+
+    answer: CloudAnswer
+    ended_itself: bool
+
+
 class AnswerWriter:
     """Writes one order after another on one engine; holds nothing between them."""
 
-    def __init__(self, llm: AsyncLLM, prompts: Prompts, verifier: VerifierSettings) -> None:
+    def __init__(self, llm: AsyncLLM, prompts: Prompts, options: Options, verifier: VerifierSettings) -> None:
         self._llm = llm
         self._prompts = prompts
+        self._options = options
         self._verifier = verifier
 
     async def write(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> CloudAnswer:
         """The answer to one order. Raises `RequestRefused`, or what vLLM raises."""
+        await self._options.check(order.sampling)
+        written = await self._write(order, listener, progressed)
+        if written.ended_itself:
+            await self._options.check_answer(order.sampling, written.answer.token_ids)
+        return written.answer
+
+    async def _write(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> "_Written":
         verifier = order.tuning or self._verifier
         answer = _Answer(self._llm, self._prompts, order, verifier, listener, progressed)
         if answer.draft is None:
@@ -80,12 +98,12 @@ class _Answer:
         lengths = prompts.text_lengths(self._prompt) if draft and listener else None
         self._transcript = Transcript(self.draft_tokens if draft else None, lengths, listener, rejoin=verifier.rejoin)
 
-    async def written(self, hint: dict[str, Any]) -> CloudAnswer:
+    async def written(self, hint: dict[str, Any]) -> "_Written":
         """Written by the model, which a draft only makes cheaper."""
         await self._write_on(self._most, hint)
         return self._answer(None)
 
-    async def scored(self, threshold: float) -> CloudAnswer:
+    async def scored(self, threshold: float) -> "_Written":
         """The draft as far as it stands, and the model's own from there on."""
         # The pass that scores writes one token itself, which must fit into the context behind the draft.
         scored = self.draft_tokens[: min(self._most, self._prompts.room(self._prompt) - 1)]
@@ -127,14 +145,14 @@ class _Answer:
         request_id = f"{self._order.request_id}-{pass_name}"
         return self._llm.generate({"prompt_token_ids": prompt, **self._salt}, params, request_id)
 
-    def _answer(self, standing: Standing | None) -> CloudAnswer:
+    def _answer(self, standing: Standing | None) -> "_Written":
         transcript = self._transcript
         if transcript.finish_reason not in FINISH_REASONS:
             raise RequestRefused(
                 FailureKind.ENGINE_ERROR,
                 f"vLLM ended request {self._order.request_id} with {transcript.finish_reason!r}",
             )
-        return CloudAnswer(
+        answer = CloudAnswer(
             text=transcript.text,
             token_ids=tuple(transcript.token_ids),
             finish_reason=FINISH_REASONS[transcript.finish_reason],
@@ -143,6 +161,7 @@ class _Answer:
             draft=self._statistics(standing) if self.draft else None,
             logprobs=self._logprobs(),
         )
+        return _Written(answer, ended_itself=transcript.finish_reason == "stop" and transcript.stop_reason is None)
 
     def _logprobs(self) -> tuple[TokenLogprob, ...]:
         if not self._order.sampling.logprobs:
