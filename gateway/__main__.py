@@ -131,7 +131,10 @@ def allow_open_files(settings: GatewaySettings) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        except ValueError:  # macOS has another limit beside this one
+            allowed = soft
         if allowed < needed:
             log.warning("few_open_files allowed=%d needed=%d raise='ulimit -n'", allowed, needed)
 

@@ -174,6 +174,13 @@ def test_what_no_encoding_can_write_in_paths_queries_and_headers_is_no_500(syste
             assert one.recv(1 << 16).startswith(b"HTTP/1.1 202 ")
 
 
+def test_no_header_makes_one_path_another(client):
+    answer = client.get(
+        "/v1/models", headers={"SCRIPT_NAME": "/v1", "PATH_INFO": "/healthz", "X-Forwarded-Prefix": "/v1"}
+    )
+    assert answer.json()["object"] == "list"
+
+
 @pytest.mark.parametrize(
     "filename", ["\ud800.jsonl".encode("utf-8", "surrogatepass"), b"\xff.jsonl", b'a"b.jsonl', b"\x00"]
 )
