@@ -11,6 +11,7 @@ from redis import Redis
 
 from broker.api_keys import ApiKeys
 from broker.batches import BatchStore
+from broker.clock import ServerClock
 from broker.connection import REDIS_AWAY, connect_configured, connect_index
 from broker.holds import Lifetimes
 from broker.outbox import Outbox
@@ -63,6 +64,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         router=Router.configured(settings, redis, presence),
         batches=BatchStore(redis),
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files"),
+        clock=ServerClock(redis),
         holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
     )
     BatchRunner(services).start()

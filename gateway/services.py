@@ -1,6 +1,5 @@
 """What the routes work with: built once a process by `gateway.__main__` and handed to every route file."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,9 +33,10 @@ class Services:
     router: Router
     batches: BatchStore
     files: Files
+    #: Seconds since the epoch, the same on all hosts: what one gateway writes down another compares.
+    clock: Callable[[], float]
     #: None where there is no prefix index.
     holders: Holders | None = None
-    clock: Callable[[], float] = time.time
 
     @cached_property
     def store(self) -> OwnedRequests:
