@@ -34,6 +34,8 @@ PROFILE_VARIABLE, FILE_VARIABLE = f"{ENV_PREFIX}PROFILE", f"{ENV_PREFIX}CONFIG"
 URL_VARIABLE, API_KEY_VARIABLE = f"{ENV_PREFIX}URL", f"{ENV_PREFIX}API_KEY"
 #: How the address of a Redis server starts: plain, over TLS, on a socket.
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+#: Hosts that stand for every address of this machine, by the one under which it reaches itself.
+EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not listened on
 
 
 class InvalidSettings(Exception):
@@ -76,6 +78,11 @@ class GatewaySettings(Section):
     require_api_keys: bool
     rate_limit: str
 
+    @field_validator("host")
+    @classmethod
+    def _is_an_address_without_brackets(cls, value: str) -> str:
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
     @field_validator("rate_limit")
     @classmethod
     def _is_a_rate(cls, value: str) -> str:
@@ -93,6 +100,16 @@ class GatewaySettings(Section):
         if self.max_streams >= self.threads:
             raise ValueError(f"max_streams ({self.max_streams}) must be below threads ({self.threads})")
         return self
+
+    @property
+    def authority(self) -> str:
+        """Host and port as URLs have them: an IPv6 address is in brackets."""
+        return _authority(self.host, self.port)
+
+    @property
+    def local_url(self) -> str:
+        """Where this machine reaches the gateway."""
+        return f"http://{_authority(EVERY_ADDRESS.get(self.host, self.host), self.port)}"
 
 
 class RequestSettings(Section):
@@ -424,6 +441,10 @@ def _redis_variables() -> dict[str, str]:
         for field, variable in short.items()
         if os.environ.get(variable) and f"{ENV_PREFIX}REDIS__{field.upper()}" not in os.environ
     }
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def read_secret(name: str) -> str | None:

@@ -152,7 +152,7 @@ def _model(settings: Settings, tier: Tier, path: str) -> Finding:
 
 
 def _gateway(settings: Settings) -> Finding:
-    url = f"http://{settings.gateway.host}:{settings.gateway.port}"
+    url = settings.gateway.local_url
     try:
         answer = httpx.get(f"{url}/readyz", trust_env=False, timeout=5.0)
     except httpx.TransportError:

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from config.environment import child_environment
 from config.settings import GatewaySettings, Settings, state_folder
 from firstdraft.embedded import embedded_server
 from firstdraft.model_store import prepare_configured_models
+from gateway.listening import listen
 from workers.lifeline import adopt_orphans, ending_with_parent
 
 #: Seconds until every process must be ready. Engines take most of it; a compiled one takes minutes.
@@ -75,7 +75,7 @@ def running_system(
         others = _descendants()
         honcho = _start(procfile, child_environment(REDIS_URL=redis_url, **shared_machine(settings)), output)
         stack.callback(_stop, honcho, others)
-        system = RunningSystem(f"http://{settings.gateway.host}:{settings.gateway.port}", redis_url, honcho)
+        system = RunningSystem(settings.gateway.local_url, redis_url, honcho)
         _wait_until_ready(system, say)
         yield system
 
@@ -136,10 +136,10 @@ def _check_port_is_free(gateway: GatewaySettings) -> None:
     if gateway.port == 0:
         raise SystemNotRunning("gateway.port is 0, and nobody would know which port the gateway has: choose one")
     try:
-        socket.create_server((gateway.host, gateway.port)).close()
+        listen(gateway.host, gateway.port).close()
     except OSError as error:
         raise SystemNotRunning(
-            f"the gateway cannot listen on {gateway.host}:{gateway.port} ({error.strerror}): stop what does,"
+            f"the gateway cannot listen on {gateway.authority} ({error.strerror}): stop what does,"
             " or set FIRSTDRAFT_GATEWAY__PORT"
         ) from error
 

@@ -94,7 +94,7 @@ class Server(BaseApplication):
     def load_config(self) -> None:
         """Called by gunicorn before it forks."""
         gateway = self._settings.gateway
-        self.cfg.set("bind", f"{gateway.host}:{gateway.port}")
+        self.cfg.set("bind", gateway.authority)
         self.cfg.set("workers", gateway.processes)
         self.cfg.set("worker_class", "gthread")
         self.cfg.set("threads", gateway.threads)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from firstdraft.ablation import Row, ablate, as_json, read_prompts
 from firstdraft.cli.failures import checked_settings, expected_failures
+from firstdraft.cli.talking import gateway_url
 
 
 @click.command(name="ablate")
@@ -25,7 +26,7 @@ def ablate_command(prompts: Path, url: str | None, concurrency: int, only: tuple
     if unknown := set(only) - {way.name for way in ways}:
         known = ", ".join(way.name for way in ways)
         raise click.BadParameter(f"{', '.join(sorted(unknown))} (there are {known})", param_hint="--only")
-    base_url = url or f"http://{settings.gateway.host}:{settings.gateway.port}"
+    base_url = gateway_url(url)
     progress = Console(stderr=True, highlight=False)
     with expected_failures():
         chosen = [way for way in ways if not only or way.name in only]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+import httpx
 from pydantic import BaseModel
 
 from config.settings import API_KEY_VARIABLE, URL_VARIABLE, read_secret
@@ -37,11 +38,18 @@ def sampling_options(command: CommandT) -> CommandT:
 
 
 def gateway_url(url: str | None) -> str:
-    """The gateway that a command talks to."""
-    if chosen := url or read_secret(URL_VARIABLE):
-        return chosen
-    gateway = checked_settings().gateway
-    return f"http://{gateway.host}:{gateway.port}"
+    """The gateway that a command talks to. Ends the command where what was given is no address of one."""
+    chosen = url or read_secret(URL_VARIABLE)
+    if not chosen:
+        return checked_settings().gateway.local_url
+    try:
+        parsed = httpx.URL(chosen)
+    except httpx.InvalidURL as error:
+        hint = "an IPv6 address is written in brackets, as in http://[::1]:8400"
+        raise click.ClickException(f"no gateway can be at {chosen} ({error}); {hint}") from error
+    if parsed.scheme not in {"http", "https"}:
+        raise click.ClickException(f"no gateway can be at {chosen}: it must start with http:// or https://")
+    return chosen
 
 
 def client_for(url: str | None) -> Client:
