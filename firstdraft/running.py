@@ -14,6 +14,7 @@ from typing import IO
 import httpx
 import psutil
 
+from broker.tls import check_tls
 from config.environment import child_environment
 from config.settings import GatewaySettings, Settings, state_folder
 from firstdraft.embedded import embedded_server
@@ -63,6 +64,7 @@ def running_system(
     if not procfile.is_file():
         raise SystemNotRunning(f"there is no {procfile}: run from the project's folder, or give --procfile")
     _check_port_is_free(settings.gateway)
+    check_tls(settings.redis)
     prepare_configured_models(settings, say)
     with ExitStack() as stack:
         if settings.redis.url is None:

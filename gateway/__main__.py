@@ -22,6 +22,7 @@ from broker.records import RequestStore
 from broker.router import Router
 from broker.streams import EventHub
 from broker.suitability import check_server
+from broker.tls import check_tls
 from config.logs import configure_logs
 from config.settings import InvalidSettings, Settings, read_secret, read_settings, state_folder
 from gateway import health
@@ -115,6 +116,7 @@ def main() -> None:
         log.info("api_keys_are_required host=%s make_one_with='firstdraft keys create NAME'", settings.gateway.host)
     # Settings that name what is not there stop the process here, not each of its children.
     ModelTable(Admission(settings).policies, settings.gateway.model_aliases)
+    check_tls(settings.redis)
     if settings.requests.durability == "fsync" or settings.redis.unsuitable == "refuse":
         _check_redis(connect_configured(settings.redis), settings)  # here, where it ends the process and not a child
     log.info("gateway_starting host=%s port=%d", settings.gateway.host, settings.gateway.port)

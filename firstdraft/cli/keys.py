@@ -12,6 +12,7 @@ from rich.table import Table
 
 from broker.api_keys import ApiKeys
 from broker.connection import connect
+from broker.tls import check_tls
 from config.settings import read_secret, read_settings, state_folder
 from firstdraft.cli.failures import expected_failures
 from firstdraft.embedded import embedded_server, running_server
@@ -99,6 +100,7 @@ def _api_keys() -> Iterator[ApiKeys]:
     settings = read_settings()
     with ExitStack() as stack:
         if settings.redis.url is not None:
+            check_tls(settings.redis)
             url = settings.redis.url.get_secret_value()
         else:
             data = state_folder() / "redis"

@@ -84,7 +84,7 @@ def test_everything_runs_on_the_ipv6_loopback(tmp_path):
 
 
 @NEEDS_IPV6
-def test_a_port_that_is_taken_on_the_ipv6_loopback_is_said_before_anything_starts(tmp_path):
+def test_a_port_that_is_taken_on_the_ipv6_loopback_is_said_before_anything_starts():
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
         environment = {"FIRSTDRAFT_GATEWAY__HOST": "::1", "FIRSTDRAFT_GATEWAY__PORT": str(port)}
