@@ -368,7 +368,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Earlier wins."""
-        layers = YamlConfigSettingsSource(settings_cls, yaml_file=_yaml_files(), deep_merge=True)
+        layers = YamlConfigSettingsSource(
+            settings_cls, yaml_file=_yaml_files(), yaml_file_encoding="utf-8", deep_merge=True
+        )
         return init_settings, env_settings, layers
 
 

@@ -98,7 +98,7 @@ def run_batch(lines: Path, settings: Settings) -> Run:
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,  # its engine's processes hold its output open as long as one of them lives
         ) as process:
             too_long = threading.Timer(RUN_S, os.killpg, (process.pid, signal.SIGKILL))

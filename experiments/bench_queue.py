@@ -23,7 +23,6 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from redis import Redis
-from rich.console import Console
 from rich.table import Table
 from rq import Queue
 
@@ -32,6 +31,7 @@ from broker.holds import Lifetimes, Taken
 from broker.queues import FUNCTION_NAMES, JobQueues, MsgpackSerializer
 from broker.records import RequestStore
 from config.environment import child_environment
+from firstdraft.cli.terminal import terminal
 from firstdraft.client.retries import RetryRule
 from firstdraft.client.statistics import percentile
 from firstdraft.client.sync import Client
@@ -78,7 +78,7 @@ def main() -> None:
     table = Table("side", "ms a job (median)", "jobs/s", caption="includes none of the worker's start")
     for side, ms in medians.items():
         table.add_row(side, f"{ms:.2f}", f"{1000 / ms:.0f}")
-    Console().print(table)
+    terminal().print(table)
     figures = {f"{side}_ms": ms for side, ms in medians.items()}
     figures["vs_simple_worker"] = medians["rq_simple_worker"] / medians["ours_whole"]
     figures["vs_fork_worker"] = medians["rq_worker"] / medians["ours_whole"]

@@ -35,6 +35,7 @@ from config.settings import read_settings
 from experiments.routing_cluster import Answered, Cluster, cluster
 from experiments.routing_simulator import Machine, Simulation, quantile
 from experiments.routing_workload import Ask, best_shares, conversations, traffic
+from firstdraft.cli.terminal import terminal
 from firstdraft.embedded import embedded_server
 from schemas.drafts import Draft
 from schemas.requests import ConfidenceRule, Message, Sampling
@@ -76,7 +77,7 @@ class Figures:
 
 def main(num_requests: int, *, with_engines: bool, with_thousand: bool) -> None:
     """Run everything, print tables and one JSON document."""
-    console = Console()
+    console = terminal()
     figures: dict[str, float] = {"lookup_vs_ping": look_up_against_ping()}
     talks = conversations()
     machine = _measure(talks) if with_engines else ASSUMED

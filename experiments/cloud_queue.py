@@ -112,7 +112,7 @@ def _generator(settings: Settings) -> Iterator[Callable[[int], float]]:
     command = [sys.executable, "-m", "workers.cloud.vllm_engine.offline", model]
     environment = child_environment(FIRSTDRAFT_CLOUD__MAX_IN_FLIGHT=str(IN_FLIGHT))
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603 - our own
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, encoding="utf-8") as process:  # noqa: S603 - our own
         assert process.stdin
         assert process.stdout
         lines = iter(process.stdout)

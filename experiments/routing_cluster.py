@@ -141,7 +141,8 @@ def cluster(num_workers: int, policy: str) -> Iterator[Cluster]:
         deadline = time.monotonic() + START_S
         while sum(report.ready for report in presence.live()) < num_workers:
             if time.monotonic() > deadline or any(worker.poll() is not None for worker in workers):
-                raise RuntimeError(f"the workers did not start: {(folder / 'workers.log').read_text()[-2000:]}")
+                said = (folder / "workers.log").read_text(encoding="utf-8", errors="replace")
+                raise RuntimeError(f"the workers did not start: {said[-2000:]}")
             time.sleep(0.1)
         store = RequestStore(redis, Lifetimes.configured(settings.requests))
         yield Cluster(redis, store, Router.configured(settings, redis, presence), workers)

@@ -25,12 +25,12 @@ from typing import cast
 import httpx
 import psutil
 from redis import Redis
-from rich.console import Console
 from rich.table import Table
 
 from broker.states import FINISHED
 from experiments.chaos.ledger import counted
 from experiments.chaos.system import System, running, until
+from firstdraft.cli.terminal import terminal
 
 #: Threads that submit and wait, and seconds between one's requests.
 NUM_CLIENTS, EVERY_S = 8, 0.4
@@ -75,7 +75,7 @@ def main() -> int:
     table = Table("process", "MB early", "MB late")
     for name, (early, late) in growth.items():
         table.add_row(name, f"{early:.1f}", f"{late:.1f}")
-    Console().print(table)
+    terminal().print(table)
     figures = {
         "minutes": seconds / 60,
         "accepted": accepted,

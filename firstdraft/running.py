@@ -93,7 +93,8 @@ def shared_machine(settings: Settings) -> dict[str, str]:
 
 
 def _start(procfile: Path, environment: dict[str, str], output: IO[bytes] | None) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "honcho", "start", "-f", str(procfile)]
+    # honcho itself in UTF-8: it would end, and all others with it, where one prints what the locale lacks.
+    command = [sys.executable, "-X", "utf8", "-m", "honcho", "start", "-f", str(procfile)]
     # A session of its own, so that Ctrl-C reaches this process alone, which then stops the others in order.
     return subprocess.Popen(  # noqa: S603 - our own command
         command,

@@ -170,7 +170,8 @@ class System:
 
     def fates(self) -> list[dict[str, Any]]:
         """What workers wrote down before they killed or stopped themselves: step, request_id, pid, at_s, by."""
-        return [json.loads(line) for line in self.book.read_text().splitlines()] if self.book.exists() else []
+        lines = self.book.read_text(encoding="utf-8").splitlines() if self.book.exists() else []
+        return [json.loads(line) for line in lines]
 
     def _redis_answers(self) -> bool:
         with suppress(Exception):
@@ -268,4 +269,4 @@ def _free_port() -> int:
 
 
 def _says_ready(member: Member) -> bool:
-    return "worker_ready" in member.log.read_text()
+    return "worker_ready" in member.log.read_text(encoding="utf-8")

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 import click
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from broker.api_keys import ApiKeys
@@ -15,6 +14,7 @@ from broker.connection import connect
 from broker.tls import check_tls
 from config.settings import read_secret, read_settings, state_folder
 from firstdraft.cli.failures import expected_failures
+from firstdraft.cli.terminal import WORDS, terminal
 from firstdraft.embedded import embedded_server, running_server
 from gateway.webhooks import owners_secret
 from schemas.owners import Owner, Scope
@@ -32,7 +32,7 @@ def keys() -> None:
 
 
 @keys.command()
-@click.argument("owner")
+@click.argument("owner", type=WORDS)
 @click.option(
     "--scope",
     "scopes",
@@ -41,7 +41,7 @@ def keys() -> None:
     help="What it is good for; submit and read if none is given.",
 )
 @click.option("--weight", default=1.0, show_default=True, help="The owner's share beside others' where all are busy.")
-@click.option("--label", default="", help="What it is for.")
+@click.option("--label", type=WORDS, default="", help="What it is for.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def create(owner: str, scopes: tuple[str, ...], weight: float, label: str, *, as_json: bool) -> None:
     """Make a key for OWNER and show it, this once. Several keys may have one owner."""
@@ -69,7 +69,7 @@ def list_command(*, as_json: bool) -> None:
         made = datetime.fromtimestamp(key.created_at_s, UTC).strftime("%Y-%m-%d %H:%M")
         scopes = ", ".join(key.owner.scopes)
         table.add_row(key.key_id, key.owner.name, scopes, f"{key.owner.weight:g}", made, key.label)
-    Console().print(table)
+    terminal().print(table)
 
 
 @keys.command()

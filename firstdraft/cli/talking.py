@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from config.settings import API_KEY_VARIABLE, URL_VARIABLE, read_secret
 from firstdraft.cli.failures import checked_settings
+from firstdraft.cli.terminal import WORDS
 from firstdraft.client.sync import Client
 
 CommandT = TypeVar("CommandT", bound=Callable[..., object])
@@ -30,7 +31,7 @@ def sampling_options(command: CommandT) -> CommandT:
         click.option("--temperature", type=click.FloatRange(0, 2), default=None, help="0, the default, is greedy."),
         click.option("--seed", type=click.IntRange(0), default=None, help="Makes sampling repeatable."),
         click.option("--policy", default=None, help="Which tiers answer and how: baseline, edge_only, …"),
-        click.option("--system", default=None, help="A system message before the prompt."),
+        click.option("--system", type=WORDS, default=None, help="A system message before the prompt."),
     )
     for option in reversed(options):
         command = option(command)
@@ -64,5 +65,5 @@ def conversation(prompt: str, system: str | None) -> list[dict[str, str]]:
 
 
 def print_json(document: BaseModel | dict[str, Any]) -> None:
-    """One document on one line."""
-    click.echo(document.model_dump_json() if isinstance(document, BaseModel) else json.dumps(document))
+    """One document on one line, in UTF-8 as JSON is, whatever the locale."""
+    click.echo(document.model_dump_json().encode() if isinstance(document, BaseModel) else json.dumps(document))
