@@ -24,6 +24,7 @@ from rich.table import Table
 from config.settings import Settings, VerifierSettings, read_settings
 from experiments import cloud_queue
 from experiments.cloud_workload import QUESTIONS, conversation, drafted, edge_drafts, hostile_tokens, near_tokens
+from experiments.waiting import outcome_of
 from firstdraft.cli.terminal import terminal
 from schemas.drafts import Draft
 from schemas.requests import AcceptanceRule, Sampling
@@ -181,7 +182,7 @@ class Bench:
 
     def _answer(self, order: AnswerOrder) -> CloudAnswer:
         """A request of its own, though the same order is used again."""
-        return self._engine.submit(replace(order, request_id=uuid4().hex)).result()
+        return outcome_of(self._engine.submit(replace(order, request_id=uuid4().hex)), "an answer is written")
 
     def _compare(self, index: int, answer: CloudAnswer) -> None:
         """Count the answer if it is not the plain one and no tie explains it."""

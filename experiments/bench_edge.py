@@ -25,6 +25,8 @@ from firstdraft.ablation import read_prompts
 from firstdraft.cli.terminal import terminal
 from workers.model_paths import edge_model_path
 
+#: Seconds that one side may take in one round. The logprobs side needs hundreds of milliseconds a token.
+SIDE_S = 1800.0
 #: The throughput sides with their requests in flight, in the order in which they take turns.
 SIDES = (
     ("ours", 8),
@@ -76,7 +78,7 @@ def main(num_rounds: int) -> None:
 
 def _run_side(side: str, in_flight: int, model: Path, threads: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "experiments.edge_sides", side, str(model), str(in_flight), str(threads)]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)  # noqa: S603 - our own module
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=SIDE_S)  # noqa: S603
     answers = [line for line in done.stdout.splitlines() if line.startswith('{"tokens"')]
     if not answers:
         sys.exit(f"{side} gave no answer (pip install 'firstdraft[bench]'?):\n{done.stderr[-2000:]}")

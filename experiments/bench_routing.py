@@ -35,6 +35,7 @@ from config.settings import read_settings
 from experiments.routing_cluster import Answered, Cluster, cluster
 from experiments.routing_simulator import Machine, Simulation, quantile
 from experiments.routing_workload import Ask, best_shares, conversations, traffic
+from experiments.waiting import outcome_of
 from firstdraft.cli.terminal import terminal
 from firstdraft.embedded import embedded_server
 from schemas.drafts import Draft
@@ -160,7 +161,7 @@ def _measure(talks: Sequence[tuple[Message, ...]]) -> Machine:
             for _ in range(num)
         ]
         began = time.perf_counter()
-        drafts = [future.result() for future in [engine.submit(order) for order in orders]]
+        drafts = [outcome_of(future, "a draft is written") for future in [engine.submit(order) for order in orders]]
         return time.perf_counter() - began, drafts
 
     def cost(words: tuple[Message, ...], *, num: int = 1) -> tuple[float, float, int]:
