@@ -34,6 +34,8 @@ PROFILE_VARIABLE, FILE_VARIABLE = f"{ENV_PREFIX}PROFILE", f"{ENV_PREFIX}CONFIG"
 URL_VARIABLE, API_KEY_VARIABLE = f"{ENV_PREFIX}URL", f"{ENV_PREFIX}API_KEY"
 #: How the address of a Redis server starts: plain, over TLS, on a socket.
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+#: Hosts that stand for every address of this machine, by the one under which it reaches itself.
+EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not listened on
 
 
 class InvalidSettings(Exception):
@@ -80,6 +82,11 @@ class GatewaySettings(Section):
     require_api_keys: bool
     rate_limit: str
 
+    @field_validator("host")
+    @classmethod
+    def _is_an_address_without_brackets(cls, value: str) -> str:
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
     @field_validator("rate_limit")
     @classmethod
     def _is_a_rate(cls, value: str) -> str:
@@ -103,6 +110,16 @@ class GatewaySettings(Section):
         if self.threads >= self.max_connections:
             raise ValueError(f"threads ({self.threads}) must be below max_connections ({self.max_connections})")
         return self
+
+    @property
+    def authority(self) -> str:
+        """Host and port as URLs have them: an IPv6 address is in brackets."""
+        return _authority(self.host, self.port)
+
+    @property
+    def local_url(self) -> str:
+        """Where this machine reaches the gateway."""
+        return f"http://{_authority(EVERY_ADDRESS.get(self.host, self.host), self.port)}"
 
 
 class RequestSettings(Section):
@@ -363,7 +380,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Earlier wins."""
-        layers = YamlConfigSettingsSource(settings_cls, yaml_file=_yaml_files(), deep_merge=True)
+        layers = YamlConfigSettingsSource(
+            settings_cls, yaml_file=_yaml_files(), yaml_file_encoding="utf-8", deep_merge=True
+        )
         return init_settings, env_settings, layers
 
 
@@ -436,6 +455,10 @@ def _redis_variables() -> dict[str, str]:
         for field, variable in short.items()
         if os.environ.get(variable) and f"{ENV_PREFIX}REDIS__{field.upper()}" not in os.environ
     }
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def read_secret(name: str) -> str | None:

@@ -12,6 +12,7 @@ from redis import Redis
 
 from broker.api_keys import ApiKeys
 from broker.batches import BatchStore
+from broker.clock import ServerClock
 from broker.connection import REDIS_AWAY, connect_configured, connect_index
 from broker.holds import Lifetimes
 from broker.outbox import Outbox
@@ -22,6 +23,7 @@ from broker.records import RequestStore
 from broker.router import Router
 from broker.streams import EventHub
 from broker.suitability import check_server
+from broker.tls import check_tls
 from config.logs import configure_logs
 from config.settings import GatewaySettings, InvalidSettings, Settings, read_secret, read_settings, state_folder
 from gateway import health
@@ -70,6 +72,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         router=Router.configured(settings, redis, presence, num_threads),
         batches=BatchStore(redis),
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files"),
+        clock=ServerClock(redis),
         holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
         loops=(hub.loop, reaper.loop),
     )
@@ -104,7 +107,7 @@ class Server(BaseApplication):
     def load_config(self) -> None:
         """Called by gunicorn before it forks."""
         gateway = self._settings.gateway
-        self.cfg.set("bind", f"{gateway.host}:{gateway.port}")
+        self.cfg.set("bind", gateway.authority)
         self.cfg.set("workers", gateway.processes)
         self.cfg.set("worker_class", "gateway.connections.worker.Worker")
         self.cfg.set("threads", gateway.threads)
@@ -147,6 +150,7 @@ def main() -> None:
         log.info("api_keys_are_required host=%s make_one_with='firstdraft keys create NAME'", settings.gateway.host)
     # Settings that name what is not there stop the process here, not each of its children.
     ModelTable(Admission(settings).policies, settings.gateway.model_aliases)
+    check_tls(settings.redis)
     if settings.requests.durability == "fsync" or settings.redis.unsuitable == "refuse":
         _check_redis(connect_configured(settings.redis), settings)  # here, where it ends the process and not a child
     log.info("gateway_starting host=%s port=%d", settings.gateway.host, settings.gateway.port)

@@ -10,6 +10,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from config.settings import GatewaySettings
 from gateway.app import add_errors
 from gateway.authentication import add_authentication, keys_are_required
+from gateway.listening import listen
 from gateway.routes import state
 from gateway.services import Services
 
@@ -25,7 +26,7 @@ def bind(settings: GatewaySettings) -> socket.socket | None:
     """The port, taken once for all processes; None where none is configured. Raises OSError where it is taken."""
     if settings.health_port is None:
         return None
-    return socket.create_server((settings.host, settings.health_port))
+    return listen(settings.host, settings.health_port)
 
 
 def serve(services: Services, listening: socket.socket) -> None:
