@@ -1,5 +1,7 @@
 """Webhooks to call: a queue of finished requests by the time of the next try."""
 
+from typing import cast
+
 from redis import Redis
 
 from broker import keys, scripts
@@ -16,14 +18,15 @@ class Outbox:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._claim_due = redis.register_script(scripts.CLAIM_DUE)
+        self._count_try = redis.register_script(scripts.COUNT_TRY)
 
     def take(self) -> list[str]:
         """Ids of finished requests whose webhook is to be called now. Each goes to one caller."""
         return [raw.decode() for raw in self._claim_due(keys=[keys.outbox()], args=[CLAIM_S, BATCH])]
 
     def count_try(self, request_id: str) -> int:
-        """How often it was tried, this time included."""
-        return self._redis.hincrby(keys.request(request_id), "webhook_tries", 1)
+        """How often it was tried, this time included; 0 where its result has expired."""
+        return int(cast("int", self._count_try(keys=[keys.request(request_id)])))
 
     def try_again(self, request_id: str, delay_s: int) -> None:
         """Have it taken up again later."""

@@ -13,6 +13,7 @@ from broker.api_keys import ApiKeys
 from broker.batches import BatchStore
 from broker.connection import REDIS_AWAY, connect_configured, connect_index
 from broker.holds import Lifetimes
+from broker.idempotency import IdempotencyKeys
 from broker.outbox import Outbox
 from broker.prefix_index import PrefixIndex
 from broker.presence import Presence
@@ -28,6 +29,7 @@ from gateway.admission import Admission
 from gateway.app import create_app
 from gateway.authentication import keys_are_required
 from gateway.batches.runner import BatchRunner
+from gateway.batches.sweeper import FileSweeper
 from gateway.files import DiskFiles
 from gateway.holders import Holders
 from gateway.openai_compatible.models import ModelTable
@@ -63,9 +65,11 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         router=Router.configured(settings, redis, presence),
         batches=BatchStore(redis),
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files"),
+        idempotency_keys=IdempotencyKeys(redis),
         holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
     )
     BatchRunner(services).start()
+    FileSweeper(services).start()
     if secret := read_secret(settings.webhooks.secret_env):
         WebhookSender(Outbox(redis), store, settings.webhooks, secret, services.clock).start()
     if health_socket is not None:

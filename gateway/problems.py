@@ -11,6 +11,8 @@ from gateway.admission import Refused
 
 #: The longest value that an error repeats; a prompt would not help its reader.
 MAX_SHOWN = 200
+#: The `code` of the problem that an Idempotency-Key came again with another body.
+CONFLICTING_KEY = "idempotency_key_in_use"
 
 
 def problem(

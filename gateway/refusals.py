@@ -5,18 +5,23 @@ from collections.abc import Callable
 
 from flask import Response
 
+from broker.batches import TooManyBatches
 from broker.connection import REDIS_AWAY
 from broker.idempotency import IdempotencyConflict
 from broker.records import NotOnDisk
 from gateway.admission import Refused
 from gateway.answers import RETRY_AFTER_S
 from gateway.authentication import Forbidden, Unauthorised
-from gateway.problems import problem, refused
+from gateway.files import QuotaExceeded
+from gateway.problems import CONFLICTING_KEY, problem, refused
 from gateway.slots import TooManyStreams
-from gateway.submitting import Overloaded
+from gateway.submitting import Overloaded, ResultExpired
 from schemas.wire import UndecodableMessage
 
 log = logging.getLogger(__name__)
+
+#: Seconds after which a batch of an owner's may have ended.
+BATCHES_RETRY_AFTER_S = "60"
 
 
 def _unauthorised(_error: Unauthorised) -> Response:
@@ -29,13 +34,26 @@ def _forbidden(error: Forbidden) -> Response:
 
 
 def _idempotency_conflict(_error: IdempotencyConflict) -> Response:
-    return problem(422, "The Idempotency-Key stands for another body", "Nothing was stored.")
+    detail = "Nothing was stored. Within 24 hours a key is good for one body on one route; choose another key."
+    return problem(422, "The Idempotency-Key stands for another body", detail, code=CONFLICTING_KEY)
+
+
+def _result_expired(error: ResultExpired) -> Response:
+    return problem(410, "The result has expired", str(error))
 
 
 def _overloaded(error: Overloaded) -> Response:
     status = 429 if error.overload.is_owners else 503
     headers = {"Retry-After": str(error.overload.retry_after_s)}
     return problem(status, "Too much is unfinished", str(error), headers=headers)
+
+
+def _quota_exceeded(error: QuotaExceeded) -> Response:
+    return problem(413, "You keep too many files", str(error))
+
+
+def _too_many_batches(error: TooManyBatches) -> Response:
+    return problem(429, "Too many batches", str(error), headers={"Retry-After": BATCHES_RETRY_AFTER_S})
 
 
 def _nested_too_deeply(_error: RecursionError) -> Response:
@@ -75,7 +93,10 @@ ANSWERS: dict[type[Exception], Callable[..., Response]] = {
     Unauthorised: _unauthorised,
     Forbidden: _forbidden,
     IdempotencyConflict: _idempotency_conflict,
+    ResultExpired: _result_expired,
     Overloaded: _overloaded,
+    QuotaExceeded: _quota_exceeded,
+    TooManyBatches: _too_many_batches,
     RecursionError: _nested_too_deeply,
     TooManyStreams: _too_many_streams,
     NotOnDisk: _not_on_disk,

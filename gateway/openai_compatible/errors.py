@@ -20,6 +20,7 @@ TYPES = {
     410: "not_found_error",
     413: "invalid_request_error",
     415: "invalid_request_error",
+    422: "invalid_request_error",
     429: "rate_limit_error",
     503: "server_error",
     504: "server_error",
@@ -34,13 +35,14 @@ CLIENT_FAILURES = {
 
 
 def from_problem(problem: Mapping[str, Any]) -> tuple[int, OpenAIError]:
-    """The status and the error for a problem document. What is not valid is 400 with OpenAI, not 422."""
-    status = 400 if problem["status"] == 422 else problem["status"]
+    """The status and the error for a problem document. A body that is not valid is 400 with OpenAI, not 422."""
+    code = problem.get("code")
+    status = 400 if problem["status"] == 422 and code is None else problem["status"]
     fields = problem.get("errors") or [{}]
     field = fields[0].get("field")
     if field == "model" and problem["status"] == 422:
         return 404, _error(problem["detail"], 404, param="model", code="model_not_found")
-    return status, _error(problem["detail"], status, param=field or None)
+    return status, _error(problem["detail"], status, param=field or None, code=code)
 
 
 def from_failure(failure: Failure) -> tuple[int, OpenAIError]:

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from flask import Response
 
+from broker.idempotency import Idempotency
 from broker.streams import BEGINNING
 from gateway.answers import event_stream, json_answer
+from gateway.idempotency import REPLAYED
 from gateway.openai_compatible import errors
 from gateway.openai_compatible.shapes import Answer, Dialect
 from gateway.openai_compatible.standing import Diverged, StandingText
 from gateway.services import Services
-from gateway.submitting import submit
+from gateway.submitting import Submitted, submit_all
 from schemas.events import Cancelled, Done, Event, Failed
 from schemas.openai_models import OpenAIError
 from schemas.requests import AcceptedRequest, JobRequest
@@ -35,20 +37,21 @@ class NoAnswer(Exception):
 class Jobs:
     """The jobs of one request, one for each choice."""
 
-    def __init__(self, services: Services, bodies: Sequence[JobRequest], note: str = "") -> None:
-        """Submit them all. Raises `Refused`, with none of them left behind."""
+    def __init__(self, services: Services, submitted: Submitted) -> None:
         self._services = services
-        self.accepted: list[AcceptedRequest] = []
+        self.accepted = submitted.requests
+        #: Headers that say whether an earlier request submitted them.
+        self.headers = REPLAYED if submitted.replayed else {}
+        self._keyed = submitted.keyed
         self._ended: set[str] = set()
-        try:
-            for body in bodies:
-                self.accepted.append(submit(services, body, note=note))
-        except Exception:
-            self.cancel()
-            raise
 
     def cancel(self) -> None:
-        """Cancel those that have not ended."""
+        """Cancel those that have not ended, as nobody waits for them any more.
+
+        Not where they have a key: whoever gave it may send the request again, and others may follow the same jobs now.
+        """
+        if self._keyed:
+            return
         for request in self.accepted:
             if request.request_id not in self._ended:
                 self._services.store.cancel(request.request_id)
@@ -83,15 +86,19 @@ class Jobs:
 
 
 def answer_whole(
-    services: Services, bodies: Sequence[JobRequest], dialect: Callable[[AcceptedRequest], Dialect]
+    services: Services,
+    bodies: Sequence[JobRequest],
+    dialect: Callable[[AcceptedRequest], Dialect],
+    *,
+    key: Idempotency | None = None,
 ) -> Response:
     """Submit, wait for everything, answer."""
     with services.slots.taken():
-        jobs = Jobs(services, bodies)
+        jobs = Jobs(services, submit_all(services, bodies, key=key))
         try:
-            return json_answer(dialect(jobs.accepted[0]).whole(jobs.answers()))
+            return json_answer(dialect(jobs.accepted[0]).whole(jobs.answers()), headers=jobs.headers)
         except NoAnswer as reason:
-            return json_answer(reason.error, reason.status)
+            return json_answer(reason.error, reason.status, jobs.headers)
         finally:
             jobs.cancel()
 
@@ -102,11 +109,13 @@ def answer_in_pieces(
     dialect: Callable[[AcceptedRequest], Dialect],
     *,
     include_usage: bool,
+    key: Idempotency | None = None,
 ) -> Response:
     """Submit, and send text that will stand as soon as that is known. A client that leaves cancels the jobs."""
     with services.slots.taken() as slot:
-        jobs = Jobs(services, bodies)
+        jobs = Jobs(services, submit_all(services, bodies, key=key))
         response = event_stream(_lines(jobs, dialect(jobs.accepted[0]), include_usage=include_usage))
+        response.headers.extend(jobs.headers)
         response.call_on_close(jobs.cancel)
         return slot.held_by(response)
 
