@@ -57,10 +57,16 @@ class BatchRun:
     """One run. Whoever makes it holds the batch's lock."""
 
     def __init__(
-        self, services: Services, models: ModelTable, batch: Batch, must_make_way: Callable[[], bool] = lambda: False
+        self,
+        services: Services,
+        models: ModelTable,
+        batch: Batch,
+        must_make_way: Callable[[], bool] = lambda: False,
+        drain_s: float = DRAIN_S,
     ) -> None:
         """`must_make_way`: whether the run is to end early, so that another batch's can begin; it is taken up again."""
         self._must_make_way = must_make_way
+        self._drain_s = drain_s
         self._make_way_by: float | None = None
         self._services = services
         self._models = models
@@ -190,7 +196,7 @@ class BatchRun:
 
     def _makes_way(self) -> bool:
         if self._make_way_by is None and self._must_make_way():
-            self._make_way_by = time.monotonic() + DRAIN_S
+            self._make_way_by = time.monotonic() + self._drain_s
         return self._make_way_by is not None
 
     def _start(self, number: int, raw: bytes | None, listening: Listening, checked: Checked) -> None:

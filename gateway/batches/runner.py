@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from broker.connection import REDIS_AWAY
-from gateway.batches.run import BatchRun
+from gateway.batches.run import DRAIN_S, BatchRun
 from gateway.batches.turns import Waiting, in_turn
 from gateway.files import Locked
 from gateway.openai_compatible.models import ModelTable
@@ -37,9 +37,9 @@ class _Running:
 class BatchRunner:
     """Runs batches on threads of its own. A batch's lock sees to it that one process has it."""
 
-    def __init__(self, services: Services, slice_s: float = SLICE_S) -> None:
+    def __init__(self, services: Services, slice_s: float = SLICE_S, drain_s: float = DRAIN_S) -> None:
         self._services = services
-        self._slice_s = slice_s
+        self._slice_s, self._drain_s = slice_s, drain_s
         self._models = ModelTable(services.admission.policies, services.settings.model_aliases)
         #: What is run, and what is known of the others that have not ended.
         self._running: dict[str, _Running] = {}
@@ -128,7 +128,7 @@ class BatchRunner:
                 batch = self._services.batches.read(batch_id)
                 if batch is not None and batch.status not in ENDED:
                     log.info("batch_taken_up batch_id=%s status=%s", batch_id, batch.status)
-                    BatchRun(self._services, self._models, batch, running.makes_way.is_set).run()
+                    BatchRun(self._services, self._models, batch, running.makes_way.is_set, self._drain_s).run()
                     log.info("batch_left batch_id=%s made_way=%s", batch_id, running.makes_way.is_set())
         except (*REDIS_AWAY, OSError, Overloaded) as error:
             log.warning("batch_interrupted batch_id=%s error=%s", batch_id, error)  # taken up again at the next look
