@@ -4,17 +4,66 @@ After its creation a batch is written by the one process that runs it; a cancell
 two never overwrite each other.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 from redis import Redis
+from redis.client import Pipeline
 
 from broker import keys
+from broker.idempotency import IDEMPOTENCY_TTL_S, Idempotency
 from schemas import wire
-from schemas.openai_files import ENDED, Batch
+from schemas.openai_files import ENDED, MAX_WINDOW_S, Batch
 
 #: Seconds for which a batch is remembered after its last change.
 KEPT_S = 30 * 24 * 3600
+#: Seconds after its creation for which a batch is listed: no batch is remembered for longer.
+LISTED_S = MAX_WINDOW_S + KEPT_S
+#: Batches that are read in one round trip.
+PAGE = 200
+
+#: KEYS: the batch, all batches, the owner's, all unfinished, the owner's. ARGV: id, batch, when it was made, KEPT_S,
+#: LISTED_S, unfinished batches that the owner may have, idempotency key, what it is to stand for, its time to live
+#: (each '' for none). Answers 1, 0 where the owner has too many, or what the idempotency key stands for.
+_CREATE = """
+local id, batch, made_at, kept_s, listed_s, most = unpack(ARGV, 1, 6)
+local idempotency, meaning, idempotency_ttl = unpack(ARGV, 7, 9)
+if idempotency ~= '' then
+  local earlier = redis.call('GET', idempotency)
+  if earlier then return earlier end
+end
+if redis.call('SCARD', KEYS[5]) >= tonumber(most) then
+  redis.call('SINTERSTORE', KEYS[5], KEYS[5], KEYS[4])  -- without those that have expired
+  redis.call('EXPIRE', KEYS[5], kept_s)
+  if redis.call('SCARD', KEYS[5]) >= tonumber(most) then return 0 end
+end
+if idempotency ~= '' then redis.call('SET', idempotency, meaning, 'EX', idempotency_ttl) end
+redis.call('HSET', KEYS[1], 'batch', batch)
+redis.call('EXPIRE', KEYS[1], kept_s)
+for _, index in ipairs({KEYS[2], KEYS[3]}) do
+  redis.call('ZADD', index, made_at, id)
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', made_at - listed_s)
+  redis.call('EXPIRE', index, listed_s)
+end
+for _, unfinished in ipairs({KEYS[4], KEYS[5]}) do
+  redis.call('SADD', unfinished, id)
+  redis.call('EXPIRE', unfinished, kept_s)
+end
+return 1
+"""
+
+#: KEYS: a batch. ARGV: a time in seconds. Notes that it is to be cancelled, if it is there and not noted yet.
+_ASK_TO_CANCEL = """
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSETNX', KEYS[1], 'cancelling_at', ARGV[1]) end
+"""
+
+
+class TooManyBatches(Exception):
+    """The owner has as many batches that have not ended as it may. Nothing was stored."""
+
+
+class NotListed(Exception):
+    """A page was to begin after a batch that is not in the list."""
 
 
 class BatchStore:
@@ -22,60 +71,132 @@ class BatchStore:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._create = redis.register_script(_CREATE)
+        self._ask_to_cancel = redis.register_script(_ASK_TO_CANCEL)
 
-    def create(self, batch: Batch) -> None:
-        """Remember a new batch; whoever looks for batches to run finds it."""
-        with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hset(keys.batch(batch.id), "batch", wire.encode(batch))
-            pipeline.expire(keys.batch(batch.id), KEPT_S)
-            pipeline.zadd(keys.batches(), {batch.id: batch.created_at})
-            pipeline.sadd(keys.unfinished_batches(), batch.id)
-            pipeline.execute()
+    def create(self, batch: Batch, most: int, idempotency: Idempotency | None = None) -> str:
+        """Remember a new batch; whoever looks for batches to run finds it.
+
+        Answers its id, or that of the batch for which the idempotency key stands already. Raises `IdempotencyConflict`,
+        and `TooManyBatches` where the owner has `most` that have not ended.
+        """
+        owner = batch.owner.name
+        arguments: list[str | int | bytes] = [batch.id, wire.encode(batch), batch.created_at, KEPT_S, LISTED_S, most]
+        if idempotency is None:
+            arguments += ["", "", ""]
+        else:
+            arguments += [idempotency.redis_key, idempotency.meaning(batch.id), IDEMPOTENCY_TTL_S]
+        indices = [keys.batches(), keys.batches_of(owner), keys.unfinished_batches(), keys.unfinished_batches_of(owner)]
+        answer = self._create(keys=[keys.batch(batch.id), *indices], args=arguments)
+        if isinstance(answer, bytes) and idempotency is not None:
+            return idempotency.earlier(answer)
+        if not answer:
+            raise TooManyBatches(f"You have {most} batches that have not ended, as many as gateway.owner_max_batches.")
+        return batch.id
 
     def read(self, batch_id: str) -> Batch | None:
         """The batch, or None where there is none (any more)."""
-        raw, cancelling_at = cast(
-            "list[bytes | None]", self._redis.hmget(keys.batch(batch_id), "batch", "cancelling_at")
-        )
-        if raw is None:
-            return None
-        batch = wire.decode(Batch, raw)
-        if cancelling_at is None or batch.status in ENDED:
-            return batch
-        return batch.model_copy(update={"status": "cancelling", "cancelling_at": int(cancelling_at)})
+        return self.read_all([batch_id]).get(batch_id)
+
+    def read_all(self, batch_ids: Iterable[str]) -> dict[str, Batch]:
+        """Those of the batches that are there, by id, in one round trip for each `PAGE`."""
+        asked = list(batch_ids)
+        found = {}
+        for start in range(0, len(asked), PAGE):
+            page = asked[start : start + PAGE]
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for batch_id in page:
+                    pipeline.hmget(keys.batch(batch_id), "batch", "cancelling_at")
+                answers = pipeline.execute()
+            for batch_id, (raw, cancelling_at) in zip(page, answers, strict=True):
+                if raw is not None:
+                    found[batch_id] = _batch(raw, cancelling_at)
+        return found
 
     def write(self, batch: Batch) -> None:
         """Remember how far the batch has come. Only the process that runs it may call this."""
+        owner = batch.owner.name
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.hset(keys.batch(batch.id), "batch", wire.encode(batch))
             pipeline.expire(keys.batch(batch.id), KEPT_S)
+            self._expire_indices(pipeline, owner)
             if batch.status in ENDED:
                 pipeline.srem(keys.unfinished_batches(), batch.id)
+                pipeline.srem(keys.unfinished_batches_of(owner), batch.id)
             pipeline.execute()
 
     def ask_to_cancel(self, batch_id: str, now_s: float) -> None:
         """Have the process that runs it stop. Idempotent."""
-        self._redis.hsetnx(keys.batch(batch_id), "cancelling_at", int(now_s))
+        self._ask_to_cancel(keys=[keys.batch(batch_id)], args=[int(now_s)])
 
     def unfinished(self) -> list[str]:
         """Ids of batches that someone must run."""
         return sorted(one.decode() for one in cast("set[bytes]", self._redis.smembers(keys.unfinished_batches())))
 
+    def drop(self, batch_ids: Iterable[str]) -> None:
+        """Nobody need run these any more: they are not remembered."""
+        for batch_id in batch_ids:
+            self._redis.srem(keys.unfinished_batches(), batch_id)
+
     def listed(
-        self, after: str | None, limit: int, is_wanted: Callable[[Batch], bool], *, newest_first: bool = True
+        self, after: str | None, limit: int, owner: str | None, *, newest_first: bool = True
     ) -> tuple[tuple[Batch, ...], bool]:
-        """Up to `limit` wanted batches, from the one after `after` on, in order; and whether there are more."""
+        """Up to `limit` batches of the owner's, or of everybody's for None, in order; and whether there are more.
+
+        From the one after `after` on. Raises `NotListed` where that is in no such list.
+        """
+        index = keys.batches() if owner is None else keys.batches_of(owner)
         start = 0
         if after is not None:
             rank_of = self._redis.zrevrank if newest_first else self._redis.zrank
-            rank = cast("int | None", rank_of(keys.batches(), after))
-            start = 0 if rank is None else rank + 1
+            rank = cast("int | None", rank_of(index, after))
+            if rank is None:
+                raise NotListed(after)
+            start = rank + 1
         found: list[Batch] = []
-        for raw in cast("list[bytes]", self._redis.zrange(keys.batches(), start, -1, desc=newest_first)):
-            batch = self.read(raw.decode())
-            if batch is None or not is_wanted(batch):
-                continue
-            if len(found) == limit:
-                return tuple(found), True
-            found.append(batch)
+        for page in self._pages(index, start, newest_first=newest_first):
+            for batch in self.read_all(page).values():
+                if len(found) == limit:
+                    return tuple(found), True
+                found.append(batch)
         return tuple(found), False
+
+    def tidy(self, now_s: float) -> None:
+        """Have the list of all batches end some day, and what an earlier version put there be in its owner's list.
+
+        That version gave the list no time to live, which is how it is known.
+        """
+        if self._redis.ttl(keys.batches()) != -1:
+            return
+        self._redis.zremrangebyscore(keys.batches(), "-inf", now_s - LISTED_S)
+        for page in self._pages(keys.batches(), 0, newest_first=True):
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for batch in self.read_all(page).values():
+                    pipeline.zadd(keys.batches_of(batch.owner.name), {batch.id: batch.created_at})
+                    self._expire_indices(pipeline, batch.owner.name)
+                pipeline.execute()
+        self._redis.expire(keys.batches(), LISTED_S)
+        self._redis.expire(keys.unfinished_batches(), KEPT_S)
+
+    def _pages(self, index: str, start: int, *, newest_first: bool) -> Iterator[list[str]]:
+        """The index's members from the one in this place on."""
+        while True:
+            page = cast("list[bytes]", self._redis.zrange(index, start, start + PAGE - 1, desc=newest_first))
+            yield [one.decode() for one in page]
+            if len(page) < PAGE:
+                return
+            start += PAGE
+
+    @staticmethod
+    def _expire_indices(pipeline: Pipeline, owner: str) -> None:
+        pipeline.expire(keys.batches(), LISTED_S)
+        pipeline.expire(keys.batches_of(owner), LISTED_S)
+        pipeline.expire(keys.unfinished_batches(), KEPT_S)
+        pipeline.expire(keys.unfinished_batches_of(owner), KEPT_S)
+
+
+def _batch(raw: bytes, cancelling_at: bytes | None) -> Batch:
+    batch = wire.decode(Batch, raw)
+    if cancelling_at is None or batch.status in ENDED:
+        return batch
+    return batch.model_copy(update={"status": "cancelling", "cancelling_at": int(cancelling_at)})

@@ -22,6 +22,8 @@ class KeyDescription:
     lifetime: str
     writer: str
     reader: str
+    #: Whether the key as a whole never expires: only its members leave, or somebody deletes it.
+    permanent: bool = False
 
 
 DESCRIPTIONS: list[KeyDescription] = []
@@ -30,12 +32,12 @@ KeyFunction = Callable[..., str]
 
 
 def _described(
-    kind: str, content: str, lifetime: str, writer: str, reader: str
+    kind: str, content: str, lifetime: str, writer: str, reader: str, *, permanent: bool = False
 ) -> Callable[[KeyFunction], KeyFunction]:
     def note(function: KeyFunction) -> KeyFunction:
         names = function.__code__.co_varnames[: function.__code__.co_argcount]
         pattern = function(*(f"{{{name}}}" for name in names))
-        DESCRIPTIONS.append(KeyDescription(pattern, kind, content, lifetime, writer, reader))
+        DESCRIPTIONS.append(KeyDescription(pattern, kind, content, lifetime, writer, reader, permanent))
         return function
 
     return note
@@ -86,6 +88,7 @@ def notifications() -> str:
     lifetime="members leave with their request's state; the key goes with the last",
     writer="gateway, workers",
     reader="gateway, workers (the reaper)",
+    permanent=True,
 )
 def leases() -> str:
     """Who is looking after what, and until when."""
@@ -99,6 +102,7 @@ def leases() -> str:
     lifetime="members leave with their request's state; the key goes with the last",
     writer="gateway, workers",
     reader="gateway, workers (the reaper)",
+    permanent=True,
 )
 def waiting() -> str:
     """What waits, and when to look at it."""
@@ -112,6 +116,7 @@ def waiting() -> str:
     lifetime="members leave with their request's state; the key goes with the last",
     writer="gateway, workers",
     reader="workers",
+    permanent=True,
 )
 def line(tier: str) -> str:
     """Whose turn it is."""
@@ -150,6 +155,7 @@ def virtual_time(tier: str) -> str:
     lifetime="fields leave when their request finishes; the key goes with the last",
     writer="gateway, workers",
     reader="gateway, workers",
+    permanent=True,
 )
 def charges() -> str:
     """What each unfinished request is counted for in the load."""
@@ -162,6 +168,7 @@ def charges() -> str:
     lifetime="fields leave at 0; the key goes with the last",
     writer="gateway, workers",
     reader="gateway",
+    permanent=True,
 )
 def load() -> str:
     """How much is unfinished."""
@@ -195,13 +202,14 @@ def gone(request_id: str) -> str:
 
 @_described(
     kind="string",
-    content="What an owner's `Idempotency-Key` (here its SHA-256) stood for: the body's SHA-256 and the request's id.",
+    content="What an owner's `Idempotency-Key` (here its SHA-256) stands for: the SHA-256 of route and body, and the "
+    "id of what was made: a request, a file or a batch.",
     lifetime="24 hours",
     writer="gateway",
     reader="gateway",
 )
 def idempotency(owner: str, digest: str) -> str:
-    """The request that a key was first used for."""
+    """What a key was first used for."""
     return f"{PREFIX}:idempotency:{owner}:{digest}"
 
 
@@ -223,6 +231,7 @@ def quarantine(owner: str, digest: str) -> str:
     lifetime="members leave when they are delivered or given up; the key goes with the last",
     writer="gateway, workers",
     reader="gateway",
+    permanent=True,
 )
 def outbox() -> str:
     """Webhooks to call."""
@@ -305,8 +314,8 @@ def batch(batch_id: str) -> str:
 
 @_described(
     kind="sorted set",
-    content="Ids of batches by the second in which they were made.",
-    lifetime="for ever, a few bytes each",
+    content="Ids of everybody's batches by the second in which they were made.",
+    lifetime="60 days after the last was made or written; members leave 60 days after they were made",
     writer="gateway",
     reader="gateway",
 )
@@ -316,9 +325,21 @@ def batches() -> str:
 
 
 @_described(
+    kind="sorted set",
+    content="Ids of an owner's batches by the second in which they were made.",
+    lifetime="60 days after the last was made or written; members leave 60 days after they were made",
+    writer="gateway",
+    reader="gateway",
+)
+def batches_of(owner: str) -> str:
+    """One owner's batches."""
+    return f"{PREFIX}:batches:{owner}"
+
+
+@_described(
     kind="set",
     content="Ids of batches that have not ended.",
-    lifetime="members leave when their batch ends",
+    lifetime="30 days after the last was made or written; members leave when their batch ends or has expired",
     writer="gateway",
     reader="gateway",
 )
@@ -329,11 +350,24 @@ def unfinished_batches() -> str:
 
 @_described(
     kind="set",
+    content="Ids of an owner's batches that have not ended.",
+    lifetime="30 days after the last was made or written; members leave when their batch ends or has expired",
+    writer="gateway",
+    reader="gateway",
+)
+def unfinished_batches_of(owner: str) -> str:
+    """How many of one owner's batches wait or run."""
+    return f"{PREFIX}:unfinished-batches:{owner}"
+
+
+@_described(
+    kind="set",
     content="Names of the queues that workers of the tier have of their own, `edge@…` and `verify@…`; each is a list "
     "of RQ's, `rq:queue:…`.",
     lifetime="members leave when their worker does, or when another finds it dead and its queue empty",
     writer="workers",
     reader="gateway, workers",
+    permanent=True,
 )
 def run_queues(tier: str) -> str:
     """Which queues there are beside the shared one."""
@@ -346,6 +380,7 @@ def run_queues(tier: str) -> str:
     lifetime="until they are revoked",
     writer="`firstdraft keys`",
     reader="gateway",
+    permanent=True,
 )
 def api_keys() -> str:
     """Who may come in."""
@@ -406,7 +441,7 @@ def rate_limits() -> str:
 def markdown() -> str:
     """docs/redis-keys.md, whole."""
     rows = [
-        f"| `{d.pattern}` | {d.kind} | {d.content} | {d.lifetime} | {d.writer} | {d.reader} |" for d in DESCRIPTIONS
+        f"| `{d.pattern}` | {d.kind} | {d.content} | {_lifetime(d)} | {d.writer} | {d.reader} |" for d in DESCRIPTIONS
     ]
     return "\n".join(
         [
@@ -423,6 +458,10 @@ def markdown() -> str:
             "",
         ]
     )
+
+
+def _lifetime(described: KeyDescription) -> str:
+    return f"no expiry: {described.lifetime}" if described.permanent else described.lifetime
 
 
 if __name__ == "__main__":

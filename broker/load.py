@@ -29,13 +29,13 @@ class Overload:
     retry_after_s: int
 
 
-def overload(load: Load, tokens: int, limits: BackpressureSettings) -> Overload | None:
-    """What keeps a request of so many tokens out, or None where it may come in. The owner's own limits come first."""
-    mean_tokens = load.tokens / load.requests if load.requests else float(tokens)
+def overload(load: Load, tokens: int, limits: BackpressureSettings, *, num_requests: int = 1) -> Overload | None:
+    """What keeps requests of so many tokens out, or None where they may come in. The owner's own limits come first."""
+    mean_tokens = load.tokens / load.requests if load.requests else tokens / num_requests
     checks = (
-        (True, "owner_max_requests", (load.owner_requests + 1 - limits.owner_max_requests) * mean_tokens),
+        (True, "owner_max_requests", (load.owner_requests + num_requests - limits.owner_max_requests) * mean_tokens),
         (True, "owner_max_tokens", load.owner_tokens + tokens - limits.owner_max_tokens),
-        (False, "max_requests", (load.requests + 1 - limits.max_requests) * mean_tokens),
+        (False, "max_requests", (load.requests + num_requests - limits.max_requests) * mean_tokens),
         (False, "max_tokens", load.tokens + tokens - limits.max_tokens),
     )
     for is_owners, limit, excess_tokens in checks:

@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds after which the reaper looks whether a waiting request still has its job on a queue.
 WAITING_CHECK_S = 10.0
-#: Seconds for which counters outlive the last count.
-COUNTERS_TTL_S = 90 * 86_400
 #: The counter of commits that came too late.
 STALE = "stale_commits"
 #: Milliseconds to wait for the append-only file to be on disk, where that is asked for.
@@ -63,17 +61,51 @@ class RequestStore:
     def create(
         self, request: AcceptedRequest, idempotency: Idempotency | None = None, route: Route | None = None
     ) -> str:
-        """Store the request and put its job where the route of its policy's first tier says, in one transaction.
+        """As `create_all`, for one request."""
+        return self.create_all([(request, route)], idempotency)
 
-        Answers its id, or that of the request for which the idempotency key stands already. Raises
-        `IdempotencyConflict` and, where that is asked for, `NotOnDisk`.
+    def create_all(
+        self, requests: Sequence[tuple[AcceptedRequest, Route | None]], idempotency: Idempotency | None = None
+    ) -> str:
+        """Store the requests and put their jobs where the routes of their policies' first tiers say: all or none.
+
+        One transaction, the idempotency key's meaning included. Answers the first one's id, or that of the request
+        for which the key stands already; then nothing is stored. Raises `IdempotencyConflict` and, where that is
+        asked for, `NotOnDisk`.
         """
         if idempotency is not None and (earlier := self.idempotent(idempotency)):
             return earlier
+        ids = [request.request_id for request, _ in requests]
+        meaning = ("", "", "") if idempotency is None else _meaning(idempotency, ids[0])
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.multi()  # RQ would otherwise call it, too late
+            for request, route in requests:
+                arguments = [*self._creation(request, route), *meaning]
+                self._create(keys=_keys(request.request_id), args=arguments, client=pipeline)
+            for request, route in requests:
+                tier = request.policy.first_tier
+                self._queues.push(request.request_id, tier, attempt=0, route=route, pipeline=pipeline)
+            answer = pipeline.execute()[0]
+        if isinstance(answer, bytes) and idempotency is not None:
+            # It came twice at once, and the jobs just pushed find nothing to do.
+            earlier = idempotency.earlier(answer)
+            self._wait_for_disk()
+            return earlier
+        try:
+            self._wait_for_disk()
+        except NotOnDisk:
+            # Unless they have been answered in the meantime; then the key goes on to stand for the answers.
+            cancelled = [self.cancel(request_id) for request_id in ids]
+            if all(cancelled) and idempotency is not None:
+                self._redis.delete(idempotency.redis_key)
+            raise
+        return ids[0]
+
+    def _creation(self, request: AcceptedRequest, route: Route | None) -> list[str | int | float | bytes]:
+        """What `scripts.CREATE` is told of the request."""
         tier = request.policy.first_tier
-        request_id = request.request_id
-        arguments: list[str | int | float | bytes] = [
-            request_id,
+        return [
+            request.request_id,
             states.WAITING[tier],
             tier,
             self._lifetimes.unfinished_ttl_s,
@@ -87,28 +119,6 @@ class RequestStore:
             request.webhook or "",
             "" if route is None else wire.encode(route),
         ]
-        if idempotency is None:
-            arguments += ["", "", ""]
-        else:
-            arguments += [idempotency.redis_key, f"{idempotency.body_digest} {request_id}", IDEMPOTENCY_TTL_S]
-        with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.multi()  # RQ would otherwise call it, too late
-            self._create(keys=_keys(request_id), args=arguments, client=pipeline)
-            self._queues.push(request_id, tier, attempt=0, route=route, pipeline=pipeline)
-            answer = pipeline.execute()[0]
-        if isinstance(answer, bytes) and idempotency is not None:
-            # It came twice at once, and the job just pushed finds nothing to do.
-            request_id = idempotency.earlier(answer)
-            self._wait_for_disk()
-            return request_id
-        try:
-            self._wait_for_disk()
-        except NotOnDisk:
-            # Unless it has been answered in the meantime; then the key goes on to stand for the answer.
-            if self.cancel(request_id) and idempotency is not None:
-                self._redis.delete(idempotency.redis_key)
-            raise
-        return request_id
 
     def idempotent(self, idempotency: Idempotency) -> str | None:
         """The id of the request for which the key stands, or None. Raises `IdempotencyConflict` and `NotOnDisk`."""
@@ -126,8 +136,9 @@ class RequestStore:
         # A later write that is on disk says that the earlier one is, on whichever connection each was made.
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.hincrby(keys.counters(), "fsynced", 1)
+            pipeline.expire(keys.counters(), scripts.COUNTERS_TTL_S)
             pipeline.execute_command("WAITAOF", 1, 0, FSYNC_TIMEOUT_MS)  # type: ignore[no-untyped-call]
-            on_disk = pipeline.execute(raise_on_error=False)[1]
+            on_disk = pipeline.execute(raise_on_error=False)[-1]
         if not isinstance(on_disk, list) or not on_disk[0]:  # the second number is of replicas, which nobody waits for
             raise NotOnDisk(f"the append-only file was not on disk within {FSYNC_TIMEOUT_MS} ms: {on_disk}")
 
@@ -306,7 +317,7 @@ class RequestStore:
         """Count one more of what the counters hold."""
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.hincrby(keys.counters(), what, 1)
-            pipeline.expire(keys.counters(), COUNTERS_TTL_S)
+            pipeline.expire(keys.counters(), scripts.COUNTERS_TTL_S)
             pipeline.execute()
 
     def counters(self) -> dict[str, int]:
@@ -420,6 +431,11 @@ def deadline_failure(tier: Tier, meanwhile: str) -> Failure:
     """What a request ends with whose deadline has passed."""
     message = f"the deadline passed while {meanwhile}"
     return Failure(kind=FailureKind.DEADLINE_EXCEEDED, tier=tier, message=message)
+
+
+def _meaning(idempotency: Idempotency, made_id: str) -> tuple[str, str, int]:
+    """What `scripts.CREATE` is told of an idempotency key."""
+    return idempotency.redis_key, idempotency.meaning(made_id), IDEMPOTENCY_TTL_S
 
 
 def _keys(request_id: str) -> list[str]:

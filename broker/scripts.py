@@ -12,6 +12,12 @@ DRAIN_WINDOW_S = 30
 #: Tokens (over weight) by which one owner's turn may run ahead of another's before a job changes hands. Above 0, so
 #: that owners with equal shares do not take each other's prefixes away at every turn.
 FAIRNESS_SLACK_TOKENS = 2048
+#: Owners for whom a tier may keep a tag before those are looked through that mean nothing any more.
+OWNERS_BETWEEN_SWEEPS = 1000
+#: Seconds for which the list of requests that gave way outlives its last change.
+DISPLACED_TTL_S = 86_400
+#: Seconds for which counters outlive the last count.
+COUNTERS_TTL_S = 90 * 86_400
 
 
 def _lua(key: str) -> str:
@@ -33,15 +39,21 @@ local charges, load, drain = {_lua(keys.charges())}, {_lua(keys.load())}, {_lua(
 local outbox, channel = {_lua(keys.outbox())}, {_lua(keys.notifications())}
 local function line(name) return {_lua(keys.line("@"))} end
 local function displaced(name) return {_lua(keys.displaced("@"))} end
+local function expire_displaced(name) redis.call('EXPIRE', displaced(name), {DISPLACED_TTL_S}) end
 local function virtual_time(name) return {_lua(keys.virtual_time("@"))} end
 local function record_of(name) return {_lua(keys.request("@"))} end
 local function gone(name) return {_lua(keys.gone("@"))} end
 
-local function count(name) redis.call('HINCRBY', counters, name, 1); redis.call('EXPIRE', counters, 7776000) end
+local function count(name)
+  redis.call('HINCRBY', counters, name, 1)
+  redis.call('EXPIRE', counters, {COUNTERS_TTL_S})
+end
 local function emit(event)
   redis.call('XADD', stream, '*', 'event', event)
   redis.call('PUBLISH', channel, id)
 end
+-- The stream lives as long as the record: an event that comes after the stream has expired makes it anew.
+local function expire_with_record() redis.call('PEXPIRE', stream, math.max(redis.call('PTTL', record), 1)) end
 local function expire(seconds)
   redis.call('EXPIRE', record, seconds)
   redis.call('EXPIRE', stream, seconds)
@@ -53,6 +65,17 @@ local function watch(seconds)
   redis.call('ZADD', waiting, precise(math.min(now + seconds, math.max(deadline, now))), id)
 end
 
+-- An owner whose tag the tier's clock has passed stands where one without a tag would: where there are many, the tags
+-- of such owners go. Called for each owner that gets its first tag.
+local function forget_served(tier, latest)
+  local num = redis.call('HLEN', virtual_time(tier))
+  if num == 0 or num % {OWNERS_BETWEEN_SWEEPS} ~= 0 then return end
+  local flat = redis.call('HGETALL', virtual_time(tier))
+  for i = 1, #flat, 2 do
+    if flat[i] ~= '*' and tonumber(flat[i + 1]) <= latest then redis.call('HDEL', virtual_time(tier), flat[i]) end
+  end
+end
+
 -- The request takes its place in the tier's line: the one that it had, or one after its owner's last.
 local function stand_in_line(tier)
   local held = redis.call('HMGET', record, 'owner', 'weight', 'tag_' .. tier)
@@ -60,6 +83,7 @@ local function stand_in_line(tier)
   if not tag then
     local clocks = redis.call('HMGET', virtual_time(tier), '*', held[1])
     local start = math.max(tonumber(clocks[1] or 0), tonumber(clocks[2] or 0))
+    if not clocks[2] then forget_served(tier, tonumber(clocks[1] or 0)) end
     local cost = tonumber(string.match(redis.call('HGET', charges, id) or '0', '^%d+'))
     tag = precise(start)
     redis.call('HSET', virtual_time(tier), held[1], precise(start + cost / tonumber(held[2])))
@@ -99,7 +123,8 @@ end
 
 #: ARGV: id, state, tier, time to live, seconds until someone must look, request, event, owner, weight, tokens,
 #: seconds until the deadline, webhook, route, idempotency key (each '' for none), what the key stands for, its time to
-#: live. Makes a record. Answers 1, 0 if the id is taken, or what the idempotency key stood for already.
+#: live. Makes a record. Answers 1, 0 if the id is taken, or what else the idempotency key stood for already; several
+#: records may be made under one key in one transaction, since for all of them it stands for the same.
 CREATE = (
     _PRELUDE
     + """
@@ -108,7 +133,7 @@ local owner, weight, tokens, deadline_s, webhook, route = take(), take(), take()
 local idempotency, meaning, idempotency_ttl = take(), take(), take()
 if idempotency ~= '' then
   local earlier = redis.call('GET', idempotency)
-  if earlier then return earlier end
+  if earlier and earlier ~= meaning then return earlier end
 end
 if redis.call('HSETNX', record, 'state', state) == 0 then return 0 end
 redis.call('HSET', record, 'attempt', 0, 'request', request, 'owner', owner, 'weight', weight,
@@ -147,6 +172,7 @@ if not waits(chosen) then
   if not chosen then return {0} end
   if must_be_alone(chosen) then
     redis.call('LPUSH', displaced(tier), chosen)
+    expire_displaced(tier)
     return {-1}
   end
 end
@@ -161,7 +187,7 @@ if first and first ~= chosen then
     redis.call('ZADD', line(tier), mine, first)
   elseif mine and mine - theirs > slack and not must_be_alone(first) then
     redis.call('RPUSH', displaced(tier), chosen)
-    redis.call('EXPIRE', displaced(tier), 86400)
+    expire_displaced(tier)
     chosen = first
     count('turns_given')
   end
@@ -195,7 +221,7 @@ local attempt, expected = take(), take()
 local held = redis.call('HMGET', record, 'state', 'attempt')
 if held[1] ~= expected or held[2] ~= attempt then return 0 end
 while place <= #ARGV do redis.call('XADD', stream, '*', 'event', take()) end
-redis.call('EXPIRE', stream, math.max(redis.call('TTL', record), 1))
+expire_with_record()
 redis.call('PUBLISH', channel, id)
 return 1
 """
@@ -223,6 +249,7 @@ for _ = 1, tonumber(take()) do redis.call('HSET', record, take(), take()) end
 while place <= #ARGV do emit(take()) end
 forget()
 if tier ~= '' then
+  expire_with_record()
   watch(tonumber(check_in))
   stand_in_line(tier)
 else
@@ -273,4 +300,18 @@ local now = clock[1] + clock[2] / 1000000
 local due = redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT', 0, tonumber(ARGV[2]))
 for _, id in ipairs(due) do redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), id) end
 return due
+"""
+
+#: KEYS: a record. Counts one more try to call its webhook. Answers how many there were, or 0 where it has expired.
+COUNT_TRY = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+return redis.call('HINCRBY', KEYS[1], 'webhook_tries', 1)
+"""
+
+#: KEYS: an idempotency key. ARGV: what it is to stand for, its time to live. Answers what it stands for.
+CLAIM_KEY = """
+local earlier = redis.call('GET', KEYS[1])
+if earlier then return earlier end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return ARGV[1]
 """

@@ -98,6 +98,10 @@ class GatewaySettings(Section):
     model_aliases: dict[str, str]
     files_path: Path | None
     max_file_bytes: int = Field(ge=1024)
+    owner_max_files: int = Field(ge=1)
+    owner_max_file_bytes: int = Field(ge=1024)
+    file_ttl_s: int = Field(ge=60)
+    owner_max_batches: int = Field(ge=1)
     batch_in_flight: int = Field(ge=1)
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from broker.batches import BatchStore
 from broker.clock import ServerClock
 from broker.connection import REDIS_AWAY, connect_configured, connect_index
 from broker.holds import Lifetimes
+from broker.idempotency import IdempotencyKeys
 from broker.outbox import Outbox
 from broker.prefix_index import PrefixIndex
 from broker.presence import Presence
@@ -31,6 +32,7 @@ from gateway.admission import Admission
 from gateway.app import create_app
 from gateway.authentication import keys_are_required
 from gateway.batches.runner import BatchRunner
+from gateway.batches.sweeper import FileSweeper
 from gateway.connections.worker import Reading
 from gateway.files import DiskFiles
 from gateway.holders import Holders
@@ -60,7 +62,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
     reaper = Reaper(redis, store, lifetimes)
     presence = Presence(redis, requests.lease_s)
     index = PrefixIndex(connect_index(settings.redis, num_threads), prefixes.entry_ttl_s)
-    hub = EventHub(redis)
+    hub, clock = EventHub(redis), ServerClock(redis)
     services = Services(
         settings=settings.gateway,
         admission=Admission(settings),
@@ -71,14 +73,16 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         presence=presence,
         router=Router.configured(settings, redis, presence, num_threads),
         batches=BatchStore(redis),
-        files=DiskFiles(settings.gateway.files_path or state_folder() / "files"),
-        clock=ServerClock(redis),
+        files=DiskFiles(settings.gateway.files_path or state_folder() / "files", clock),
+        idempotency_keys=IdempotencyKeys(redis),
+        clock=clock,
         holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
         loops=(hub.loop, reaper.loop),
     )
     for loop in services.loops:
         loop.start()
     BatchRunner(services).start()
+    FileSweeper(services).start()
     if secret := read_secret(settings.webhooks.secret_env):
         WebhookSender(Outbox(redis), store, settings.webhooks, secret, services.clock).start()
     if health_socket is not None:

@@ -74,6 +74,12 @@ def may_see(owner: str) -> bool:
     return asking is None or asking.name == owner or Scope.ADMIN in asking.scopes
 
 
+def seen_owner() -> str | None:
+    """The owner whose things who asks may list; None for everybody's."""
+    asking = asking_owner()
+    return None if asking is None or Scope.ADMIN in asking.scopes else asking.name
+
+
 def _scope_needed() -> Scope:
     if request.path.startswith(ADMIN_PATHS):
         return Scope.ADMIN

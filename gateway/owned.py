@@ -1,6 +1,6 @@
 """The request store as who asks may use it: what is another's is not there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from broker.holds import Record
 from broker.idempotency import Idempotency
@@ -46,9 +46,11 @@ class OwnedRequests:
         owner = self._store.owner_of_gone(request_id)
         return owner is not None and may_see(owner)
 
-    def create(self, request: AcceptedRequest, idempotency: Idempotency | None, route: Route | None) -> str:
-        """See `RequestStore.create`."""
-        return self._store.create(request, idempotency, route)
+    def create_all(
+        self, requests: Sequence[tuple[AcceptedRequest, Route | None]], idempotency: Idempotency | None
+    ) -> str:
+        """See `RequestStore.create_all`."""
+        return self._store.create_all(requests, idempotency)
 
     def idempotent(self, idempotency: Idempotency) -> str | None:
         """See `RequestStore.idempotent`. The key's owner is part of it."""

@@ -12,6 +12,8 @@ from schemas.plain import NoText
 
 #: The longest value that an error repeats; a prompt would not help its reader.
 MAX_SHOWN = 200
+#: The `code` of the problem that an Idempotency-Key came again with another body.
+CONFLICTING_KEY = "idempotency_key_in_use"
 
 
 def problem(

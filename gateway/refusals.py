@@ -7,20 +7,25 @@ from flask import Response
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
 
+from broker.batches import TooManyBatches
 from broker.connection import REDIS_AWAY, NoFreeConnection
 from broker.idempotency import IdempotencyConflict
 from broker.records import NotOnDisk
 from gateway.admission import Refused
 from gateway.answers import RETRY_AFTER_S
 from gateway.authentication import Forbidden, Unauthorised
+from gateway.files import QuotaExceeded
 from gateway.leaving import ClientLeft
 from gateway.openai_compatible.models import UnknownModel
-from gateway.problems import problem, refused, shown
+from gateway.problems import CONFLICTING_KEY, problem, refused, shown
 from gateway.slots import TooManyStreams
-from gateway.submitting import Overloaded
+from gateway.submitting import Overloaded, ResultExpired
 from schemas.wire import UndecodableMessage
 
 log = logging.getLogger(__name__)
+
+#: Seconds after which a batch of an owner's may have ended.
+BATCHES_RETRY_AFTER_S = "60"
 
 
 def _unknown_model(error: UnknownModel) -> Response:
@@ -47,7 +52,12 @@ def _forbidden(error: Forbidden) -> Response:
 
 
 def _idempotency_conflict(_error: IdempotencyConflict) -> Response:
-    return problem(422, "The Idempotency-Key stands for another body", "Nothing was stored.")
+    detail = "Nothing was stored. Within 24 hours a key is good for one body on one route; choose another key."
+    return problem(422, "The Idempotency-Key stands for another body", detail, code=CONFLICTING_KEY)
+
+
+def _result_expired(error: ResultExpired) -> Response:
+    return problem(410, "The result has expired", str(error))
 
 
 def _overloaded(error: Overloaded) -> Response:
@@ -56,12 +66,21 @@ def _overloaded(error: Overloaded) -> Response:
     return problem(status, "Too much is unfinished", str(error), headers=headers)
 
 
+def _quota_exceeded(error: QuotaExceeded) -> Response:
+    return problem(413, "You keep too many files", str(error))
+
+
+def _too_many_batches(error: TooManyBatches) -> Response:
+    return problem(429, "Too many batches", str(error), headers={"Retry-After": BATCHES_RETRY_AFTER_S})
+
+
 def _nested_too_deeply(_error: RecursionError) -> Response:
     return problem(400, "The body is nested too deeply", "Nothing was stored.")
 
 
 def _client_left(_error: ClientLeft) -> Response:
-    return problem(499, "The client has left", "Nobody waits for the answer any more; its jobs were cancelled.")
+    detail = "Nobody waits for the answer any more; its jobs were cancelled, unless they came with an Idempotency-Key."
+    return problem(499, "The client has left", detail)
 
 
 def _too_many_streams(error: TooManyStreams) -> Response:
@@ -106,7 +125,10 @@ ANSWERS: dict[type[Exception], Callable[..., Response]] = {
     Unauthorised: _unauthorised,
     Forbidden: _forbidden,
     IdempotencyConflict: _idempotency_conflict,
+    ResultExpired: _result_expired,
     Overloaded: _overloaded,
+    QuotaExceeded: _quota_exceeded,
+    TooManyBatches: _too_many_batches,
     RecursionError: _nested_too_deeply,
     ClientLeft: _client_left,
     TooManyStreams: _too_many_streams,

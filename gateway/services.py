@@ -7,6 +7,7 @@ from functools import cached_property
 from broker.api_keys import ApiKeys
 from broker.background import Loop
 from broker.batches import BatchStore
+from broker.idempotency import IdempotencyKeys
 from broker.presence import Presence
 from broker.records import RequestStore
 from broker.router import Router
@@ -34,6 +35,7 @@ class Services:
     router: Router
     batches: BatchStore
     files: Files
+    idempotency_keys: IdempotencyKeys
     #: Seconds since the epoch, the same on all hosts: what one gateway writes down another compares.
     clock: Callable[[], float]
     #: None where there is no prefix index.

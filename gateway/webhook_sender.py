@@ -6,8 +6,10 @@ then the same), for a sender may die between the receiver's answer and its own n
 
 import json
 import logging
+import random
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -16,10 +18,11 @@ import httpx
 from redis.exceptions import RedisError
 
 from broker.holds import Record
-from broker.outbox import BATCH, Outbox
+from broker.outbox import BATCH, Due, Outbox
 from broker.records import RequestStore
 from config.settings import WebhookSettings
 from gateway.reports import described
+from gateway.webhook_queue import DEFAULT_BOUNDS, Bounds, WebhookQueue
 from gateway.webhooks import (
     ForbiddenAddress,
     check_addresses,
@@ -34,6 +37,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between looks for what is due.
 LOOK_S = 1.0
+#: Seconds, at most, until one is taken up again for which there was no place: by lot, so that they come spread.
+PUT_OFF_S = 60.0
 
 
 class NotDelivered(Exception):
@@ -50,14 +55,17 @@ class WebhookSender:
         settings: WebhookSettings,
         secret: str,
         clock: Callable[[], float],
+        bounds: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         self._outbox = outbox
         self._store = store
         self._settings = settings
         self._secret = secret
         self._clock = clock
+        self._queue = WebhookQueue(bounds)
+        self._changed = threading.Condition()
         self._ended = threading.Event()
-        self._pool = ThreadPoolExecutor(BATCH, thread_name_prefix="webhook")
+        self._pool = ThreadPoolExecutor(bounds.in_flight, thread_name_prefix="webhook")
         self._thread = threading.Thread(target=self._run, name="webhook-sender", daemon=True)
 
     def start(self) -> None:
@@ -70,27 +78,63 @@ class WebhookSender:
         self._thread.join()
         self._pool.shutdown()
 
-    def send_due(self) -> int:
-        """Try everything that is due; how many that was. Blocks until the last has ended."""
-        due = self._outbox.take()
-        for _ in self._pool.map(self._send, due):
-            pass
-        return len(due)
+    def step(self) -> int:
+        """Take up what is due, and put off what finds no place; how many that was. Waits for no receiver.
+
+        Raises Redis's errors.
+        """
+        with self._changed:
+            put_off = self._queue.give_back(time.monotonic())
+        taken = 0
+        while self._queue.has_room:
+            due = self._outbox.take()
+            taken += len(due)
+            with self._changed:
+                put_off += [one for one in due if not self._queue.hold(one, time.monotonic())]
+            self._begin()
+            if len(due) < BATCH:
+                break
+        self._outbox.try_again({one.request_id: random.uniform(1.0, PUT_OFF_S) for one in put_off})  # noqa: S311 - lots
+        return taken
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Block until no call is under way. False after the timeout."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._queue.num_in_flight, timeout_s)
 
     def _run(self) -> None:
         while not self._ended.wait(LOOK_S):
             try:
-                while self.send_due() == BATCH:
-                    pass
+                self.step()
             except RedisError as error:
                 log.warning("redis_away error=%s", error)
+
+    def _begin(self) -> None:
+        """Begin every call for which there is a place."""
+        while not self._ended.is_set():
+            with self._changed:
+                due = self._queue.begin()
+            if due is None:
+                return
+            self._pool.submit(self._call, due)
+
+    def _call(self, due: Due) -> None:
+        try:
+            self._send(due.request_id)
+        except RedisError as error:
+            log.warning("redis_away error=%s", error)  # it is taken up again when the claim has lapsed
+        finally:
+            with self._changed:
+                self._queue.ended(due)
+            self._begin()
+            with self._changed:
+                self._changed.notify_all()
 
     def _send(self, request_id: str) -> None:
         try:
             record = self._store.read(request_id)
             if record is None or record.request.webhook is None:
-                self._outbox.done(request_id)
-                self._store.count("webhooks_expired")
+                self._expired(request_id)
                 return
             self._deliver(record, record.request.webhook)
         except RedisError:
@@ -103,13 +147,22 @@ class WebhookSender:
 
     def _put_back(self, request_id: str, error: Exception) -> None:
         is_lasting = isinstance(error, ForbiddenAddress | UndecodableMessage)
-        delay_s = None if is_lasting else retry_delay_s(self._outbox.count_try(request_id))
+        num_tries = 0 if is_lasting else self._outbox.count_try(request_id)
+        if not is_lasting and not num_tries:
+            self._expired(request_id)
+            return
+        delay_s = None if is_lasting else retry_delay_s(num_tries)
         log.warning("webhook_not_delivered request_id=%s again_in_s=%s error=%s", request_id, delay_s, error)
         if delay_s is not None:
-            self._outbox.try_again(request_id, delay_s)
+            self._outbox.try_again({request_id: delay_s})
             return
         self._outbox.done(request_id)
         self._store.count("webhooks_given_up")
+
+    def _expired(self, request_id: str) -> None:
+        """Its result is kept no longer: there is nothing left to tell."""
+        self._outbox.done(request_id)
+        self._store.count("webhooks_expired")
 
     def _deliver(self, record: Record, url: str) -> None:
         """Raises `ForbiddenAddress`, `NotDelivered`, or what the network does."""

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from schemas.owners import NOBODY, Owner
 from schemas.requests import ANONYMOUS
@@ -17,6 +17,12 @@ BatchStatus = Literal[
 ]
 #: Statuses after which nothing follows.
 ENDED: frozenset[BatchStatus] = frozenset({"failed", "completed", "expired", "cancelled"})
+
+
+#: The longest completion window, in seconds: how long a batch, and where it stands, is remembered counts on it.
+MAX_WINDOW_S = 30 * 24 * 3600
+#: Seconds in each unit of a completion window.
+WINDOW_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 class StoredFile(Wire):
@@ -62,6 +68,18 @@ class BatchRequest(BaseModel):
     #: How long it may take: a number of seconds, minutes or hours. OpenAI knows `24h` only.
     completion_window: str = Field(pattern=r"^[1-9]\d{0,4}[smh]$")
     metadata: dict[str, str] | None = None
+
+    @field_validator("completion_window")
+    @classmethod
+    def _is_not_too_long(cls, value: str) -> str:
+        if window_s(value) > MAX_WINDOW_S:
+            raise ValueError(f"must be at most {MAX_WINDOW_S // 3600}h")
+        return value
+
+
+def window_s(completion_window: str) -> int:
+    """The window in seconds."""
+    return int(completion_window[:-1]) * WINDOW_UNITS[completion_window[-1]]
 
 
 class BatchCounts(Wire):

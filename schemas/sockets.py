@@ -21,6 +21,8 @@ class Submit(BaseModel):
     type: Literal["submit"]
     ref: Ref = None
     body: JobRequest
+    #: As the header `Idempotency-Key` of `POST /v1/jobs`, and good for the same jobs.
+    idempotency_key: str | None = Field(None, min_length=1, max_length=255)
 
 
 class Follow(BaseModel):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +32,13 @@ JOBS_ENDPOINT = "/v1/jobs"
 class Begun(BaseModel):
     """What the file beside the output remembers of a batch that has not been fetched."""
 
-    batch_id: str
     #: SHA-256 of the input: another input is another batch.
     digest: str
+    #: What makes it the same batch if it was begun and nobody was there any more to hear its id.
+    key: str = ""
+    window: str = ""
+    #: None where its beginning was interrupted.
+    batch_id: str | None = None
 
 
 class Rate(Column):
@@ -62,11 +67,11 @@ def batch(source: Path, output: Path, window: str, url: str | None, as_json: boo
     """
     memory = output.with_name(output.name + ".batch")
     with expected_failures(), client_for(url) as client:
-        begun = _begin(client, source, memory, window)
+        batch_id = _begin(client, source, memory, window)
         try:
-            ended = _follow(client, begun.batch_id, quiet=as_json)
+            ended = _follow(client, batch_id, quiet=as_json)
         except KeyboardInterrupt:
-            terminal(stderr=True).print(f"{begun.batch_id} goes on; the same command follows it again")
+            terminal(stderr=True).print(f"{batch_id} goes on; the same command follows it again")
             sys.exit(130)
         _fetch(client, ended, output)
         memory.unlink()
@@ -75,22 +80,47 @@ def batch(source: Path, output: Path, window: str, url: str | None, as_json: boo
     _say_how_it_ended(ended, output, quiet=as_json)
 
 
-def _begin(client: Client, source: Path, memory: Path, window: str) -> Begun:
-    """The batch that was begun for this input and not fetched, or a new one."""
+def _begin(client: Client, source: Path, memory: Path, window: str) -> str:
+    """The id of the batch that was begun for this input and not fetched, or of a new one."""
     with source.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    if memory.exists():
-        try:
-            begun = Begun.model_validate_json(memory.read_bytes())
-            if begun.digest == digest:
-                client.batch_status(begun.batch_id)
-                return begun
-        except (ValidationError, NotFound):
-            pass  # torn, or forgotten by the gateway: begin anew
+    begun = _remembered(memory)
+    if (
+        begun is not None
+        and begun.digest == digest
+        and begun.batch_id is not None
+        and _is_known(client, begun.batch_id)
+    ):
+        return begun.batch_id
+    if begun is None or begun.batch_id is not None or (begun.digest, begun.window) != (digest, window):
+        begun = Begun(digest=digest, key=str(uuid.uuid4()), window=window)
+    _remember(memory, begun)  # first: an interruption between here and the end finds the same batch
     with _as_batch(source) as (prepared, endpoint):
-        begun = Begun(batch_id=client.start_batch(prepared, endpoint=endpoint, window=window).id, digest=digest)
-    memory.write_text(begun.model_dump_json(), encoding="utf-8")
-    return begun
+        made = client.start_batch(prepared, endpoint=endpoint, window=window, idempotency_key=begun.key)
+    _remember(memory, begun.model_copy(update={"batch_id": made.id}))
+    return made.id
+
+
+def _remembered(memory: Path) -> Begun | None:
+    """What the file says; None where there is none, or it is torn."""
+    try:
+        return Begun.model_validate_json(memory.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _remember(memory: Path, begun: Begun) -> None:
+    unfinished = memory.with_name(memory.name + ".tmp")
+    unfinished.write_text(begun.model_dump_json(), encoding="utf-8")
+    unfinished.replace(memory)
+
+
+def _is_known(client: Client, batch_id: str) -> bool:
+    try:
+        client.batch_status(batch_id)
+    except NotFound:
+        return False
+    return True
 
 
 @contextmanager

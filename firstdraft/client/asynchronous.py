@@ -171,10 +171,14 @@ class AsyncClient:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def start_batch(self, source: Path, *, endpoint: str = "/v1/jobs", window: str = "24h") -> Batch:
+    async def start_batch(
+        self, source: Path, *, endpoint: str = "/v1/jobs", window: str = "24h", idempotency_key: str | None = None
+    ) -> Batch:
         """As `Client.start_batch`."""
-        stored = calls.read_as(StoredFile, (await self._exchange(calls.upload(source))).content)
-        return calls.read_as(Batch, (await self._exchange(calls.new_batch(stored.id, endpoint, window))).content)
+        stored = calls.read_as(StoredFile, (await self._exchange(calls.upload(source, idempotency_key))).content)
+        return calls.read_as(
+            Batch, (await self._exchange(calls.new_batch(stored.id, endpoint, window, idempotency_key))).content
+        )
 
     async def batch_status(self, batch_id: str) -> Batch:
         """As `Client.batch_status`."""

@@ -215,10 +215,10 @@ def follow_batch(
         yield Pause(LOOK_S)
 
 
-def new_batch(file_id: str, endpoint: str, window: str) -> Call:
-    """The request that makes a batch of an uploaded file."""
+def new_batch(file_id: str, endpoint: str, window: str, key: str | None = None) -> Call:
+    """The request that makes a batch of an uploaded file; the same key and file is the same batch."""
     body = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window}
-    return Call("POST", "/v1/batches", json=body)
+    return Call("POST", "/v1/batches", json=body, headers=_keyed(key, "batch"))
 
 
 def batch(batch_id: str) -> Call:
@@ -231,14 +231,19 @@ def cancel_batch(batch_id: str) -> Call:
     return Call("POST", f"/v1/batches/{quote(batch_id, safe='')}/cancel")
 
 
-def upload(source: Path) -> Call:
-    """The request that uploads a file."""
-    return Call("POST", "/v1/files", upload=source, patience_s=UPLOAD_S)
+def upload(source: Path, key: str | None = None) -> Call:
+    """The request that uploads a file; the same key, name and content is the same file."""
+    return Call("POST", "/v1/files", upload=source, patience_s=UPLOAD_S, headers=_keyed(key, "file"))
 
 
 def download(file_id: str, target: Path) -> Call:
     """The request that fetches a file."""
     return Call("GET", f"/v1/files/{quote(file_id, safe='')}/content", save_to=target)
+
+
+def _keyed(key: str | None, what: str) -> dict[str, str]:
+    """The header of one of several things that are made under one key; without one, `exchange` makes a key."""
+    return {} if key is None else {IDEMPOTENCY_HEADER: f"{key}-{what}"}
 
 
 def job_path(job_id: str) -> str:

@@ -163,10 +163,17 @@ class Client:
                 for future in waiting:
                     future.cancel()
 
-    def start_batch(self, source: Path, *, endpoint: str = "/v1/jobs", window: str = "24h") -> Batch:
-        """Upload a file of requests (JSON lines) and have them run. Gives the batch at once."""
-        stored = calls.read_as(StoredFile, self._exchange(calls.upload(source)).content)
-        return calls.read_as(Batch, self._exchange(calls.new_batch(stored.id, endpoint, window)).content)
+    def start_batch(
+        self, source: Path, *, endpoint: str = "/v1/jobs", window: str = "24h", idempotency_key: str | None = None
+    ) -> Batch:
+        """Upload a file of requests (JSON lines) and have them run. Gives the batch at once.
+
+        Called again within 24 hours with the same `idempotency_key`, by any process, it gives the same batch.
+        """
+        stored = calls.read_as(StoredFile, self._exchange(calls.upload(source, idempotency_key)).content)
+        return calls.read_as(
+            Batch, self._exchange(calls.new_batch(stored.id, endpoint, window, idempotency_key)).content
+        )
 
     def batch_status(self, batch_id: str) -> Batch:
         """How far the batch is."""

@@ -6,9 +6,8 @@ point, and the next one, in whatever process, goes on: a line's jobs have the sa
 
 import codecs
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Literal
 
 from broker.streams import POLL_S, Listening
@@ -19,7 +18,7 @@ from gateway.openai_compatible import errors
 from gateway.openai_compatible.models import ModelTable
 from gateway.openai_compatible.shapes import Answer
 from gateway.services import Services
-from gateway.submitting import Overloaded, submit
+from gateway.submitting import Overloaded, submit_all
 from schemas.events import Done, Event, Failed
 from schemas.openai_files import Batch, BatchCounts, BatchProblem, BatchProblems, StoredFile
 from schemas.openai_models import OpenAIError
@@ -29,6 +28,9 @@ from schemas.requests import AcceptedRequest, JobRequest
 MAX_LINES = 50_000
 #: Seconds between looks at whether the batch is still wanted, and between notes of how far it is.
 LOOK_S = 1.0
+#: Seconds for which a run that makes way waits for the answers to what is under way. What comes later is not lost, but
+#: must be fetched by the next run before the results expire.
+DRAIN_S = 30.0
 
 Ending = Literal["completed", "cancelled", "expired"]
 
@@ -55,7 +57,18 @@ class Checked:
 class BatchRun:
     """One run. Whoever makes it holds the batch's lock."""
 
-    def __init__(self, services: Services, models: ModelTable, batch: Batch) -> None:
+    def __init__(
+        self,
+        services: Services,
+        models: ModelTable,
+        batch: Batch,
+        must_make_way: Callable[[], bool] = lambda: False,
+        drain_s: float = DRAIN_S,
+    ) -> None:
+        """`must_make_way`: whether the run is to end early, so that another batch's can begin; it is taken up again."""
+        self._must_make_way = must_make_way
+        self._drain_s = drain_s
+        self._make_way_by: float | None = None
         self._services = services
         self._models = models
         self._batch = batch
@@ -68,7 +81,10 @@ class BatchRun:
         self._ending: Ending | None = None
 
     def run(self) -> None:
-        """Go on to the end. Blocks; leaves by an exception where Redis or the disk fails, to be run again."""
+        """Go on to the end, or until it must make way. Blocks.
+
+        Leaves by an exception where Redis or the disk fails, to be run again.
+        """
         try:
             if self._batch.finalizing_at is None and not self._work_through():
                 return
@@ -78,7 +94,7 @@ class BatchRun:
         self._finish()
 
     def _work_through(self) -> bool:
-        """Answer every line. False where the whole batch has failed."""
+        """Answer every line. False where the whole batch has failed, or it makes way for another."""
         checked = self._check()
         if isinstance(checked, BatchProblem):
             self._save(status="failed", failed_at=self._now(), errors=BatchProblems(data=(checked,)))
@@ -86,6 +102,9 @@ class BatchRun:
         self._recall(checked.total)
         self._save(status="in_progress", in_progress_at=self._batch.in_progress_at or self._now())
         ending = self._answer(checked)
+        if ending is None:
+            self._save()
+            return False
         now = self._now()
         changes: dict[str, object] = {"finalizing_at": now}
         if ending == "cancelled":
@@ -108,6 +127,7 @@ class BatchRun:
                 filename=f"{batch.id}_{kind}.jsonl",
                 purpose="batch_output",
                 owner=batch.owner.name,
+                expires_at=self._now() + self._services.settings.file_ttl_s,
             )
             stored = self._services.files.publish(name, description)
             published[field_name] = None if stored is None else stored.id
@@ -145,34 +165,40 @@ class BatchRun:
             self._failed += 1
         self._batch = self._batch.model_copy(update={"request_counts": BatchCounts(total=total)})
 
-    def _answer(self, checked: Checked) -> Ending:
-        remaining: Iterator[tuple[int, bytes | None]]
+    def _answer(self, checked: Checked) -> Ending | None:
+        """Have the lines answered. How that ended; None where it makes way for another batch before the end."""
         remaining = ((number, raw) for number, raw in self._lines() if not self._is_marked(number))
-        exhausted = False
+        following = next(remaining, None)
         room = self._services.settings.batch_in_flight
         with self._services.hub.listening() as listening:
             while (ending := self._look()) is None:
-                while not exhausted and len(self._flights) < room:
-                    following = next(remaining, None)
-                    if following is None:
-                        exhausted = True
-                        break
+                makes_way = self._makes_way()
+                while following is not None and len(self._flights) < room and not makes_way:
                     try:
                         self._start(*following, listening, checked)
                     except Overloaded:  # others' jobs fill the system: this line is tried again at the next look
-                        remaining = chain([following], remaining)
                         break
-                if exhausted and not self._flights:
-                    return "completed"
+                    following = next(remaining, None)
+                if not self._flights and (following is None or makes_way):
+                    return "completed" if following is None else None
+                if self._make_way_by is not None and time.monotonic() >= self._make_way_by:
+                    return None
                 heard = listening.wait(LOOK_S)
                 if self._is_time_to_look():  # a notification may have been missed
                     heard = set(self._flights)
                 self._collect(heard & self._flights.keys(), listening)
         self._abandon(ending)
-        for number, raw in remaining:
+        while following is not None:
+            number, raw = following
             custom_id = None if raw is None else lines.custom_id_of(raw)
             self._write_error(number, lines.not_run(self._batch.id, number, custom_id, *ENDINGS[ending]))
+            following = next(remaining, None)
         return ending
+
+    def _makes_way(self) -> bool:
+        if self._make_way_by is None and self._must_make_way():
+            self._make_way_by = time.monotonic() + self._drain_s
+        return self._make_way_by is not None
 
     def _start(self, number: int, raw: bytes | None, listening: Listening, checked: Checked) -> None:
         """Submit the line's jobs; a line that asks for nothing that can be done fails alone."""
@@ -184,9 +210,7 @@ class BatchRun:
             if number in checked.repeated:
                 raise BadLine(line.custom_id, "duplicate_custom_id", f"line {number} repeats a custom_id")  # noqa: TRY301
             job_ids = [lines.job_id_of(batch_id, number, choice) for choice in range(len(line.jobs))]
-            for job_id in job_ids:
-                listening.add(job_id)
-            accepted = [self._submit(job, job_id) for job, job_id in zip(line.jobs, job_ids, strict=True)]
+            accepted = self._submit(line.jobs, job_ids)
         except BadLine as bad:
             self._write_error(number, lines.not_run(batch_id, number, bad.custom_id, bad.code, str(bad)))
         except Refused as refusal:
@@ -194,9 +218,12 @@ class BatchRun:
             self._write_error(number, entry)
         else:
             self._flights.update(dict.fromkeys(job_ids, Flight(line, job_ids, accepted[0])))
+            for job_id in job_ids:
+                listening.add(job_id)
+                listening.hear(job_id)  # it may have ended by now: an earlier run may have submitted it
 
-    def _submit(self, job: JobRequest, job_id: str) -> AcceptedRequest:
-        return submit(self._services, job, owner=self._batch.owner, request_id=job_id)
+    def _submit(self, jobs: Sequence[JobRequest], job_ids: Sequence[str]) -> Sequence[AcceptedRequest]:
+        return submit_all(self._services, jobs, owner=self._batch.owner, request_ids=job_ids).requests
 
     def _collect(self, job_ids: set[str], listening: Listening) -> None:
         for job_id, event in self._services.hub.endings(job_ids).items():
@@ -214,7 +241,7 @@ class BatchRun:
                 self._completed += 1
                 self._land(flight, listening)
         elif event is None:
-            self._submit(flight.line.jobs[flight.job_ids.index(job_id)], job_id)
+            self._submit([flight.line.jobs[flight.job_ids.index(job_id)]], [job_id])
         else:
             failure = errors.from_failure(event.failure) if isinstance(event, Failed) else errors.cancelled()
             self._fail(flight, failure, listening)

@@ -20,6 +20,7 @@ TYPES = {
     410: "not_found_error",
     413: "invalid_request_error",
     415: "invalid_request_error",
+    422: "invalid_request_error",
     429: "rate_limit_error",
     503: "server_error",
     504: "server_error",
@@ -39,11 +40,12 @@ def is_openais(path: str) -> bool:
 
 
 def from_problem(problem: Mapping[str, Any]) -> tuple[int, OpenAIError]:
-    """The status and the error for a problem document. What is not valid is 400 with OpenAI, not 422."""
-    status = 400 if problem["status"] == 422 else problem["status"]
+    """The status and the error for a problem document. A body that is not valid is 400 with OpenAI, not 422."""
+    code = problem.get("code")
+    status = 400 if problem["status"] == 422 and code is None else problem["status"]
     fields = problem.get("errors") or [{}]
     field = fields[0].get("field")
-    return status, _error(problem["detail"], status, param=field or None, code=problem.get("code"))
+    return status, _error(problem["detail"], status, param=field or None, code=code)
 
 
 def from_failure(failure: Failure) -> tuple[int, OpenAIError]:
@@ -52,9 +54,10 @@ def from_failure(failure: Failure) -> tuple[int, OpenAIError]:
     return status, _error(failure.message, status, code=CLIENT_FAILURES.get(failure.kind, failure.kind.value))
 
 
-def not_in_time(seconds: float) -> tuple[int, OpenAIError]:
-    """The status and the error for an answer that took too long."""
-    return 504, _error(f"There was no answer within {seconds:g} s, and the request was cancelled.", 504, code="timeout")
+def not_in_time(seconds: float, *, goes_on: bool) -> tuple[int, OpenAIError]:
+    """The status and the error for an answer that took too long, of a request that was cancelled or goes on."""
+    fate = "goes on: send it again with the same Idempotency-Key" if goes_on else "was cancelled"
+    return 504, _error(f"There was no answer within {seconds:g} s, and the request {fate}.", 504, code="timeout")
 
 
 def cancelled() -> tuple[int, OpenAIError]:

@@ -7,14 +7,16 @@ from itertools import chain
 
 from flask import Response
 
+from broker.idempotency import Idempotency
 from broker.streams import BEGINNING
 from gateway.answers import event_stream, json_answer
+from gateway.idempotency import REPLAYED
 from gateway.leaving import ClientLeft, asking_client_has_left
 from gateway.openai_compatible import errors
 from gateway.openai_compatible.shapes import Answer, Dialect
 from gateway.openai_compatible.standing import Diverged, StandingText
 from gateway.services import Services
-from gateway.submitting import submit
+from gateway.submitting import Submitted, submit_all
 from schemas.events import FINAL_KINDS, Cancelled, Done, Event, Failed, Queued, Started
 from schemas.openai_models import OpenAIError
 from schemas.requests import AcceptedRequest, JobRequest
@@ -43,21 +45,22 @@ Told = tuple[int, Event] | None
 class Jobs:
     """The jobs of one request, one for each choice."""
 
-    def __init__(self, services: Services, bodies: Sequence[JobRequest], note: str = "") -> None:
-        """Submit them all. Raises `Refused`, with none of them left behind."""
+    def __init__(self, services: Services, submitted: Submitted) -> None:
         self._services = services
         self._client_has_left = asking_client_has_left()
-        self.accepted: list[AcceptedRequest] = []
+        self.accepted = submitted.requests
+        #: Headers that say whether an earlier request submitted them.
+        self.headers = REPLAYED if submitted.replayed else {}
+        self._keyed = submitted.keyed
         self._ended: set[str] = set()
-        try:
-            for body in bodies:
-                self.accepted.append(submit(services, body, note=note))
-        except Exception:
-            self.cancel()
-            raise
 
     def cancel(self) -> None:
-        """Cancel those that have not ended."""
+        """Cancel those that have not ended, as nobody waits for them any more.
+
+        Not where they have a key: whoever gave it may send the request again, and others may follow the same jobs now.
+        """
+        if self._keyed:
+            return
         for request in self.accepted:
             if request.request_id not in self._ended:
                 self._services.store.cancel(request.request_id)
@@ -84,7 +87,7 @@ class Jobs:
                 self._ended.add(request_id)
             yield places[request_id], streamed.event
         if len(self._ended) < len(self.accepted):
-            raise NoAnswer(*errors.not_in_time(limit_s))
+            raise NoAnswer(*errors.not_in_time(limit_s, goes_on=self._keyed))
 
     def beginning(self, events: Iterator[Told]) -> list[Told]:
         """What of the events shows, for each prompt, that there will be an answer.
@@ -123,15 +126,19 @@ def checked(place: int, event: Event) -> tuple[int, Event]:
 
 
 def answer_whole(
-    services: Services, bodies: Sequence[JobRequest], dialect: Callable[[AcceptedRequest], Dialect]
+    services: Services,
+    bodies: Sequence[JobRequest],
+    dialect: Callable[[AcceptedRequest], Dialect],
+    *,
+    key: Idempotency | None = None,
 ) -> Response:
     """Submit, wait for everything, answer."""
     with services.slots.taken():
-        jobs = Jobs(services, bodies)
+        jobs = Jobs(services, submit_all(services, bodies, key=key))
         try:
-            return json_answer(dialect(jobs.accepted[0]).whole(jobs.answers()))
+            return json_answer(dialect(jobs.accepted[0]).whole(jobs.answers()), headers=jobs.headers)
         except NoAnswer as reason:
-            return json_answer(reason.error, reason.status)
+            return json_answer(reason.error, reason.status, jobs.headers)
         finally:
             jobs.cancel()
 
@@ -142,37 +149,38 @@ def answer_in_pieces(
     dialect: Callable[[AcceptedRequest], Dialect],
     *,
     include_usage: bool,
+    key: Idempotency | None = None,
 ) -> Response:
-    """Submit, and send text that will stand as soon as that is known. A client that leaves cancels the jobs."""
+    """Submit, and send text that will stand as soon as that is known. Jobs without a key end with their client."""
 
     def lines(jobs: Jobs, events: Iterator[Told]) -> Iterator[str]:
         return _lines(jobs, events, dialect(jobs.accepted[0]), include_usage=include_usage)
 
-    return answer_streamed(services, bodies, lines)
+    return answer_streamed(services, lambda: submit_all(services, bodies, key=key), lines)
 
 
 def answer_streamed(
     services: Services,
-    bodies: Sequence[JobRequest],
+    submitted: Callable[[], Submitted],
     lines: Callable[[Jobs, Iterator[Told]], Iterator[str]],
-    note: str = "",
 ) -> Response:
     """Submit, and answer with the lines that the jobs' events become, once it is known that there will be an answer.
 
-    A client that leaves cancels the jobs.
+    A client that leaves cancels the jobs, unless they have a key.
     """
     with services.slots.taken() as slot:
-        jobs = Jobs(services, bodies, note)
+        jobs = Jobs(services, submitted())
         events = jobs.events()
         try:
             past = jobs.beginning(events)
         except NoAnswer as reason:
             jobs.cancel()
-            return json_answer(reason.error, reason.status)
+            return json_answer(reason.error, reason.status, jobs.headers)
         except Exception:
             jobs.cancel()
             raise
         response = event_stream(_until_the_client_leaves(lines(jobs, chain(past, events))))
+        response.headers.extend(jobs.headers)
         response.call_on_close(jobs.cancel)
         return slot.held_by(response)
 

@@ -1,7 +1,6 @@
 """/v1/jobs: submit a prompt, read what became of it, cancel it."""
 
 import time
-import uuid
 from contextlib import suppress
 
 from flask import Response
@@ -12,12 +11,12 @@ from broker.holds import Record
 from broker.states import FINISHED
 from gateway.answers import RETRY_AFTER_S, json_answer, no_such_job
 from gateway.documents import JOBS, problems
+from gateway.idempotency import REPLAYED, IdempotencyHeader
 from gateway.leaving import asking_client_has_left
 from gateway.reports import described
 from gateway.services import Services
 from gateway.slots import TooManyStreams
-from gateway.submitting import idempotency
-from gateway.submitting import submit as submit_request
+from gateway.submitting import submit_all
 from schemas.jobs import Job
 from schemas.requests import AcceptedRequest, JobRequest
 
@@ -26,18 +25,6 @@ class JobPath(BaseModel):
     """Which job."""
 
     job_id: str = Field(description="The id that POST /v1/jobs answered with.")
-
-
-class IdempotencyHeader(BaseModel):
-    """What makes it safe to submit again."""
-
-    key: str | None = Field(
-        None,
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        description="Within 24 hours, the same key and body is the same job; another body is refused.",
-    )
 
 
 class WaitQuery(BaseModel):
@@ -59,16 +46,12 @@ def add(app: OpenAPI, services: Services) -> None:
             deadline = time.monotonic() + min(wait_s, limits.max_wait_s)
             services.hub.wait_for_end(job_id, deadline, asking_client_has_left())
 
-    @app.post("/v1/jobs", tags=[JOBS], responses={200: Job, 202: Job})
+    @app.post("/v1/jobs", tags=[JOBS], responses={200: Job, 202: Job, **problems(410)})
     def submit(header: IdempotencyHeader, query: WaitQuery, body: JobRequest) -> Response:
         """Submit a prompt. The answer is at the job's own address, and here (200) if it came in time."""
-        key = None if header.key is None else idempotency(header.key, body)
-        job_id = uuid.uuid4().hex
-        accepted = submit_request(services, body, request_id=job_id, key=key)
-        headers = {"Location": f"/v1/jobs/{accepted.request_id}"}
-        is_replay = accepted.request_id != job_id
-        if is_replay:
-            headers["Idempotency-Replayed"] = "true"
+        submitted = submit_all(services, [body], key=header.of_json())
+        accepted, is_replay = submitted.requests[0], submitted.replayed
+        headers = {"Location": f"/v1/jobs/{accepted.request_id}", **(REPLAYED if is_replay else {})}
         if query.wait > 0:
             with suppress(TooManyStreams):  # it is accepted all the same, and can be waited for again
                 wait(accepted.request_id, query.wait)

@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from gateway.answers import json_answer
 from gateway.documents import OPENAI, openai_errors
+from gateway.idempotency import IdempotencyHeader
 from gateway.openai_compatible.models import ModelTable
 from gateway.openai_compatible.serving import answer_in_pieces, answer_whole
 from gateway.openai_compatible.shapes import ChatDialect, TextDialect
@@ -27,8 +28,8 @@ def add(app: OpenAPI, services: Services) -> None:
     """Add the routes."""
     models = ModelTable(services.admission.policies, services.settings.model_aliases)
 
-    @app.post("/v1/chat/completions", tags=[OPENAI], responses={200: ChatCompletion, **openai_errors(404)})
-    def chat(body: ChatCompletionRequest) -> Response:
+    @app.post("/v1/chat/completions", tags=[OPENAI], responses={200: ChatCompletion, **openai_errors(404, 410, 422)})
+    def chat(header: IdempotencyHeader, body: ChatCompletionRequest) -> Response:
         """Answer a conversation, whole or as a stream of text that will stand."""
         jobs = chat_jobs(body, models.policy(body.model))
 
@@ -39,11 +40,11 @@ def add(app: OpenAPI, services: Services) -> None:
 
         if body.stream:
             usage = bool(body.stream_options and body.stream_options.include_usage)
-            return answer_in_pieces(services, jobs, dialect, include_usage=usage)
-        return answer_whole(services, jobs, dialect)
+            return answer_in_pieces(services, jobs, dialect, include_usage=usage, key=header.of_json())
+        return answer_whole(services, jobs, dialect, key=header.of_json())
 
-    @app.post("/v1/completions", tags=[OPENAI], responses={200: TextCompletion, **openai_errors(404)})
-    def complete(body: CompletionRequest) -> Response:
+    @app.post("/v1/completions", tags=[OPENAI], responses={200: TextCompletion, **openai_errors(404, 410, 422)})
+    def complete(header: IdempotencyHeader, body: CompletionRequest) -> Response:
         """Answer one or more prompts, each as one message of a user's."""
         jobs = completion_jobs(body, models.policy(body.model))
         prompts = prompts_of(body)
@@ -61,8 +62,8 @@ def add(app: OpenAPI, services: Services) -> None:
 
         if body.stream:
             usage = bool(body.stream_options and body.stream_options.include_usage)
-            return answer_in_pieces(services, jobs, dialect, include_usage=usage)
-        return answer_whole(services, jobs, dialect)
+            return answer_in_pieces(services, jobs, dialect, include_usage=usage, key=header.of_json())
+        return answer_whole(services, jobs, dialect, key=header.of_json())
 
     @app.get("/v1/models", tags=[OPENAI], responses={200: ModelList})
     def list_models() -> Response:

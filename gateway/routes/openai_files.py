@@ -9,11 +9,13 @@ from flask_openapi3.models.file import FileStorage
 from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, Field, model_validator
 
-from broker.batches import BatchStore
+from broker.batches import BatchStore, NotListed
+from config.settings import GatewaySettings
 from gateway.answers import json_answer
-from gateway.authentication import asking_owner, may_see
+from gateway.authentication import asking_owner, may_see, seen_owner
 from gateway.documents import FILES, openai_errors
-from gateway.files import CHUNK, Files
+from gateway.files import CHUNK, Files, Quota, check_room
+from gateway.idempotency import REPLAYED, IdempotencyHeader
 from gateway.pages import Page, page_of, unknown_after
 from gateway.problems import problem
 from gateway.services import Services
@@ -26,12 +28,9 @@ from schemas.openai_files import (
     FileList,
     Purpose,
     StoredFile,
+    window_s,
 )
 from schemas.owners import NOBODY
-
-#: Seconds in each unit of a completion window.
-UNITS = {"s": 1, "m": 60, "h": 3600}
-
 
 #: The fewest and the most seconds for which a file can be asked to be kept, as OpenAI has them.
 LEAST_KEPT_S, LONGEST_KEPT_S = 3600, 30 * 24 * 3600
@@ -50,7 +49,7 @@ class UploadForm(BaseModel):
         alias="expires_after[seconds]",
         ge=LEAST_KEPT_S,
         le=LONGEST_KEPT_S,
-        description="Seconds after which the file may be deleted.",
+        description="Seconds after which the file is deleted, if `gateway.file_ttl_s` does not end them earlier.",
     )
 
     @model_validator(mode="after")
@@ -94,28 +93,35 @@ def add(app: OpenAPI, services: Services) -> None:
 
 
 def _add_files(app: OpenAPI, services: Services) -> None:
-    files = services.files
+    files, settings = services.files, services.settings
     errors = openai_errors(404)
 
-    @app.post("/v1/files", tags=[FILES], responses={200: StoredFile, **errors})
-    def upload(form: UploadForm) -> Response:
+    @app.post("/v1/files", tags=[FILES], responses={200: StoredFile, **openai_errors(404, 422)})
+    def upload(header: IdempotencyHeader, form: UploadForm) -> Response:
         """Keep a file."""
-        created_at = int(services.clock())
-        description = StoredFile(
-            id=f"file-{uuid.uuid4().hex}",
-            bytes=0,
-            created_at=created_at,
-            expires_at=None if form.kept_s is None else created_at + form.kept_s,
-            filename=form.file.filename or "upload.jsonl",
-            purpose=form.purpose,
-            owner=(asking_owner() or NOBODY).name,
-        )
-        return json_answer(files.save(cast("BinaryIO", form.file.stream), description))
+        now, owner = int(services.clock()), (asking_owner() or NOBODY).name
+        filename = form.file.filename or "upload.jsonl"
+        new_id = f"file-{uuid.uuid4().hex}"
+        with files.receiving(cast("BinaryIO", form.file.stream)) as received:
+            key = header.of_upload(filename, form.purpose, form.kept_s, received.digest)
+            # Whoever was killed between the two steps left an id of which this makes a file.
+            file_id = new_id if key is None else services.idempotency_keys.claim(key, new_id)
+            description = StoredFile(
+                id=file_id,
+                bytes=0,
+                created_at=now,
+                expires_at=now + min(form.kept_s or settings.file_ttl_s, settings.file_ttl_s),
+                filename=filename,
+                purpose=form.purpose,
+                owner=owner,
+            )
+            stored = received.keep(description, _quota(settings))
+        return json_answer(stored, headers=REPLAYED if file_id != new_id else {})
 
     @app.get("/v1/files", tags=[FILES], responses={200: FileList, **errors})
     def list_files(query: FilesQuery) -> Response:
         """The files, the newest first unless `order` is `asc`."""
-        found = [one for one in files.listed(query.purpose) if may_see(one.owner)]
+        found = files.listed(query.purpose, seen_owner())
         page = page_of(found if query.order == "desc" else found[::-1], query.after, query.limit)
         return json_answer(
             FileList(data=page.data, first_id=page.first_id, last_id=page.last_id, has_more=page.has_more)
@@ -151,42 +157,39 @@ def _add_files(app: OpenAPI, services: Services) -> None:
 
 
 def _add_batches(app: OpenAPI, services: Services) -> None:
-    batches = services.batches
+    batches, settings = services.batches, services.settings
     errors = openai_errors(404)
 
-    @app.post("/v1/batches", tags=[FILES], responses={200: Batch, **errors})
-    def create_batch(body: BatchRequest) -> Response:
+    @app.post("/v1/batches", tags=[FILES], responses={200: Batch, **openai_errors(404, 422)})
+    def create_batch(header: IdempotencyHeader, body: BatchRequest) -> Response:
         """Run the requests in a file."""
+        key = header.of_json()
+        if key is not None and (earlier := services.idempotency_keys.read(key)):
+            return _batch_again(batches, earlier)
+        owner, now = asking_owner() or NOBODY, int(services.clock())
         if _own_file(services.files, body.input_file_id) is None:
             return _no_such("file", body.input_file_id)
-        now = int(services.clock())
+        check_room(services.files.usage(owner.name), _quota(settings))  # its output is kept, whatever its size
         batch = Batch(
             id=f"batch_{uuid.uuid4().hex}",
             endpoint=body.endpoint,
             input_file_id=body.input_file_id,
             completion_window=body.completion_window,
             created_at=now,
-            expires_at=now + int(body.completion_window[:-1]) * UNITS[body.completion_window[-1]],
+            expires_at=now + window_s(body.completion_window),
             metadata=body.metadata,
-            owner=asking_owner() or NOBODY,
+            owner=owner,
         )
-        batches.create(batch)
+        made = batches.create(batch, settings.owner_max_batches, key)
+        if made != batch.id:
+            return _batch_again(batches, made)
         app.logger.info("batch_created batch_id=%s", batch.id)
         return json_answer(batch)
 
     @app.get("/v1/batches", tags=[FILES], responses={200: BatchList, **errors})
     def list_batches(query: PageQuery) -> Response:
         """The batches, the newest first unless `order` is `asc`."""
-        if query.after is not None and _own_batch(batches, query.after) is None:
-            raise unknown_after(query.after)
-        page = Page(
-            *batches.listed(
-                query.after,
-                query.limit,
-                lambda batch: may_see(batch.owner.name),
-                newest_first=query.order == "desc",
-            )
-        )
+        page = _batches_of(batches, query)
         return json_answer(
             BatchList(data=page.data, first_id=page.first_id, last_id=page.last_id, has_more=page.has_more)
         )
@@ -208,6 +211,16 @@ def _add_batches(app: OpenAPI, services: Services) -> None:
         return json_answer(batches.read(path.batch_id) or found)
 
 
+def _quota(settings: GatewaySettings) -> Quota:
+    return Quota(settings.owner_max_files, settings.owner_max_file_bytes)
+
+
+def _batch_again(batches: BatchStore, batch_id: str) -> Response:
+    """The batch that an earlier request with the same key made."""
+    found = _own_batch(batches, batch_id)
+    return _no_such("batch", batch_id) if found is None else json_answer(found, headers=REPLAYED)
+
+
 def _own_file(files: Files, file_id: str) -> StoredFile | None:
     found = files.find(file_id)
     return found if found is not None and may_see(found.owner) else None
@@ -216,6 +229,15 @@ def _own_file(files: Files, file_id: str) -> StoredFile | None:
 def _own_batch(batches: BatchStore, batch_id: str) -> Batch | None:
     found = batches.read(batch_id)
     return found if found is not None and may_see(found.owner.name) else None
+
+
+def _batches_of(batches: BatchStore, query: PageQuery) -> Page[Batch]:
+    """A page of those that whoever asks may see."""
+    newest_first = query.order == "desc"
+    try:
+        return Page(*batches.listed(query.after, query.limit, seen_owner(), newest_first=newest_first))
+    except NotListed as error:
+        raise unknown_after(str(error)) from error
 
 
 def _chunks(content: BinaryIO) -> Iterator[bytes]:

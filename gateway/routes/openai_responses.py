@@ -15,6 +15,7 @@ from broker.states import State
 from broker.streams import BEGINNING
 from gateway.answers import event_stream, json_answer
 from gateway.documents import OPENAI, openai_errors
+from gateway.idempotency import REPLAYED, IdempotencyHeader
 from gateway.openai_compatible.models import ModelTable
 from gateway.openai_compatible.responses import (
     ResponseStory,
@@ -29,7 +30,7 @@ from gateway.openai_compatible.serving import HEARTBEAT, Jobs, NoAnswer, Told, a
 from gateway.pages import page_of
 from gateway.problems import problem
 from gateway.services import Services
-from gateway.submitting import submit
+from gateway.submitting import Submitted, submit_all, submitted_before
 from schemas.openai_responses import InputItemList, ResponseDeleted, ResponseEvent, ResponseNote, ResponseRequest
 from schemas.openai_responses import Response as ResponseObject
 from schemas.requests import AcceptedRequest, Message
@@ -83,35 +84,46 @@ class Found:
 def add(app: OpenAPI, services: Services) -> None:
     """Add the routes."""
     models = ModelTable(services.admission.policies, services.settings.model_aliases)
-    errors = openai_errors(404)
 
     @app.errorhandler(NoSuchResponse)
     def on_no_such_response(error: NoSuchResponse) -> Response:
         return problem(404, "No such response", str(error))
 
-    @app.post("/v1/responses", tags=[OPENAI], responses={200: ResponseObject, **errors})
-    def respond(body: ResponseRequest) -> Response:
+    @app.post("/v1/responses", tags=[OPENAI], responses={200: ResponseObject, **openai_errors(404, 410, 422)})
+    def respond(header: IdempotencyHeader, body: ResponseRequest) -> Response:
         """Answer; in the background if asked to; as a stream if asked to."""
-        job = response_job(body, models.policy(body.model), _earlier(services, body.previous_response_id))
-        note = note_of(body)
+        note, key = note_of(body), header.of_json()
+
+        def submitted() -> Submitted:
+            # The response that it continues may have expired since it was first asked for.
+            if (before := submitted_before(services, key, 1)) is not None:
+                return before
+            job = response_job(body, models.policy(body.model), _earlier(services, body.previous_response_id))
+            return submit_all(services, [job], note=note.model_dump_json(), key=key)
+
         if note.background and not body.stream:
-            request = submit(services, job, note=note.model_dump_json())
-            return json_answer(response_of(request, note, waits=True))
+            now = submitted()
+            record = services.store.read(now.requests[0].request_id) if now.replayed else None
+            if record is not None:
+                return json_answer(Found(record, note).response(), headers=REPLAYED)
+            return json_answer(response_of(now.requests[0], note, waits=True))
         if body.stream and note.background:
             with services.slots.taken() as slot:
-                request = submit(services, job, note=note.model_dump_json())
-                return slot.held_by(event_stream(_lines(services, request, note, after=-1)))
+                now = submitted()
+                response = event_stream(_lines(services, now.requests[0], note, after=-1))
+                response.headers.extend(REPLAYED if now.replayed else {})
+                return slot.held_by(response)
         if body.stream:
-            return answer_streamed(services, [job], partial(_told, note), note=note.model_dump_json())
+            return answer_streamed(services, submitted, partial(_told, note))
         with services.slots.taken():
-            jobs = Jobs(services, [job], note=note.model_dump_json())
+            jobs = Jobs(services, submitted())
             try:
                 (answer,) = jobs.answers()
             except NoAnswer as reason:
-                return json_answer(reason.error, reason.status)
+                return json_answer(reason.error, reason.status, jobs.headers)
             finally:
                 jobs.cancel()
-        return json_answer(response_of(jobs.accepted[0], note, waits=False, result=answer.result))
+        return json_answer(response_of(jobs.accepted[0], note, waits=False, result=answer.result), headers=jobs.headers)
 
     _add_stored(app, services)
 

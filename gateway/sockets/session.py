@@ -8,9 +8,11 @@ from flask import Response
 from pydantic import ValidationError
 
 from broker.connection import REDIS_AWAY
+from broker.idempotency import Idempotency
 from broker.streams import POLL_S, Listening
 from gateway.answers import no_such_job
 from gateway.authentication import check_scope
+from gateway.idempotency import idempotency_of
 from gateway.problems import invalid, problem
 from gateway.refusals import ANSWERS, answer_to
 from gateway.reports import described
@@ -65,7 +67,7 @@ class Session:
         """The answer to a message."""
         ref = _ref_of(raw)
         try:
-            return self._obey(asked_adapter.validate_json(raw)).model_dump_json()
+            return self._obey(asked_adapter.validate_json(raw), raw).model_dump_json()
         except ValidationError as error:
             response = invalid(error)
         except TooManyFollowed as error:
@@ -76,12 +78,12 @@ class Session:
             response = answer_to(error)
         return _told_problem(ref, response)
 
-    def _obey(self, asked: Asked) -> ToldJob:
+    def _obey(self, asked: Asked, raw: str) -> ToldJob:
         match asked:
             case Submit():
                 check_scope(Scope.SUBMIT)
                 self._check_room()
-                job_id = submit(self._services, asked.body).request_id
+                job_id = submit(self._services, asked.body, key=_key_of(asked, raw)).request_id
                 self._follow(job_id, "0-0")
             case Follow():
                 self._check_room()
@@ -160,6 +162,13 @@ def _told_problem(ref: str | int | None, response: Response) -> str:
     """A problem document as a message."""
     found = Problem.model_validate_json(response.get_data())
     return ToldProblem(ref=ref, problem=found).model_dump_json()
+
+
+def _key_of(asked: Submit, raw: str) -> Idempotency | None:
+    """What the message's key stands for: the same as over HTTP."""
+    if asked.idempotency_key is None:
+        return None
+    return idempotency_of(asked.idempotency_key, "/v1/jobs", json.loads(raw)["body"])
 
 
 def _ref_of(raw: str) -> str | int | None:

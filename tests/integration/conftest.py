@@ -14,6 +14,7 @@ from broker import keys
 from broker.api_keys import ApiKeys
 from broker.batches import BatchStore
 from broker.holds import Lifetimes
+from broker.idempotency import IdempotencyKeys
 from broker.presence import Presence
 from broker.reaper import Reaper
 from broker.records import RequestStore
@@ -71,7 +72,8 @@ def make_services(settings: Settings, redis_connection: Redis, store: RequestSto
             router=Router(redis_connection, presence, None, block_bytes=64, policy=RoutingPolicy.PREFIX, max_waiting=8),
             api_keys=ApiKeys(redis_connection),
             batches=BatchStore(redis_connection),
-            files=DiskFiles(tmp_path / "files"),
+            files=DiskFiles(tmp_path / "files", lambda: 12.5),
+            idempotency_keys=IdempotencyKeys(redis_connection),
             clock=lambda: 12.5,
         )
 

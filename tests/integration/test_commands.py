@@ -105,6 +105,22 @@ def test_a_batch_answers_every_line(run, prompts, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
+def test_a_batch_whose_beginning_was_interrupted_is_the_same_when_it_is_begun_again(run, system, tmp_path):
+    source, memory = tmp_path / "in.jsonl", tmp_path / "out.jsonl.batch"
+    body = {"prompt": "one two", "max_tokens": 1}
+    source.write_text(json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/jobs", "body": body}) + "\n")
+    with Client(system.url) as client:
+        begun = client.start_batch(source, idempotency_key="begun-once")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    remembered = {"digest": digest, "key": "begun-once", "window": "24h"}
+    memory.write_text(json.dumps(remembered))
+    ran = run("batch", str(source), "-o", str(tmp_path / "out.jsonl"), "--json")
+    assert (ran.exit_code, json.loads(ran.output)["id"]) == (0, begun.id)
+    memory.write_text(json.dumps(remembered))
+    another = run("batch", str(source), "-o", str(tmp_path / "out.jsonl"), "--json", "--window", "1h")
+    assert json.loads(another.output)["id"] != begun.id
+
+
 def test_a_batch_with_lines_that_fail_says_so_in_its_exit_status(run, prompts, tmp_path):
     prompts.write_text(prompts.read_text() + '{"prompt": "x", "max_tokens": 0}\n')
     ran = run("batch", str(prompts), "-o", str(tmp_path / "out.jsonl"), "--json")

@@ -315,7 +315,8 @@ def test_how_long_a_file_is_kept_is_taken_from_openais_client(system):
         upload = {"file": ("a.jsonl", b"{}"), "purpose": "batch"}
         made = client.files.create(**upload, expires_after={"anchor": "created_at", "seconds": 7200})
         assert made.expires_at == made.created_at + 7200
-        assert client.files.create(**upload).expires_at is None
+        unasked = client.files.create(**upload)
+        assert unasked.expires_at == unasked.created_at + 30 * 86_400  # gateway.file_ttl_s
         for wrong in ({"anchor": "created_at", "seconds": 60}, {"anchor": "now", "seconds": 7200}):
             with pytest.raises(openai.BadRequestError) as refusal:
                 client.files.create(**upload, expires_after=wrong)

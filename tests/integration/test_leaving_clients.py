@@ -170,6 +170,18 @@ def test_an_answer_that_takes_too_long_ends_its_stream_and_its_job(start_gateway
     until(lambda: counted(store_here, "cancelled") == before + 1, "its job is cancelled")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_takes_too_long_goes_on_where_it_can_be_asked_for_again(start_gateway, store_here, stream):
+    url = start_gateway(max_answer_s=1, status_s=60)
+    body, key = CHAT | {"stream": stream}, {"Idempotency-Key": "again"}
+    with httpx.Client(base_url=url, trust_env=False, timeout=8) as client:
+        told = [client.post("/v1/chat/completions", json=body, headers=key) for _ in range(2)]
+    assert [answer.status_code for answer in told] == [504, 504]
+    assert [answer.headers.get("Idempotency-Replayed") for answer in told] == [None, "true"]
+    assert "the request goes on: send it again with the same Idempotency-Key" in told[0].text
+    assert (counted(store_here, "accepted"), counted(store_here, "cancelled")) == (1, 0)
+
+
 @pytest.fixture
 def store_here(redis_connection):
     return RequestStore(redis_connection, Lifetimes(60, 600, 10.0, 3))

@@ -3,18 +3,20 @@
 import json
 import socket
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from broker import keys
-from broker.outbox import Outbox
+from broker.outbox import CLAIM_S, Outbox
 from gateway.app import create_app
+from gateway.webhook_queue import DEFAULT_BOUNDS, Bounds
 from gateway.webhook_sender import WebhookSender
 from gateway.webhooks import RETRY_DELAYS_S, owners_secret, signed_headers
 from schemas.policy import Tier
-from tests.polling import joined
+from tests.polling import joined, until
 from tests.samples import a_request, a_result
 
 MASTER, NOW_S = "the deployment's secret", 1_700_000_000
@@ -57,12 +59,19 @@ def receiver():
         yield server
 
 
+def send(sender: WebhookSender) -> int:
+    """Have it try what is due; how many that was, when all tries have ended."""
+    taken = sender.step()
+    assert sender.wait_until_idle(30.0)
+    return taken
+
+
 @pytest.fixture
 def make_sender(redis_connection, store, settings):
-    def make(**changes: object) -> WebhookSender:
+    def make(bounds: Bounds = DEFAULT_BOUNDS, **changes: object) -> WebhookSender:
         chosen = {"allow_http": True, "allow_private_addresses": True, "timeout_s": 5.0} | changes
         webhooks = settings.webhooks.model_copy(update=chosen)
-        return WebhookSender(Outbox(redis_connection), store, webhooks, MASTER, lambda: NOW_S)
+        return WebhookSender(Outbox(redis_connection), store, webhooks, MASTER, lambda: NOW_S, bounds)
 
     return make
 
@@ -91,8 +100,8 @@ def due(redis_connection):
 
 def test_a_finished_job_is_told_once_and_signed_with_its_owners_secret(make_sender, finished, receiver, store):
     request_id, sender = finished(), make_sender()
-    assert sender.send_due() == 1
-    assert sender.send_due() == 0
+    assert send(sender) == 1
+    assert send(sender) == 0
     ((path, headers, body),) = receiver.came
     assert path == "/hook"
     assert headers["Host"] == f"localhost:{receiver.server_port}"
@@ -109,11 +118,11 @@ def test_what_is_not_taken_comes_again_later_with_the_same_id_and_no_redirect_is
 ):
     request_id, sender = finished(), make_sender()
     receiver.answers = [status]
-    assert sender.send_due() == 1
+    assert send(sender) == 1
     wait_s = redis_connection.zscore(keys.outbox(), request_id) - redis_connection.time()[0]
     assert 0 < wait_s <= RETRY_DELAYS_S[0]
     due(request_id)
-    assert sender.send_due() == 1
+    assert send(sender) == 1
     assert [(path, headers["webhook-id"]) for path, headers, _ in receiver.came] == [("/hook", request_id)] * 2
     assert redis_connection.exists(keys.outbox()) == 0
 
@@ -122,7 +131,7 @@ def test_after_the_last_try_it_is_given_up(make_sender, finished, receiver, stor
     request_id, sender = finished(), make_sender()
     receiver.answers = [500] * 20
     for place in range(len(RETRY_DELAYS_S) + 1):
-        assert sender.send_due() == 1, place
+        assert send(sender) == 1, place
         if place < len(RETRY_DELAYS_S):
             due(request_id)
     assert redis_connection.exists(keys.outbox()) == 0
@@ -131,7 +140,7 @@ def test_after_the_last_try_it_is_given_up(make_sender, finished, receiver, stor
 
 def test_private_addresses_are_refused_and_not_tried_again(make_sender, finished, receiver, store, redis_connection):
     finished()
-    make_sender(allow_private_addresses=False).send_due()
+    send(make_sender(allow_private_addresses=False))
     assert receiver.came == []
     assert redis_connection.exists(keys.outbox()) == 0
     assert store.counters()["webhooks_given_up"] == 1
@@ -163,7 +172,7 @@ def test_private_addresses_are_refused_and_not_tried_again(make_sender, finished
 )
 def test_however_a_private_address_is_written_nothing_is_sent_there(make_sender, finished, receiver, store, host):
     finished(f"http://{host}:{receiver.server_port}/hook")
-    make_sender(allow_private_addresses=False).send_due()
+    send(make_sender(allow_private_addresses=False))
     assert receiver.came == []
     counted = store.counters()
     assert "webhooks_delivered" not in counted
@@ -192,7 +201,7 @@ def test_a_name_with_a_private_address_beside_public_ones_is_refused(make_sender
     answers, tried = names
     answers.append(["93.184.215.14", "10.0.0.1"])
     finished("https://mixed.example/hook")
-    make_sender(allow_private_addresses=False).send_due()
+    send(make_sender(allow_private_addresses=False))
     assert tried == []
     assert store.counters()["webhooks_given_up"] == 1
 
@@ -203,7 +212,7 @@ def test_what_is_connected_to_is_the_address_that_was_checked_though_the_name_ha
     answers, tried = names
     answers += [["93.184.215.14"], ["127.0.0.1"]]
     finished("https://rebinding.example:8443/hook")
-    make_sender(allow_private_addresses=False).send_due()
+    send(make_sender(allow_private_addresses=False))
     assert tried == [("93.184.215.14", 8443)]
     assert answers == [["127.0.0.1"]], "it was resolved once"
 
@@ -213,7 +222,7 @@ def test_an_address_that_no_resolver_understands_ends_its_own_webhook_and_no_oth
 ):
     finished(f"http://{'a' * 64}.example/hook")
     finished()
-    make_sender().send_due()
+    send(make_sender())
     assert len(receiver.came) == 1
     counted = store.counters()
     assert (counted["webhooks_delivered"], counted["webhooks_given_up"]) == (1, 1)
@@ -221,7 +230,7 @@ def test_an_address_that_no_resolver_understands_ends_its_own_webhook_and_no_oth
 
 def test_plain_http_is_refused_unless_it_is_allowed(make_sender, finished, receiver):
     finished()
-    make_sender(allow_http=False).send_due()
+    send(make_sender(allow_http=False))
     assert receiver.came == []
 
 
@@ -229,13 +238,13 @@ def test_a_receiver_that_is_not_there_is_tried_again(make_sender, finished, redi
     with receiving() as gone:
         port = gone.server_port
     request_id = finished(f"http://127.0.0.1:{port}/")
-    make_sender().send_due()
+    send(make_sender())
     assert redis_connection.zscore(keys.outbox(), request_id) is not None
 
 
 def test_a_webhook_whose_result_has_expired_is_counted(make_sender, finished, store, redis_connection):
     redis_connection.delete(keys.request(finished()))
-    make_sender().send_due()
+    send(make_sender())
     assert store.counters()["webhooks_expired"] == 1
     assert redis_connection.exists(keys.outbox()) == 0
 
@@ -244,7 +253,7 @@ def test_a_failure_and_a_cancellation_are_told_too(make_sender, receiver, store)
     request = a_request().model_copy(update={"webhook": f"http://127.0.0.1:{receiver.server_port}/"})
     store.create(request)
     store.cancel(request.request_id)
-    make_sender().send_due()
+    send(make_sender())
     assert json.loads(receiver.came[0][2])["data"]["status"] == "cancelled"
 
 
@@ -257,3 +266,80 @@ def test_jobs_with_webhooks_are_refused_where_there_is_no_secret_or_the_address_
     assert client.post("/v1/jobs", json=body).status_code == 202
     refused = client.post("/v1/jobs", json=body | {"webhook": "http://example.org/hook"})
     assert refused.json["errors"][0]["field"] == "webhook"
+
+
+@contextmanager
+def silent_receivers(num: int):
+    """Addresses that take a call and never answer it."""
+    with ExitStack() as sockets:
+        opened = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(num)]
+        yield [f"http://127.0.0.1:{one.getsockname()[1]}/" for one in opened]
+
+
+def test_receivers_that_never_answer_delay_nobody_elses_webhook(make_sender, finished, receiver):
+    with silent_receivers(24) as urls:
+        for url in urls:
+            finished(url)
+        finished()
+        sender = make_sender(timeout_s=4.0)
+        began = time.monotonic()
+        assert sender.step() == 25
+        until(lambda: receiver.came, "the one that answers is called", within_s=3.0)
+        assert time.monotonic() - began < 3.0
+        assert not sender.wait_until_idle(0.0)
+        assert sender.wait_until_idle(20.0)
+
+
+def test_what_finds_no_place_is_put_off_and_not_counted_as_a_try(make_sender, finished, redis_connection):
+    bounds = Bounds(receiver_in_flight=1, receiver_held=1)
+    with silent_receivers(1) as (url,):
+        put_off = [finished(url) for _ in range(6)]
+        sender = make_sender(bounds, timeout_s=1.0)
+        assert sender.step() == 6
+        waits = redis_connection.zmscore(keys.outbox(), put_off)
+        now_s = redis_connection.time()[0]
+        later = [request_id for request_id, at in zip(put_off, waits, strict=True) if at - now_s < CLAIM_S - 1]
+        assert len(later) >= 3, "two are sent or held, and the lots of the others rarely fall on the last second"
+        assert not any(redis_connection.hexists(keys.request(one), "webhook_tries") for one in later)
+        assert sender.wait_until_idle(20.0)
+
+
+def test_a_receiver_that_trickles_its_answer_is_left_after_twice_the_time_out(make_sender, finished, redis_connection):
+    ended = threading.Event()
+
+    def trickle(server):
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not ended.wait(0.1):
+                try:
+                    connection.sendall(b"X-More: yes\r\n")
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=trickle, args=(server,))
+        thread.start()
+        request_id = finished(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        sender = make_sender(timeout_s=0.5)
+        began = time.monotonic()
+        sender.step()
+        assert sender.wait_until_idle(20.0)
+        took_s = time.monotonic() - began
+        ended.set()
+        thread.join()
+    assert took_s < 5.0
+    assert redis_connection.hget(keys.request(request_id), "webhook_tries") == b"1"
+
+
+def test_a_result_that_expires_while_its_webhook_is_called_leaves_no_record_behind(
+    make_sender, finished, redis_connection, store
+):
+    with silent_receivers(1) as (url,):
+        request_id = finished(url)
+        sender = make_sender(timeout_s=1.0)
+        sender.step()
+        redis_connection.delete(keys.request(request_id))
+        assert sender.wait_until_idle(20.0)
+    assert redis_connection.exists(keys.request(request_id), keys.outbox()) == 0
+    assert store.counters()["webhooks_expired"] == 1

@@ -4,7 +4,7 @@ Owns the state per request and ties alignment and policy together. Pure but for 
 inside the engine's worker process.
 """
 
-from collections import defaultdict
+from collections import OrderedDict
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,6 +24,8 @@ from workers.step_cost import StepCost
 
 #: Seconds that one more token costs, over seconds of an empty step, before anything was measured.
 PRIOR_COST_RATIO = 0.02
+#: Draft models about whose drafts something is kept in mind; a deployment has one or two at a time.
+MOST_MODELS = 32
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class DraftsInFlight:
 
     def __init__(self) -> None:
         self._requests: dict[str, _InFlight] = {}
-        self._tables: defaultdict[str, AcceptanceTable] = defaultdict(AcceptanceTable)
+        self._tables: OrderedDict[str, AcceptanceTable] = OrderedDict()
         self._cost = StepCost(PRIOR_COST_RATIO)
         #: Rows and tokens of the step under way, and when it began; None where it cannot be told.
         self._step: tuple[frozenset[str], int, float] | None = None
@@ -135,8 +137,16 @@ class DraftsInFlight:
         alignment = Alignment(hint.token_ids, rejoin=hint.rejoin)
         most = min(most_proposed, hint.max_proposed) if hint.max_proposed else most_proposed
         echo = Echo(hint.token_ids, prompt_tokens if hint.token_ids and hint.rejoin else ())
-        table = self._tables[hint.model]
+        table = self._table(hint.model)
         self._requests[request_id] = _InFlight(hint, alignment, echo, table, most_tokens, most)
+
+    def _table(self, model: str) -> AcceptanceTable:
+        """What was learned of this model's drafts; of those of `MOST_MODELS`, the ones seen last."""
+        table = self._tables.setdefault(model, AcceptanceTable())
+        self._tables.move_to_end(model)
+        if len(self._tables) > MOST_MODELS:
+            self._tables.popitem(last=False)
+        return table
 
     def written(self, request_id: str) -> int:
         """Tokens of the answer that are accounted for."""
