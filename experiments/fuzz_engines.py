@@ -93,7 +93,7 @@ def fuzz(url: str, seconds: float, seed: int, at_once: int = 8) -> Tally:
             pool.submit(_send, client, tally, random.Random(seed * 1000 + place), ends) for place in range(at_once)
         ]
         for one in sending:
-            one.result()
+            one.result(seconds + 2 * CASE_S)
     return tally
 
 

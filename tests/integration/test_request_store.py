@@ -277,7 +277,7 @@ def test_after_too_many_lapses_a_request_fails_for_good_with_its_history(store, 
     record = store.read(request_id)
     assert record.state == State.FAILED
     assert (record.failure.kind, record.failure.tier) == (FailureKind.ATTEMPTS_EXHAUSTED, Tier.EDGE)
-    assert "3 workers" in record.failure.message
+    assert "3 attempts" in record.failure.message
     told = [(lost.attempt, lost.tier, lost.worker) for lost in record.failure.attempts]
     assert told == [(1, Tier.EDGE, "w1"), (2, Tier.EDGE, "w2"), (3, Tier.EDGE, "w3")]
     assert all("lease" in lost.reason and lost.lost_at_s > 0 for lost in record.failure.attempts)
