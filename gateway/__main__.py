@@ -38,6 +38,7 @@ from gateway.files import DiskFiles
 from gateway.holders import Holders
 from gateway.openai_compatible.models import ModelTable
 from gateway.services import Services
+from gateway.webhook_queue import DEFAULT_BOUNDS
 from gateway.webhook_sender import WebhookSender
 
 log = logging.getLogger("gateway")
@@ -54,7 +55,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
     """The application with everything that it needs. Starts threads, so build it in the process that serves."""
     # A WebSocket has a second thread, which tells events.
     num_threads = settings.gateway.threads + settings.gateway.max_streams
-    redis = connect_configured(settings.redis, num_threads)
+    redis = connect_configured(settings.redis, num_threads + DEFAULT_BOUNDS.in_flight)
     requests, prefixes = settings.requests, settings.prefix_index
     _check_redis(redis, settings)
     lifetimes = Lifetimes.configured(requests)
@@ -77,14 +78,13 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         idempotency_keys=IdempotencyKeys(redis),
         clock=clock,
         holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
-        loops=(hub.loop, reaper.loop),
+        loops=[hub.loop, reaper.loop],
     )
+    services.loops.extend([BatchRunner(services).loop, FileSweeper(services).loop])
+    if secret := read_secret(settings.webhooks.secret_env):
+        services.loops.append(WebhookSender(Outbox(redis), store, settings.webhooks, secret, clock).loop)
     for loop in services.loops:
         loop.start()
-    BatchRunner(services).start()
-    FileSweeper(services).start()
-    if secret := read_secret(settings.webhooks.secret_env):
-        WebhookSender(Outbox(redis), store, settings.webhooks, secret, services.clock).start()
     if health_socket is not None:
         health.serve(services, health_socket)
     return create_app(services, redis.connection_pool)
@@ -134,7 +134,8 @@ class Server(BaseApplication):
 
 def allow_open_files(settings: GatewaySettings) -> None:
     """Raise this process's limit of open files to what its connections take; say so where the system has less."""
-    needed = settings.max_connections + 2 * (settings.threads + settings.max_streams) + NUM_OTHER_FILES
+    num_threads = settings.threads + settings.max_streams + DEFAULT_BOUNDS.in_flight
+    needed = settings.max_connections + 2 * num_threads + NUM_OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)

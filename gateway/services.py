@@ -1,7 +1,7 @@
 """What the routes work with: built once a process by `gateway.__main__` and handed to every route file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from broker.api_keys import ApiKeys
@@ -40,8 +40,9 @@ class Services:
     clock: Callable[[], float]
     #: None where there is no prefix index.
     holders: Holders | None = None
-    #: What goes on in this process beside requests; its health is told from them.
-    loops: tuple[Loop, ...] = ()
+    #: What goes on in this process beside requests; its health is told from them. Those that themselves work with
+    #: these services are added by whoever builds both.
+    loops: list[Loop] = field(default_factory=list)
 
     @cached_property
     def store(self) -> OwnedRequests:

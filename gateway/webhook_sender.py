@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 import httpx
 from redis.exceptions import RedisError
 
+from broker.background import Loop
 from broker.holds import Record
 from broker.outbox import BATCH, Due, Outbox
 from broker.records import RequestStore
@@ -64,19 +65,9 @@ class WebhookSender:
         self._clock = clock
         self._queue = WebhookQueue(bounds)
         self._changed = threading.Condition()
-        self._ended = threading.Event()
         self._pool = ThreadPoolExecutor(bounds.in_flight, thread_name_prefix="webhook")
-        self._thread = threading.Thread(target=self._run, name="webhook-sender", daemon=True)
-
-    def start(self) -> None:
-        """Send for ever."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Take nothing more up. Blocks until what is under way has ended."""
-        self._ended.set()
-        self._thread.join()
-        self._pool.shutdown()
+        #: Looks for what is due again and again, once it is started.
+        self.loop = Loop("webhook-sender", self._look, every_s=LOOK_S)
 
     def step(self) -> int:
         """Take up what is due, and put off what finds no place; how many that was. Waits for no receiver.
@@ -102,16 +93,12 @@ class WebhookSender:
         with self._changed:
             return self._changed.wait_for(lambda: not self._queue.num_in_flight, timeout_s)
 
-    def _run(self) -> None:
-        while not self._ended.wait(LOOK_S):
-            try:
-                self.step()
-            except RedisError as error:
-                log.warning("redis_away error=%s", error)
+    def _look(self) -> None:
+        self.step()  # without its answer, which would be seconds to the loop
 
     def _begin(self) -> None:
         """Begin every call for which there is a place."""
-        while not self._ended.is_set():
+        while not self.loop.closing.is_set():
             with self._changed:
                 due = self._queue.begin()
             if due is None:

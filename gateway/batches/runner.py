@@ -7,7 +7,8 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from broker.connection import REDIS_AWAY
+from broker.background import Loop
+from broker.connection import REDIS_AWAY, NoFreeConnection
 from gateway.batches.run import DRAIN_S, BatchRun
 from gateway.batches.turns import Waiting, in_turn
 from gateway.files import Locked
@@ -45,17 +46,9 @@ class BatchRunner:
         self._running: dict[str, _Running] = {}
         self._waiting: dict[str, Waiting] = {}
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="batch-runner", daemon=True)
-
-    def start(self) -> None:
-        """Begin to look for batches."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Take up no more. What runs goes on until the process ends, and is taken up by another."""
-        self._stop.set()
-        self._thread.join(timeout=LOOK_S * 4)
+        #: Looks for batches again and again, once it is started. What runs goes on when it is closed, until the process
+        #: ends, and is then taken up by another.
+        self.loop = Loop("batch-runner", self.step, every_s=LOOK_S)
 
     def step(self) -> None:
         """Run what nobody runs, as far as there is room; where there is none, have a run make way in time.
@@ -73,13 +66,6 @@ class BatchRunner:
         else:
             return
         self._ask_to_make_way([one for one in order if one.batch_id not in self._running])
-
-    def _look(self) -> None:
-        while not self._stop.wait(LOOK_S):
-            try:
-                self.step()
-            except REDIS_AWAY as error:
-                log.warning("redis_away error=%s", error)
 
     def _learn(self, unfinished: list[str]) -> None:
         """Whose the batches are that have not ended; forget all others."""
@@ -130,7 +116,7 @@ class BatchRunner:
                     log.info("batch_taken_up batch_id=%s status=%s", batch_id, batch.status)
                     BatchRun(self._services, self._models, batch, running.makes_way.is_set, self._drain_s).run()
                     log.info("batch_left batch_id=%s made_way=%s", batch_id, running.makes_way.is_set())
-        except (*REDIS_AWAY, OSError, Overloaded) as error:
+        except (*REDIS_AWAY, NoFreeConnection, OSError, Overloaded) as error:
             log.warning("batch_interrupted batch_id=%s error=%s", batch_id, error)  # taken up again at the next look
         except Exception as error:  # what breaks one batch must not break it again every second for ever
             log.exception("batch_broke batch_id=%s", batch_id)

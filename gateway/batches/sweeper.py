@@ -1,9 +1,8 @@
 """Removes files that have expired, and what processes that were killed left behind."""
 
 import logging
-import threading
 
-from broker.connection import REDIS_AWAY
+from broker.background import Loop
 from gateway.files import Locked
 from gateway.services import Services
 from schemas.openai_files import ENDED
@@ -12,6 +11,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks. A file that has expired cannot be found from that moment on; only its bytes stay longer.
 SWEEP_S = 600.0
+#: Seconds of nothing but failures after which sweeping counts as broken: more than one look must have failed.
+BROKEN_AFTER_S = 2 * SWEEP_S + 60.0
 #: The lock of whoever sweeps.
 LOCK = "sweeper"
 
@@ -21,17 +22,8 @@ class FileSweeper:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="file-sweeper", daemon=True)
-
-    def start(self) -> None:
-        """Begin, with a look at once."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Sweep no more. Blocks until the look that is under way has ended."""
-        self._stop.set()
-        self._thread.join()
+        #: Sweeps again and again, once it is started.
+        self.loop = Loop("file-sweeper", self.step, every_s=SWEEP_S, broken_after_s=BROKEN_AFTER_S)
 
     def step(self) -> None:
         """Sweep once; nothing where another process does at the moment. Raises Redis's errors and `OSError`."""
@@ -45,15 +37,6 @@ class FileSweeper:
             return
         if swept.expired or swept.orphans or swept.leftovers:
             log.info("files_swept expired=%d orphans=%d leftovers=%d", swept.expired, swept.orphans, swept.leftovers)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.step()
-            except (*REDIS_AWAY, OSError) as error:
-                log.warning("files_not_swept error=%s", error)
-            if self._stop.wait(SWEEP_S):
-                return
 
     def _is_over(self, batch_id: str) -> bool:
         batch = self._services.batches.read(batch_id)

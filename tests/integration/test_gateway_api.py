@@ -5,15 +5,17 @@ import threading
 
 import pytest
 
+from broker.background import Loop
 from config.settings import InvalidSettings, read_settings
 from gateway.__main__ import build
 from gateway.app import create_app
+from gateway.batches.sweeper import FileSweeper
 from gateway.services import Services
 from schemas.events import Decision, DraftText
 from schemas.policy import Tier
 from schemas.results import Failure, FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
-from tests.polling import joined
+from tests.polling import joined, until
 from tests.samples import a_draft, a_result
 
 PROMPT = {"prompt": "why is the sky blue"}
@@ -380,7 +382,22 @@ def live(services):
 
 
 def test_the_process_is_healthy(client):
-    assert client.get("/healthz").json == {"status": "ok"}
+    assert client.get("/healthz").json == {"status": "ok", "broken": []}
+
+
+def test_a_process_is_not_healthy_where_what_goes_on_beside_requests_keeps_failing(client, services, tmp_path):
+    (tmp_path / "files" / "locks").rmdir()
+    sweeper = FileSweeper(services)
+    with pytest.raises(FileNotFoundError):
+        sweeper.step()
+    loop = Loop("file-sweeper", sweeper.step, every_s=0.0, broken_after_s=0.0)
+    services.loops.append(loop)
+    loop.start()
+    try:
+        until(lambda: client.get("/healthz").status_code == 503, "the process says that it is broken")
+        assert client.get("/healthz").json == {"status": "failing", "broken": ["file-sweeper"]}
+    finally:
+        loop.close(timeout_s=5)
 
 
 def test_readiness_names_what_is_missing_and_who_is_there(client, live):
