@@ -17,6 +17,7 @@ from config.settings import EdgeSettings
 from schemas.drafts import Draft
 from schemas.events import DraftText
 from schemas.requests import Message
+from schemas.results import FailureKind
 from schemas.workers import CacheStatistics
 from workers.edge.admission import Admission
 from workers.edge.feed import CellsExhausted, Feed
@@ -291,6 +292,12 @@ class EdgeEngine:
             except RequestRefused as refusal:
                 self._leave(flight)
                 flight.future.set_exception(refusal)
+                continue
+            except Exception as error:  # what one request's options bring about must not end all others
+                log.exception("token_not_written request_id=%s", flight.order.request_id)
+                self._leave(flight)
+                reason = f"the edge engine failed on the request: {type(error).__name__}: {error}"
+                flight.future.set_exception(RequestRefused(FailureKind.ENGINE_ERROR, reason))
                 continue
             if flight.finish_reason is not None:
                 draft = self._writer.finish(flight, self.vocabulary)
