@@ -81,6 +81,10 @@ class Taken:
     verify_queued_s: float
     #: Seconds until the deadline; not above 0 when it has passed.
     remaining_s: float
+    #: Earlier attempts that ended with their workers.
+    num_lost: int = 0
+    #: Whether this attempt is to be made with nothing else in the worker's hands, from its beginning to its end.
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,4 +146,6 @@ def _taken(hold: Hold, raw: Mapping[bytes, bytes], now: float) -> Taken:
         drafting_s=escalated - drafting if drafting and escalated else 0.0,
         verify_queued_s=verifying - escalated if verifying and escalated else 0.0,
         remaining_s=float(raw[b"deadline_at"]) - now,
+        num_lost=int(raw.get(b"num_lost", b"0")),
+        alone=b"alone" in raw,
     )

@@ -207,14 +207,14 @@ def idempotency(owner: str, digest: str) -> str:
 
 @_described(
     kind="string",
-    content="The id of the request whose prompt (here its SHA-256) ended its workers until no attempt was left.",
+    content="The id of the owner's request whose prompt (here its SHA-256) a worker ended on that did nothing else.",
     lifetime="`requests.quarantine_s`; delete it to let the prompt in again",
     writer="gateway, workers",
     reader="gateway",
 )
-def quarantine(digest: str) -> str:
-    """A prompt that is not accepted again."""
-    return f"{PREFIX}:quarantine:{digest}"
+def quarantine(owner: str, digest: str) -> str:
+    """A prompt that is not accepted again from this owner."""
+    return f"{PREFIX}:quarantine:{owner}:{digest}"
 
 
 @_described(
@@ -255,7 +255,7 @@ def worker_report(worker_id: str) -> str:
 
 @_described(
     kind="sorted set",
-    content="Ids of workers by the time, in seconds of the worker's clock, at which their report expires.",
+    content="Ids of workers by the time, in seconds of Redis's clock, at which their report expires.",
     lifetime="one day after the last report; members that have lapsed are removed by the next report",
     writer="workers",
     reader="gateway",

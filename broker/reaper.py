@@ -5,13 +5,13 @@ every change is fenced like any other.
 """
 
 import logging
-import threading
 from typing import cast
 
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from broker import keys, scripts, states
+from broker.background import Loop
 from broker.connection import REDIS_AWAY
 from broker.holds import Lifetimes, read_attempt
 from broker.queues import JobQueues
@@ -40,20 +40,10 @@ class Reaper:
         self._redis = redis
         self._store = store
         self._queues = JobQueues(redis, lifetimes.unfinished_ttl_s)
-        self._lease_s = lifetimes.lease_s
         self._claim_due = redis.register_script(scripts.CLAIM_DUE)
         self._forget = redis.register_script(scripts.FORGET)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
-
-    def start(self) -> None:
-        """Reap for ever, on a thread of its own."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop reaping."""
-        self._ended.set()
-        self._thread.join()
+        #: Reaps again and again, once it is started.
+        self.loop = Loop("reaper", self._look, every_s=lifetimes.lease_s / LOOKS_PER_LEASE)
 
     def reap(self) -> list[str]:
         """Look after everything that is due now. Answers the ids that were pushed again."""
@@ -99,10 +89,6 @@ class Reaper:
         seconds, microseconds = self._redis.time()
         return float(seconds) + microseconds / 1e6
 
-    def _run(self) -> None:
-        while not self._ended.wait(self._lease_s / LOOKS_PER_LEASE):
-            try:
-                for request_id in self.reap():
-                    log.info("request_pushed_again request_id=%s", request_id)
-            except RedisError as error:
-                log.warning("redis_away error=%s", error)
+    def _look(self) -> None:
+        for request_id in self.reap():
+            log.info("request_pushed_again request_id=%s", request_id)

@@ -39,7 +39,7 @@ FSYNC_TIMEOUT_MS = 5_000
 
 
 class MustBeAlone(Exception):
-    """The request's last attempt is to be made with nothing else in the worker's hands."""
+    """An attempt at the request was lost, so that the next must begin with nothing else in the worker's hands."""
 
 
 class NotOnDisk(Exception):
@@ -155,8 +155,8 @@ class RequestStore:
         return None if raw is None else raw.decode()
 
     def quarantined(self, request: AcceptedRequest) -> str | None:
-        """The id of the request whose workers all ended on this prompt, or None."""
-        raw = cast("bytes | None", self._redis.get(keys.quarantine(request.prompt_digest)))
+        """The id of the same owner's request that a worker died of, with nothing else in its hands; or None."""
+        raw = cast("bytes | None", self._redis.get(keys.quarantine(request.owner, request.prompt_digest)))
         return None if raw is None else raw.decode()
 
     def begin(self, request_id: str, tier: Tier, worker: str, *, alone: bool = True) -> Taken | None:
@@ -164,12 +164,13 @@ class RequestStore:
 
         That is its own, unless another owner's turn has come, or its own was taken up with an earlier job. None where
         nothing waits that the job could be spent on: finished, cancelled, or another tier's. Raises `MustBeAlone`, and
-        changes nothing, for a request on its last attempt where the worker has other requests in hand (not `alone`).
+        changes nothing, for a request that has lost an attempt where the worker has others in hand (not `alone`). On
+        its last attempt it is noted that it is alone throughout (`Taken.alone`).
         A record that this version cannot read is an attempt lost: another worker's may.
         """
         arguments: list[str | int | float] = [request_id, tier, states.WAITING[tier], states.WORKING[tier], worker]
-        last = self._lifetimes.max_attempts - 1
-        arguments += [self._lifetimes.lease_s, scripts.FAIRNESS_SLACK_TOKENS, "" if alone or not last else last]
+        arguments += [self._lifetimes.lease_s, scripts.FAIRNESS_SLACK_TOKENS, "" if alone else 1]
+        arguments += [max(1, self._lifetimes.max_attempts - 1)]
         answer = self._begin(keys=_keys(request_id), args=arguments)
         if answer[0] < 0:
             raise MustBeAlone(request_id)
@@ -182,7 +183,7 @@ class RequestStore:
             return taken(hold, raw, float(answer[1]))
         except wire.UndecodableMessage as error:
             log.error("record_unreadable request_id=%s error=%s", hold.request_id, error)  # noqa: TRY400 - says it all
-            self.surrender(hold, f"its record could not be read: {error}")
+            self.surrender(hold, f"its record could not be read: {error}", died=False)
             return None
 
     def append(self, hold: Hold, events: Sequence[Event]) -> bool:
@@ -252,9 +253,12 @@ class RequestStore:
             self._queues.push(hold.request_id, hold.tier, hold.attempt, at_front=True)
         return moved
 
-    def surrender(self, hold: Hold, reason: str) -> None:
-        """Give the request up because the engine failed under it: an attempt lost, which counts against it."""
-        if self.take_over(hold.request_id, hold.tier, hold.attempt, reason):
+    def surrender(self, hold: Hold, reason: str, *, died: bool = True) -> None:
+        """Give the request up because the engine failed under it: an attempt lost, which counts against it.
+
+        `died` False: it never reached the engine, so that the prompt cannot be to blame.
+        """
+        if self.take_over(hold.request_id, hold.tier, hold.attempt, reason, died=died):
             self._queues.push(hold.request_id, hold.tier, hold.attempt)
 
     def cancel(self, request_id: str) -> bool:
@@ -314,19 +318,26 @@ class RequestStore:
         """Jobs on each tier's queue."""
         return {tier.value: self._queues.length(tier) for tier in Tier}
 
-    def take_over(self, request_id: str, tier: Tier, attempt: int, reason: str) -> bool:
+    def take_over(self, request_id: str, tier: Tier, attempt: int, reason: str, *, died: bool = True) -> bool:
         """Take the request out of the hands of a worker that is lost. Whether it waits again.
 
-        After too many attempts it fails instead, with all of them as its history, and its prompt is quarantined.
-        False as well where it is not in those hands any more. The caller pushes the job.
+        After too many attempts it fails instead, with all of them as its history; if the last was made alone, the
+        prompt is quarantined for its owner. False as well where it is not in those hands any more. The caller pushes
+        the job.
         """
-        raw = cast("list[bytes | None]", self._redis.hmget(keys.request(request_id), "worker", "lost", "request"))
-        worker, lost, request = raw
+        fields = ("worker", "lost", "request", "alone")
+        raw = cast("list[bytes | None]", self._redis.hmget(keys.request(request_id), *fields))
+        worker, lost, request, alone = raw
         if worker is None or request is None:
             return False
         earlier = LostAttempts() if lost is None else wire.decode(LostAttempts, lost)
         latest = LostAttempt(
-            attempt=attempt, tier=tier, worker=worker.decode(), reason=reason, lost_at_s=self._redis.time()[0]
+            attempt=attempt,
+            tier=tier,
+            worker=worker.decode(),
+            reason=reason,
+            lost_at_s=self._redis.time()[0],
+            alone=died and alone is not None,
         )
         history = LostAttempts(attempts=(*earlier.attempts, latest))
         lost_fields: dict[str, Wire | int] = {"lost": history, "num_lost": len(history.attempts)}
@@ -341,14 +352,19 @@ class RequestStore:
                 counter="taken_over",
                 refusals="",
             )
-        message = f"{len(history.attempts)} workers ended while they worked on this request; it is not tried again"
+        message = f"{len(history.attempts)} attempts at this request were lost, the last because {reason}"
         kind = FailureKind.ATTEMPTS_EXHAUSTED
         failure = Failure(kind=kind, tier=tier, message=message, attempts=history.attempts)
-        if self._fail(request_id, states.WORKING[tier], attempt, failure, fields=lost_fields):
-            with suppress(wire.UndecodableMessage):  # then no prompt of it ever reached an engine
-                digest = wire.decode(AcceptedRequest, request).prompt_digest
-                self._redis.set(keys.quarantine(digest), request_id, ex=self._lifetimes.quarantine_s)
+        failed = self._fail(request_id, states.WORKING[tier], attempt, failure, fields=lost_fields)
+        if failed and latest.alone:
+            self._quarantine(request_id, request)
         return False
+
+    def _quarantine(self, request_id: str, request: bytes) -> None:
+        with suppress(wire.UndecodableMessage):  # then no prompt of it ever reached an engine
+            culprit = wire.decode(AcceptedRequest, request)
+            name = keys.quarantine(culprit.owner, culprit.prompt_digest)
+            self._redis.set(name, request_id, ex=self._lifetimes.quarantine_s)
 
     def expire(self, request_id: str, tier: Tier, attempt: int) -> bool:
         """Fail a waiting request whose deadline has passed. False where it does not wait any more."""

@@ -60,10 +60,12 @@ class Router:
         self._live_until_s = self._index_rests_until_s = 0.0
 
     @classmethod
-    def configured(cls, settings: Settings, redis: Redis, presence: Presence) -> Self:
-        """As the settings say."""
+    def configured(cls, settings: Settings, redis: Redis, presence: Presence, num_threads: int = 1) -> Self:
+        """As the settings say, for so many threads that route at once."""
         prefixes, routing = settings.prefix_index, settings.routing
-        index = PrefixIndex(connect_index(settings.redis), prefixes.entry_ttl_s) if prefixes.enabled else None
+        index = None
+        if prefixes.enabled:
+            index = PrefixIndex(connect_index(settings.redis, num_threads), prefixes.entry_ttl_s)
         return cls(
             redis,
             presence,
@@ -124,9 +126,13 @@ class Router:
             return self._live
 
     def _blocks(self, request: AcceptedRequest, reports: Iterable[WorkerReport]) -> Mapping[str, Sequence[bytes]]:
-        """The prompt's blocks for each model that is there: the model is part of what is hashed."""
-        models = {report.model for report in reports}
-        return {model: block_hashes(request.messages, model=model, block_bytes=self._block_bytes) for model in models}
+        """The prompt's blocks for each model that is there: model and namespace are part of what is hashed."""
+        return {
+            model: block_hashes(
+                request.messages, model=model, namespace=request.cache_namespace, block_bytes=self._block_bytes
+            )
+            for model in {report.model for report in reports}
+        }
 
     def _held(self, prompts: Iterable[Sequence[bytes]]) -> dict[str, int]:
         """How many of the blocks each worker holds; empty while the index does not answer."""

@@ -128,14 +128,14 @@ return 1
 )
 
 #: ARGV: id of the job's request, tier, state waited in, state worked in, worker, lease seconds, slack in tokens, lost
-#: attempts from which on a request must be alone ('' if the caller is alone).
+#: attempts from which on a request must begin alone ('' if the caller is alone), and from which on it stays alone.
 #: Takes a waiting request up: the job's own, unless another owner's turn has come, or the job's own was taken up with
 #: an earlier job. Answers {attempt, now, id, record...}, {0} where there is none, {-1} where it must be alone.
 BEGIN = (
     _PRELUDE
     + """
 local tier, waited, working, worker, lease, slack = take(), take(), take(), take(), tonumber(take()), tonumber(take())
-local sociable = take()
+local sociable, solitary = take(), tonumber(take())
 local function waits(other) return redis.call('HGET', record_of(other), 'state') == waited end
 local function owner_of(other) return redis.call('HGET', record_of(other), 'owner') end
 local function must_be_alone(other)
@@ -175,6 +175,11 @@ if tag and tonumber(tag) > tonumber(latest or 0) then
 end
 local attempt = redis.call('HINCRBY', record, 'attempt', 1)
 redis.call('HSET', record, 'state', working, 'worker', worker, 'at_' .. working, precise(now))
+if sociable == '' and tonumber(redis.call('HGET', record, 'num_lost') or 0) >= solitary then
+  redis.call('HSET', record, 'alone', 1)
+else
+  redis.call('HDEL', record, 'alone')
+end
 forget()
 redis.call('ZADD', leases, precise(now + lease), id)
 return {attempt, precise(now), id, redis.call('HGETALL', record)}

@@ -7,23 +7,21 @@ A notification is a hint: readers read the stream itself, from where they stoppe
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
 import msgpack
 from redis import Redis
-from redis.exceptions import RedisError
 
 from broker import keys
+from broker.background import Loop
 from schemas import wire
 from schemas.events import FINAL_KINDS, Event, event_adapter
 
 #: Seconds after which a reader looks by itself, should a notification have been missed.
 POLL_S = 2.0
-#: Seconds between tries to subscribe while Redis is away.
-RETRY_S = 0.5
 #: The position before a stream's first event.
 BEGINNING = "0-0"
 
@@ -81,17 +79,8 @@ class EventHub:
         self._redis = redis
         self._listening: dict[str, set[Listening]] = defaultdict(set)
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="event-hub", daemon=True)
-
-    def start(self) -> None:
-        """Subscribe, on a thread of its own."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop listening. Readers that still wait go on by polling."""
-        self._stop.set()
-        self._thread.join(timeout=POLL_S)
+        #: Listens to Redis's notifications, once it is started. Without it, or after its end, readers poll.
+        self.loop = Loop("event-hub", self._listen, every_s=0.0)
 
     def read(self, request_id: str, after: str = BEGINNING) -> list[StreamedEvent]:
         """Events after the position, without waiting. Raises `UndecodableMessage`."""
@@ -118,11 +107,15 @@ class EventHub:
                 ended[request_id] = event
         return ended
 
-    def wait_for_end(self, request_id: str, deadline: float) -> None:
-        """Block until the request has had its final event, its stream is gone, or the deadline (`time.monotonic`)."""
+    def wait_for_end(self, request_id: str, deadline: float, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Block until the request has had its final event, its stream is gone, or the deadline (`time.monotonic`).
+
+        Or until it was `given_up`, which is asked after `POLL_S` seconds in which nothing happened.
+        """
         with self.listening([request_id]) as listening:
             while not self.endings([request_id]) and (remaining := deadline - time.monotonic()) > 0:
-                listening.wait(min(remaining, POLL_S))
+                if not listening.wait(min(remaining, POLL_S)) and given_up():
+                    return
 
     def follow(self, request_id: str, after: str, deadline: float) -> Iterator[StreamedEvent | None]:
         """One request's events after the position: see `follow_all`."""
@@ -182,14 +175,10 @@ class EventHub:
                 self._listening.pop(request_id, None)
 
     def _listen(self) -> None:
-        while not self._stop.is_set():
-            try:
-                with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
-                    subscription.subscribe(keys.notifications())
-                    while not self._stop.is_set():
-                        self._wake(subscription.get_message(timeout=POLL_S / 2))
-            except RedisError:
-                self._stop.wait(RETRY_S)
+        with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+            subscription.subscribe(keys.notifications())
+            while not self.loop.closing.is_set():
+                self._wake(subscription.get_message(timeout=POLL_S / 2))
 
     def _wake(self, message: dict[str, bytes] | None) -> None:
         if message is None:

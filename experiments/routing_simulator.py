@@ -158,7 +158,7 @@ class Simulation:
         heapq.heappush(self._events, (at_s, self._num_events, action))
 
     def _arrive(self, ask: Ask) -> None:
-        blocks = block_hashes(ask.messages, model="simulated", block_bytes=self._block_bytes)
+        blocks = block_hashes(ask.messages, model="simulated", namespace="all", block_bytes=self._block_bytes)
         num_bytes = len(canonical_bytes(ask.messages))
         compared = self._compared(blocks if self._policy is RoutingPolicy.PREFIX else ())
         candidates = [

@@ -11,6 +11,7 @@ from schemas.gbnf import GrammarError, as_lark
 from schemas.owners import NOBODY, Owner
 from schemas.policy import Policy, Tier
 from schemas.requests import (
+    EVERYBODYS_NAMESPACE,
     AcceptanceMode,
     AcceptanceRule,
     AcceptedRequest,
@@ -18,6 +19,8 @@ from schemas.requests import (
     JobRequest,
     Message,
     Pooling,
+    groups_namespace,
+    owners_namespace,
 )
 
 #: Where strategies register; a user's own as well (docs/architecture.md).
@@ -65,6 +68,12 @@ class Admission:
         """The policy of requests that name none."""
         return self.policies[self._default_policy]
 
+    def cache_namespace(self, owner: Owner) -> str:
+        """Whose cached prefixes the owner's requests share. Settings and the API key decide, nothing in a request."""
+        if self._requests.cache_sharing == "all":
+            return EVERYBODYS_NAMESPACE
+        return owners_namespace(owner.name) if owner.cache_group is None else groups_namespace(owner.cache_group)
+
     def accept(self, body: JobRequest, request_id: str, now_s: float, owner: Owner = NOBODY) -> AcceptedRequest:
         """The request with every choice made. Raises `Refused`."""
         policy = self._policy(body.policy)
@@ -87,6 +96,7 @@ class Admission:
             acceptance=acceptance,
             accepted_at_s=now_s,
             owner=owner.name,
+            cache_namespace=self.cache_namespace(owner),
             weight=owner.weight,
             deadline_s=self._deadline_s(body.deadline_s),
             webhook=body.webhook,

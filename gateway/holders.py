@@ -1,4 +1,7 @@
-"""Which live workers hold the beginning of a conversation in their caches, as the prefix index tells it."""
+"""Which live workers hold the beginning of a conversation in their caches, as the prefix index tells it.
+
+For one cache namespace at a time: what others have sent cannot be asked for.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,14 +20,14 @@ class Holders:
     def __init__(self, index: PrefixIndex, presence: Presence, block_bytes: int) -> None:
         self._index, self._presence, self._block_bytes = index, presence, block_bytes
 
-    def of(self, messages: Sequence[Message]) -> HolderReport:
-        """Every live worker that holds at least one block, the longest first."""
+    def of(self, messages: Sequence[Message], namespace: str) -> HolderReport:
+        """Every live worker that holds at least one block for the namespace, the longest first."""
         workers: defaultdict[str, dict[str, WorkerReport]] = defaultdict(dict)
         for report in self._presence.live():
             workers[report.model][member_name(report.worker_id, report.epoch)] = report
         holders = []
         for model, alive in workers.items():
-            blocks = block_hashes(messages, model=model, block_bytes=self._block_bytes)
+            blocks = block_hashes(messages, model=model, namespace=namespace, block_bytes=self._block_bytes)
             for member, length in self._index.look_up(blocks).items():
                 if member in alive:
                     worker, held_bytes = alive[member], length * self._block_bytes

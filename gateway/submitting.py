@@ -49,7 +49,7 @@ def submit(
     if key is not None and (earlier := store.idempotent(key)):
         return accepted.model_copy(update={"request_id": earlier})
     if culprit := store.quarantined(accepted):
-        reason = f"it is quarantined: every worker that tried it, for job {culprit}, ended"
+        reason = f"it is quarantined: a worker that did nothing else ended on it, in your job {culprit}"
         raise Refused("messages", "a prompt that was tried before", reason)
     full = overload(store.load(owner.name), accepted.num_tokens_at_most, services.backpressure)
     if full is not None:

@@ -1,5 +1,7 @@
 """What the HTTP API answers: a job as its owner sees it, and the state of the whole system."""
 
+from typing import Literal
+
 from schemas.policy import Tier
 from schemas.results import Failure, Result
 from schemas.wire import Wire
@@ -22,7 +24,9 @@ class Job(Wire):
 class Health(Wire):
     """The process answers."""
 
-    status: str = "ok"
+    status: Literal["ok", "failing"] = "ok"
+    #: What the process does beside requests and has failed at for a while, by name.
+    broken: tuple[str, ...] = ()
 
 
 class Readiness(Wire):

@@ -1,6 +1,7 @@
 """Who a request comes from, and what they may do."""
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
@@ -19,13 +20,19 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
+#: What owners and cache groups may be called.
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._@-]+$")]
+
+
 class Owner(Wire):
     """Who owns the requests that come with a key. Several keys may have one owner."""
 
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._@-]+$")
+    name: Name
     #: The share beside others' where there is not enough for all.
     weight: float = Field(1.0, ge=0.01, le=100.0)
     scopes: tuple[Scope, ...] = tuple(Scope)
+    #: Requests of all keys with the same group share cached prefixes. None: only those of the same owner do.
+    cache_group: Name | None = None
 
 
 class ApiKey(Wire):

@@ -24,6 +24,8 @@ MAX_TOP_LOGPROBS = 20
 LEAST_REPETITION_PENALTY = 0.01
 #: The owner of requests that came without an API key.
 ANONYMOUS = "anonymous"
+#: The cache namespace of all requests, where everybody shares cached prefixes.
+EVERYBODYS_NAMESPACE = "all"
 #: Bytes of a prompt that are counted as one token before any tokenizer has seen it.
 BYTES_PER_TOKEN = 4
 
@@ -33,10 +35,17 @@ Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class Message(Wire):
-    """One turn of a conversation."""
+    """One turn of a conversation. Only an assistant's may be empty: a model may have had nothing to say."""
 
     role: Literal["system", "user", "assistant"]
-    content: str = Field(min_length=1)
+    content: str
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, value: str, others: ValidationInfo) -> str:
+        if not value and others.data.get("role") != "assistant":
+            raise ValueError("must not be empty")
+        return value
 
 
 class Sampling(Wire):
@@ -154,6 +163,16 @@ class AcceptanceOptions(BaseModel):
     threshold: Probability | None = None
 
 
+def owners_namespace(owner: str) -> str:
+    """The cache namespace of one owner's requests. No owner's name holds a colon, so no two namespaces are alike."""
+    return f"owner:{owner}"
+
+
+def groups_namespace(group: str) -> str:
+    """The cache namespace of the requests of all keys that were made with this cache group."""
+    return f"group:{group}"
+
+
 class JobRequest(Sampling):
     """The body of `POST /v1/jobs`. Exactly one of `prompt` (one user message) and `messages`."""
 
@@ -216,6 +235,9 @@ class AcceptedRequest(Wire):
     note: str = ""
     #: Whose it is: the owner of the API key that it came with.
     owner: str = Field(ANONYMOUS, min_length=1)
+    #: Only requests of the same namespace share cached prefixes: all else would tell who has sent what before. The
+    #: owner's own unless the gateway says otherwise, and never anything that the request's body says.
+    cache_namespace: str = Field(default_factory=lambda told: owners_namespace(told["owner"]), min_length=1)
     #: The owner's share beside others' where there is not enough for all.
     weight: float = Field(1.0, gt=0.0)
     #: Seconds after acceptance at which it fails if it has not finished.
@@ -231,7 +253,7 @@ class AcceptedRequest(Wire):
 
     @property
     def prompt_digest(self) -> str:
-        """SHA-256 of what an engine reads of the request, whatever else it asks for."""
+        """SHA-256 of what an engine is given of the request, but for the seed and the length of the answer."""
         told = [[message.role, message.content] for message in self.messages]
-        read = [told, self.sampling.grammar, self.sampling.json_schema]
-        return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+        given = [told, self.sampling.model_dump(mode="json", exclude={"seed", "max_tokens"})]
+        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()

@@ -4,13 +4,13 @@ import logging
 import os
 import secrets
 import socket
-import threading
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
+from broker.background import Loop
+from broker.clock import ServerClock
 from broker.connection import connect_configured, connect_index
 from broker.holds import Lifetimes
 from broker.prefix_index import PrefixIndex, member_name
@@ -24,6 +24,7 @@ from config.settings import Settings
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
+from workers.calibration import MEASURED_WITH, is_measured
 from workers.held_prefixes import PrefixHolder
 from workers.holding import Holdings
 from workers.prefix_publisher import PrefixPublisher
@@ -71,30 +72,24 @@ class Reporter:
     def __init__(self, presence: Presence, report: Callable[[], WorkerReport], lease_s: float) -> None:
         self._presence = presence
         self._report = report
-        self._interval_s = lease_s / 3
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="reporter", daemon=True)
+        #: Renews the report, once the reporter is started.
+        self.loop = Loop("reporter", self._renew, every_s=lease_s / 3)
 
     def start(self) -> None:
         """Publish the first report and go on."""
-        self._presence.renew(self._report())
-        self._thread.start()
+        self._renew()
+        self.loop.start()
 
     def close(self) -> None:
         """Withdraw the report."""
-        self._ended.set()
-        self._thread.join()
+        self.loop.close()
         try:
             self._presence.withdraw(self._report().worker_id)
         except RedisError as error:
             log.warning("redis_away error=%s", error)
 
     def _renew(self) -> None:
-        while not self._ended.wait(self._interval_s):
-            try:
-                self._presence.renew(self._report())
-            except RedisError as error:
-                log.warning("redis_away error=%s", error)
+        self._presence.renew(self._report())
 
 
 class Assembly:
@@ -110,7 +105,8 @@ class Assembly:
         self.tier = tier
         self.engine = engine
         self.worker_id = f"{tier}-{socket.gethostname()}-{os.getpid()}"
-        self.redis = connect_configured(settings.redis)
+        capacity = (settings.edge if tier is Tier.EDGE else settings.cloud).max_in_flight
+        self.redis = connect_configured(settings.redis, capacity)
         check_server(self.redis, settings)
         self.lease_s = requests.lease_s
         self.store = RequestStore(self.redis, lifetimes)
@@ -124,10 +120,12 @@ class Assembly:
             hung=_end_at_once,
         )
         self._grace_s = requests.stop_grace_s
+        self._threshold = settings.edge.confidence.threshold
         self._epoch = secrets.token_hex(8)
-        self._started_at_s = time.time()
+        self._clock = ServerClock(self.redis)
+        self._started_at_s = self._clock()
         self._presence = Presence(self.redis, requests.lease_s)
-        self.router = Router.configured(settings, self.redis, self._presence)
+        self.router = Router.configured(settings, self.redis, self._presence, capacity)
         holder = engine.prefix_holder if settings.prefix_index.enabled else None
         self._publisher = self._prefix_publisher(settings, holder) if holder else None
 
@@ -139,7 +137,7 @@ class Assembly:
     def served(self, request: AcceptedRequest, answer: str) -> None:
         """The engine has read the request's conversation and written this answer: the prefix index shall know."""
         if self._publisher is not None and request.policy.kv_caches:
-            self._publisher.served(request.messages, answer)
+            self._publisher.served(request.messages, answer, request.cache_namespace)
 
     def run(
         self,
@@ -168,9 +166,13 @@ class Assembly:
                 cache=cache(),
                 verification=verification() if verification else None,
                 started_at_s=self._started_at_s,
-                reported_at_s=time.time(),
+                reported_at_s=self._clock(),
             )
 
+        def broken() -> list[str]:
+            return [loop.name for loop in loops if loop.broken]
+
+        loops: list[Loop] = []
         worker = ConcurrentWorker(
             self.redis,
             self.tier,
@@ -179,18 +181,29 @@ class Assembly:
             capacity=capacity,
             functions={FUNCTION_NAMES[self.tier]: stage.run},
             hooks=Hooks(
-                healthy=lambda: self.engine.alive and not self.holdings.has_hung,
+                healthy=lambda: self.engine.alive and not self.holdings.has_hung and not broken(),
                 drain=self._drain,
                 cancel=self.store.cancel,
                 refused=lambda: self.store.count("jobs_refused"),
             ),
         )
         reporter = Reporter(self._presence, report, self.lease_s)
+        loops += [*self.holdings.loops, self.reaper.loop, reporter.loop, *worker.loops]
         self.holdings.start()
-        self.reaper.start()
+        self.reaper.loop.start()
         reporter.start()
         if self._publisher is not None:
-            self._publisher.start()
+            loops.append(self._publisher.loop)
+            self._publisher.loop.start()
+        if not is_measured(self.tier, self.engine.model_name):
+            log.warning(
+                "confidence_uncalibrated tier=%s model=%r threshold=%.2f measured_with=%r advice=%r",
+                self.tier,
+                self.engine.model_name,
+                self._threshold,
+                MEASURED_WITH[self.tier],
+                "measure edge.confidence.threshold with your models: docs/operations.md",
+            )
         log.info("worker_ready tier=%s worker=%s model=%s", self.tier, self.worker_id, self.engine.model_name)
         try:
             worker.work(logging_level="WARNING")
@@ -198,11 +211,11 @@ class Assembly:
             if self._publisher is not None:
                 self._publisher.close()
             reporter.close()
-            self.reaper.close()
+            self.reaper.loop.close()
             self.holdings.close()
             alive = self.engine.alive
             self.engine.close()
-        log.info("worker_ended worker=%s engine_alive=%s", self.worker_id, alive)
+        log.info("worker_ended worker=%s engine_alive=%s broken_loops=%s", self.worker_id, alive, broken())
         return 0 if alive and worker.told_to_stop else 1
 
     def _drain(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from broker.background import Loop
 from broker.routing import worth_taking
 from broker.run_queues import RunQueues, Survey
 
@@ -29,14 +30,14 @@ class Forager:
         self._queue = queue
         self._capacity = capacity
         self._is_willing = is_willing
-        self._ended = threading.Event()
         self._room = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="forager", daemon=True)
+        #: Looks around, once the forager is started.
+        self.loop = Loop("forager", self._look_around, every_s=0.0)
 
     def start(self) -> None:
         """Open the queue and go on. Raises Redis's error where the queue cannot be opened."""
         self._queues.survey(self._queue)
-        self._thread.start()
+        self.loop.start()
 
     def has_room(self) -> None:
         """Say that a job has ended. Does not block."""
@@ -44,25 +45,17 @@ class Forager:
 
     def close(self) -> None:
         """Stop, and leave what waits on the queue to others. Blocks for a second at most."""
-        self._ended.set()
+        self.loop.closing.set()
         self._room.set()
-        self._thread.join()
+        self.loop.close()
         try:
             self._queues.leave(self._queue)
         except RedisError as error:
             # The lease ends by itself, and others take over what waits.
             log.warning("queue_not_left queue=%s error=%s", self._queue, error)
 
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            self._room.clear()
-            try:
-                self._look_around()
-            except RedisError as error:
-                log.warning("redis_away error=%s", error)
-                self._ended.wait(LOOK_S)
-
     def _look_around(self) -> None:
+        self._room.clear()
         survey = self._queues.survey(self._queue)
         self._bury_the_dead(survey)
         room = self._capacity - survey.num_own

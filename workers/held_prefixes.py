@@ -27,8 +27,8 @@ class PrefixHolder(Protocol):
     def prompt_of(self, messages: Sequence[Message]) -> Sequence[int]:
         """The conversation in the model's tokens. Raises `RequestRefused`."""
 
-    def cached_prefix_tokens(self, token_ids: Sequence[int]) -> int:
-        """How many of these first tokens the cache holds."""
+    def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
+        """How many of these first tokens the cache holds for requests of the namespace."""
 
     @property
     def cache_losses(self) -> int:
@@ -45,6 +45,7 @@ class _Served:
 
     tokens: Sequence[int]
     blocks: Sequence[bytes]
+    namespace: str
     #: Its first blocks that were published.
     num_held: int = 0
 
@@ -60,7 +61,7 @@ class Change:
 class HeldPrefixes:
     """The account of one engine, of the `most` conversations that it read last. Not for two threads at once."""
 
-    def __init__(self, held_tokens: Callable[[Sequence[int]], int], most: int) -> None:
+    def __init__(self, held_tokens: Callable[[Sequence[int], str], int], most: int) -> None:
         self._held_tokens = held_tokens
         self._most = most
         self._served: OrderedDict[bytes, _Served] = OrderedDict()
@@ -79,11 +80,11 @@ class HeldPrefixes:
         """All that is published."""
         return tuple(self._holders)
 
-    def served(self, tokens: Sequence[int], blocks: Sequence[bytes]) -> None:
+    def served(self, tokens: Sequence[int], blocks: Sequence[bytes], namespace: str) -> None:
         """The engine has read a conversation of these tokens, whose full blocks these are (at least one)."""
-        # A block's hash stands for all before it, so the last one names the conversation.
+        # A block's hash stands for the namespace and all before it, so the last one names the conversation.
         known = self._served.pop(blocks[-1], None)
-        self._served[blocks[-1]] = served = _Served(tokens, blocks, known.num_held if known else 0)
+        self._served[blocks[-1]] = served = _Served(tokens, blocks, namespace, known.num_held if known else 0)
         self._look_at(served)
         while len(self._served) > self._most:
             _, oldest = self._served.popitem(last=False)
@@ -108,7 +109,7 @@ class HeldPrefixes:
         return change
 
     def _look_at(self, served: _Served) -> None:
-        held, whole = self._held_tokens(served.tokens), len(served.tokens)
+        held, whole = self._held_tokens(served.tokens, served.namespace), len(served.tokens)
         share = 1.0 if held + NEVER_HELD_TOKENS >= whole else held / whole
         self._hold(served, int(share * len(served.blocks)))
 

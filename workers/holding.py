@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
+from broker.background import Loop
+from broker.connection import REDIS_AWAY
 from broker.holds import Hold
 from broker.records import RequestStore
 from schemas.events import AcceptedText, CorrectedText, DraftText, Event, WrittenText
@@ -47,6 +49,11 @@ class _InHand:
     unwanted: bool = False
     #: Because its deadline has passed.
     late: bool = False
+    #: Because this kept its events from being published.
+    unpublishable: Exception | None = None
+    #: Called once, soon after the engine has written its first text.
+    on_first_text: Callable[[], None] | None = None
+    has_text: bool = False
 
 
 class Holdings:
@@ -71,41 +78,46 @@ class Holdings:
         self._progress = progress
         self._stall_s = stall_s
         self._hung = hung
-        self._renew_s = min(RENEW_S, lease_s / 3)
         self._in_hand: dict[Hold, _InHand] = {}
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._empty = threading.Condition(self._lock)
-        self._ended = threading.Event()
+        self._watch = StallWatch(stall_s)
         #: The engine hangs: nothing more is to be taken up.
         self.has_hung = False
         #: Set when the worker is to hand back what it holds.
         self.stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._publish, name="event-publisher", daemon=True),
-            threading.Thread(target=self._renew, name="lease-renewer", daemon=True),
-        ]
+        #: What publishes events and what renews leases, once they are started.
+        self.loops = (
+            Loop("event-publisher", self._publish, every_s=GATHER_S),
+            Loop("lease-renewer", self._renew, every_s=min(RENEW_S, lease_s / 3)),
+        )
 
     def start(self) -> None:
         """Start renewing and publishing."""
-        for thread in self._threads:
-            thread.start()
+        for loop in self.loops:
+            loop.start()
 
     def close(self) -> None:
         """Stop renewing and publishing; what is still held lapses."""
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
+        for loop in self.loops:
+            loop.close()
 
     def __len__(self) -> int:
         return len(self._in_hand)
 
     @contextmanager
-    def holding(self, hold: Hold, remaining_s: float) -> Iterator[None]:
-        """Renew the hold's lease, publish its events and keep its deadline while the block runs."""
+    def holding(
+        self, hold: Hold, remaining_s: float, on_first_text: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        """Renew the hold's lease, publish its events and keep its deadline while the block runs.
+
+        `on_first_text` is called once, on a thread of this object, soon after the engine wrote its first text.
+        """
         late = remaining_s <= 0
+        deadline = time.monotonic() + remaining_s
         with self._lock:
-            self._in_hand[hold] = _InHand(time.monotonic() + remaining_s, unwanted=late, late=late)
+            self._in_hand[hold] = _InHand(deadline, unwanted=late, late=late, on_first_text=on_first_text)
         try:
             yield
         finally:
@@ -118,6 +130,7 @@ class Holdings:
         with self._lock:
             held = self._in_hand.get(hold)
             if held is not None and not held.closing:
+                held.has_text = held.has_text or isinstance(event, _TEXT)
                 _append(held.events, event)
 
     def unsaid(self, hold: Hold) -> list[Event]:
@@ -145,6 +158,11 @@ class Holdings:
         with self._lock:
             return self._in_hand[hold].late
 
+    def unpublishable(self, hold: Hold) -> Exception | None:
+        """What kept the request's events from being published, where something other than Redis's absence did."""
+        with self._lock:
+            return self._in_hand[hold].unpublishable
+
     def wait_until_empty(self, timeout_s: float) -> bool:
         """Block until nothing is in hand. False after the timeout."""
         with self._lock:
@@ -167,19 +185,29 @@ class Holdings:
             held.unwanted = True
         self._stop_engine(hold.work_id)
 
-    def _publish(self) -> None:
-        pause_s = GATHER_S
-        while not self._ended.wait(pause_s):
-            began = time.monotonic()
-            self._stop_the_late()
-            with self._sending:
-                with self._lock:
-                    batches = [(hold, held.events) for hold, held in self._in_hand.items() if self._has_news(held)]
-                    for hold, _ in batches:
-                        self._in_hand[hold].events = []
-                if batches:
-                    self._send(batches)
-            pause_s = min(max(GATHER_S, (time.monotonic() - began) / PUBLISHING_SHARE), MOST_GATHER_S)
+    def _publish(self) -> float:
+        """Publish what was gathered; the seconds for which to gather again."""
+        began = time.monotonic()
+        self._stop_the_late()
+        self._tell_of_first_text()
+        with self._sending:
+            with self._lock:
+                batches = [(hold, held.events) for hold, held in self._in_hand.items() if self._has_news(held)]
+                for hold, _ in batches:
+                    self._in_hand[hold].events = []
+            if batches:
+                self._send(batches)
+        return min(max(GATHER_S, (time.monotonic() - began) / PUBLISHING_SHARE), MOST_GATHER_S)
+
+    def _tell_of_first_text(self) -> None:
+        with self._lock:
+            told = [held for held in self._in_hand.values() if held.has_text and held.on_first_text is not None]
+            calls = [held.on_first_text for held in told]
+            for held in told:
+                held.on_first_text = None
+        for call in calls:
+            if call is not None:
+                call()
 
     @staticmethod
     def _has_news(held: _InHand) -> bool:
@@ -197,35 +225,43 @@ class Holdings:
     def _send(self, batches: list[tuple[Hold, list[Event]]]) -> None:
         try:
             lost = self._store.append_all(batches)
-        except RedisError as error:
-            log.warning("events_not_published requests=%d error=%s", len(batches), error)
+        except REDIS_AWAY:
             with self._lock:  # they go out with the next batch, or with the commit
                 for hold, events in batches:
                     if (held := self._in_hand.get(hold)) is not None:
                         held.events = [*events, *held.events]
+            raise
+        except Exception as error:  # noqa: BLE001 - one request's events must not hold up those of all others
+            if len(batches) > 1:
+                for batch in batches:
+                    self._send([batch])
+            else:
+                self._cannot_publish(batches[0][0], error)
             return
         for hold in lost:
             self._give_up(hold)
+
+    def _cannot_publish(self, hold: Hold, error: Exception) -> None:
+        log.error("events_unpublishable request_id=%s error=%r", hold.request_id, error)
+        with self._lock:
+            if (held := self._in_hand.get(hold)) is not None:
+                held.unpublishable = error
+        self.stop(hold)
 
     def _give_up(self, hold: Hold) -> None:
         log.info("hold_lost request_id=%s attempt=%s", hold.request_id, hold.attempt)
         self.stop(hold)
 
     def _renew(self) -> None:
-        watch = StallWatch(self._stall_s)
-        while not self._ended.wait(self._renew_s):
-            with self._lock:
-                wanted = [(hold, held.closing) for hold, held in self._in_hand.items() if not held.unwanted]
-            holds = [hold for hold, _ in wanted]
-            in_engine = [hold.work_id for hold, closing in wanted if not closing]
-            if watch.is_stalled({work_id: self._progress(work_id) for work_id in in_engine}, time.monotonic()):
-                self._surrender_all(holds)
-                return
-            try:
-                for hold in self._store.renew(holds):
-                    self._give_up(hold)
-            except RedisError as error:
-                log.warning("redis_away error=%s", error)
+        with self._lock:
+            wanted = [(hold, held.closing) for hold, held in self._in_hand.items() if not held.unwanted]
+        holds = [hold for hold, _ in wanted]
+        in_engine = [hold.work_id for hold, closing in wanted if not closing]
+        if self._watch.is_stalled({work_id: self._progress(work_id) for work_id in in_engine}, time.monotonic()):
+            self._surrender_all(holds)
+            return
+        for hold in self._store.renew(holds):
+            self._give_up(hold)
 
     def _surrender_all(self, holds: list[Hold]) -> None:
         log.error("engine_hung requests=%d stall_s=%g", len(holds), self._stall_s)

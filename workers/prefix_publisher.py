@@ -1,12 +1,12 @@
 """Tells the prefix index what this worker's cache holds, and what it no longer does, a second's worth at a time."""
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from redis.exceptions import RedisError
 
+from broker.background import Loop
 from broker.prefix_blocks import block_hashes
 from broker.prefix_index import PrefixIndex
 from config.settings import PrefixIndexSettings
@@ -25,7 +25,7 @@ RENEWALS = 3
 
 
 class PrefixPublisher:
-    """One worker's. `start` once, `close` once; `served` from any thread."""
+    """One worker's. `close` once; `served` from any thread."""
 
     def __init__(
         self,
@@ -41,48 +41,46 @@ class PrefixPublisher:
         self._ticks_to_renewal = self._renewal_ticks = max(1, int(settings.entry_ttl_s / RENEWALS / TICK_S))
         self._losses = 0
         self._to_review = 0
-        self._waiting: deque[Sequence[Message]] = deque(maxlen=settings.max_conversations)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="prefix-publisher", daemon=True)
+        self._waiting: deque[tuple[Sequence[Message], str]] = deque(maxlen=settings.max_conversations)
+        #: Publishes, once it is started.
+        self.loop = Loop("prefix-publisher", self._tick, every_s=TICK_S)
 
-    def start(self) -> None:
-        """Begin to publish."""
-        self._thread.start()
+    def served(self, messages: Sequence[Message], answer: str, namespace: str) -> None:
+        """The engine has read these messages and written this answer (perhaps an empty one) for the namespace.
 
-    def served(self, messages: Sequence[Message], answer: str) -> None:
-        """The engine has read these messages and written this answer to them. Does not block."""
-        self._waiting.append((*messages, Message(role="assistant", content=answer)))
+        Does not block.
+        """
+        self._waiting.append(((*messages, Message(role="assistant", content=answer)), namespace))
 
     def close(self) -> None:
         """Withdraw everything and stop."""
-        self._ended.set()
-        self._thread.join()
+        self.loop.close()
         try:
             self._index.update(self._member, (), self._account.blocks)
         except RedisError as error:
             log.warning("prefixes_not_withdrawn error=%s", error)
 
-    def _run(self) -> None:
-        while not self._ended.wait(TICK_S):
-            self._take_in()
-            self._review()
-            try:
-                self._publish()
-                self._index.sweep(self._living)
-            except RedisError as error:
-                # What was not published is told with the next renewal.
-                log.warning("prefixes_not_published error=%s", error)
+    def _tick(self) -> None:
+        """A second's worth. Where Redis is away, what was not published is told with the next renewal."""
+        self._take_in()
+        self._review()
+        self._publish()
+        self._index.sweep(self._living)
 
     def _take_in(self) -> None:
         while self._waiting:
-            messages = self._waiting.popleft()
-            blocks = block_hashes(messages, model=self._holder.model_name, block_bytes=self._block_bytes)
+            messages, namespace = self._waiting.popleft()
+            blocks = block_hashes(
+                messages, model=self._holder.model_name, namespace=namespace, block_bytes=self._block_bytes
+            )
             if not blocks:
                 continue
             try:
-                self._account.served(self._holder.prompt_of(messages), blocks)
-            except RequestRefused:
-                log.debug("conversation_not_published blocks=%d", len(blocks))  # with its answer it is too long now
+                self._account.served(self._holder.prompt_of(messages), blocks, namespace)
+            except Exception as error:  # noqa: BLE001 - one conversation that cannot be read must not cost all others
+                is_expected = isinstance(error, RequestRefused)  # with its answer it is too long now
+                level = logging.DEBUG if is_expected else logging.WARNING
+                log.log(level, "conversation_not_published blocks=%d error=%r", len(blocks), error)
 
     def _review(self) -> None:
         losses = self._holder.cache_losses

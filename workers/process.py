@@ -28,8 +28,11 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.timeouts import BaseDeathPenalty
 from rq.worker import BaseWorker, WorkerStatus
+from rq.worker_registration import clean_worker_registry
 
 from broker import queues, run_queues
+from broker.background import Loop
+from broker.clock import ServerClock
 from broker.connection import REDIS_AWAY
 from schemas.policy import Tier
 from workers.foraging import Forager
@@ -88,7 +91,8 @@ class ConcurrentWorker(BaseWorker):
         functions: Mapping[str, Callable[[str], None]],
         hooks: Hooks,
     ) -> None:
-        jobs = queues.job_class(functions)
+        self._clock = ServerClock(redis)
+        jobs = queues.job_class(functions, self._clock)
         super().__init__(
             [queues.queue(redis, tier, jobs)],
             name=name,
@@ -112,7 +116,10 @@ class ConcurrentWorker(BaseWorker):
         #: Jobs that this process has run, whatever became of them.
         self.jobs_done = 0
         self._heartbeat_at = 0.0
-        self._ended = threading.Event()
+        beats = Loop("rq-heartbeats", self._beat, every_s=HEARTBEAT_S)
+        #: What goes on beside the jobs, while the worker works.
+        self.loops = (beats, self._forager.loop)
+        self._beats = beats
 
     @property
     def told_to_stop(self) -> bool:
@@ -126,15 +133,13 @@ class ConcurrentWorker(BaseWorker):
 
     def work(self, *arguments: object, **options: object) -> bool:
         """Run until stopped. Blocks; must be called from the main thread."""
-        beats = threading.Thread(target=self._beat, name="rq-heartbeats", daemon=True)
-        beats.start()
+        self._beats.start(after_s=HEARTBEAT_S)  # a name whose heartbeat is there already is refused
         self._forager.start()
         try:
             worked: bool = super().work(*arguments, **options)
             return worked
         finally:
-            self._ended.set()
-            beats.join(HEARTBEAT_S)
+            self._beats.close(HEARTBEAT_S)
 
     def dequeue_job_and_maintain_ttl(
         self,
@@ -210,6 +215,17 @@ class ConcurrentWorker(BaseWorker):
             log.warning("redis_away error=%s", error)
         except Exception as error:  # noqa: BLE001 - see above; requests have records and a reaper of their own
             log.error("maintenance_broke_off error=%r", error)  # noqa: TRY400 - RQ's stack says no more
+
+    def clean_registries(self) -> None:
+        """As RQ's, but what has lapsed is told by the clock that all hosts share."""
+        now_s = self._clock()
+        for queue in self.queues:
+            if queue.acquire_maintenance_lock():
+                queues.clean_registries(queue, now_s)
+                clean_worker_registry(queue)
+                queue.intermediate_queue.cleanup(self, queue)
+                queue.release_maintenance_lock()
+        self.last_cleaned_at = datetime.now(UTC)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Start the job on the pool and return at once.
@@ -349,12 +365,8 @@ class ConcurrentWorker(BaseWorker):
             log.warning("redis_away error=%s", error)
 
     def _beat(self) -> None:
-        while not self._ended.wait(HEARTBEAT_S):
-            with self._running_lock:
-                running = list(self._running.values())
-            try:
-                self.heartbeat()
-                for job, execution in running:
-                    self.maintain_heartbeats(job, execution)
-            except RedisError as error:
-                log.warning("redis_away error=%s", error)
+        with self._running_lock:
+            running = list(self._running.values())
+        self.heartbeat()
+        for job, execution in running:
+            self.maintain_heartbeats(job, execution)

@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 
 import click
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from broker.api_keys import ApiKeys
 from broker.connection import connect
+from broker.tls import check_tls
 from config.settings import read_secret, read_settings, state_folder
 from firstdraft.cli.failures import expected_failures
+from firstdraft.cli.terminal import WORDS, terminal
 from firstdraft.embedded import embedded_server, running_server
 from gateway.webhooks import owners_secret
 from schemas.owners import Owner, Scope
@@ -31,7 +32,7 @@ def keys() -> None:
 
 
 @keys.command()
-@click.argument("owner")
+@click.argument("owner", type=WORDS)
 @click.option(
     "--scope",
     "scopes",
@@ -40,13 +41,21 @@ def keys() -> None:
     help="What it is good for; submit and read if none is given.",
 )
 @click.option("--weight", default=1.0, show_default=True, help="The owner's share beside others' where all are busy.")
-@click.option("--label", default="", help="What it is for.")
+@click.option(
+    "--cache-group",
+    metavar="NAME",
+    help="Share cached prompt prefixes with all keys of this group, whose owners can then find out by timing which"
+    " prompts others sent. Without it only the owner's own keys share.",
+)
+@click.option("--label", type=WORDS, default="", help="What it is for.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def create(owner: str, scopes: tuple[str, ...], weight: float, label: str, *, as_json: bool) -> None:
+def create(
+    owner: str, scopes: tuple[str, ...], weight: float, cache_group: str | None, label: str, *, as_json: bool
+) -> None:
     """Make a key for OWNER and show it, this once. Several keys may have one owner."""
     chosen = tuple(Scope(scope) for scope in scopes) or (Scope.SUBMIT, Scope.READ)
     try:
-        described = Owner(name=owner, weight=weight, scopes=chosen)
+        described = Owner(name=owner, weight=weight, scopes=chosen, cache_group=cache_group)
     except ValidationError as error:
         raise click.ClickException(error.errors(include_url=False)[0]["msg"]) from error
     with expected_failures(), _api_keys() as api_keys:
@@ -63,12 +72,13 @@ def list_command(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([key.model_dump(mode="json", exclude={"digest"}) for key in found]))
         return
-    table = Table("id", "owner", "scopes", "weight", "made", "label")
+    table = Table("id", "owner", "scopes", "weight", "cache group", "made", "label")
     for key in found:
         made = datetime.fromtimestamp(key.created_at_s, UTC).strftime("%Y-%m-%d %H:%M")
         scopes = ", ".join(key.owner.scopes)
-        table.add_row(key.key_id, key.owner.name, scopes, f"{key.owner.weight:g}", made, key.label)
-    Console().print(table)
+        group = key.owner.cache_group or ""
+        table.add_row(key.key_id, key.owner.name, scopes, f"{key.owner.weight:g}", group, made, key.label)
+    terminal().print(table)
 
 
 @keys.command()
@@ -99,6 +109,7 @@ def _api_keys() -> Iterator[ApiKeys]:
     settings = read_settings()
     with ExitStack() as stack:
         if settings.redis.url is not None:
+            check_tls(settings.redis)
             url = settings.redis.url.get_secret_value()
         else:
             data = state_folder() / "redis"

@@ -77,9 +77,7 @@ def note_of(body: ResponseRequest) -> ResponseNote:
 
 def continued(request: AcceptedRequest, note: ResponseNote, result: Result) -> list[Message]:
     """The conversation that a next response continues. Instructions are not carried over."""
-    turns = _turns_before(request, note)
-    answer = [Message(role="assistant", content=result.text)] if result.text else []
-    return [*turns, *answer]
+    return [*_turns_before(request, note), Message(role="assistant", content=result.text)]
 
 
 def input_items(request: AcceptedRequest, note: ResponseNote) -> list[InputMessage | OutputMessage]:
@@ -166,9 +164,7 @@ class ResponseStory:
         try:
             text = self._standing.take(event)
         except Diverged as reason:
-            yield ResponseEvent(
-                type="error", sequence_number=self._take_number(), code="server_error", message=str(reason), param=None
-            )
+            yield self.broken_off("server_error", str(reason))
             return
         held_back = self._request.sampling.logprobs
         if isinstance(event, Done):
@@ -180,6 +176,10 @@ class ResponseStory:
             yield self._event("incomplete", response=self._response(waits=False, cancelled=True))
         elif not isinstance(event, Started) and text and not held_back:
             yield from self._delta(text, ())
+
+    def broken_off(self, code: str, message: str) -> ResponseEvent:
+        """The last event of a stream that does not tell the response's end."""
+        return ResponseEvent(type="error", sequence_number=self._take_number(), code=code, message=message, param=None)
 
     def _delta(self, text: str, logprobs: tuple[object, ...]) -> Iterator[ResponseEvent]:
         yield from self._open()

@@ -5,11 +5,14 @@ from flask_openapi3.openapi import OpenAPI
 
 from broker.connection import REDIS_AWAY
 from gateway import reports
+from gateway.admission import Admission
 from gateway.answers import json_answer
+from gateway.authentication import asking_owner
 from gateway.documents import STATE
 from gateway.holders import Holders
 from gateway.services import Services
 from schemas.jobs import CacheReport, Health, HolderReport, Readiness, SystemReport
+from schemas.owners import NOBODY
 from schemas.requests import JobRequest
 from schemas.workers import WorkerReport
 
@@ -24,10 +27,11 @@ def add(app: OpenAPI, services: Services) -> None:
         except REDIS_AWAY:
             return None
 
-    @app.get("/healthz", tags=[STATE], responses={200: Health})
+    @app.get("/healthz", tags=[STATE], responses={200: Health, 503: Health})
     def healthz() -> Response:
-        """Whether this process answers."""
-        return json_answer(Health())
+        """Whether this process answers and what it does beside requests works; if not, restart it."""
+        broken = tuple(loop.name for loop in services.loops if loop.broken)
+        return json_answer(Health(status="failing" if broken else "ok", broken=broken), 503 if broken else 200)
 
     @app.get("/readyz", tags=[STATE], responses={200: Readiness, 503: Readiness})
     def readyz() -> Response:
@@ -41,7 +45,7 @@ def add(app: OpenAPI, services: Services) -> None:
         return json_answer(reports.caches(presence.live()))
 
     if services.holders is not None:
-        _add_holders(app, services.holders)
+        _add_holders(app, services.holders, services.admission)
 
     @app.get("/v1/stats", tags=[STATE], responses={200: SystemReport})
     def stats() -> Response:
@@ -49,8 +53,9 @@ def add(app: OpenAPI, services: Services) -> None:
         return json_answer(reports.system(store.counters(), store.waiting(), presence.live()))
 
 
-def _add_holders(app: OpenAPI, holders: Holders) -> None:
+def _add_holders(app: OpenAPI, holders: Holders, admission: Admission) -> None:
     @app.post("/v1/cache/holders", tags=[STATE], responses={200: HolderReport})
     def cache_holders(body: JobRequest) -> Response:
-        """Which workers hold the beginning of this prompt in their caches. Submits nothing."""
-        return json_answer(holders.of(body.conversation()))
+        """Which workers hold the beginning of this prompt in their caches for who asks. Submits nothing."""
+        namespace = admission.cache_namespace(asking_owner() or NOBODY)
+        return json_answer(holders.of(body.conversation(), namespace))

@@ -1,6 +1,7 @@
 """What is said over one WebSocket: requests are obeyed in turn, events are sent as they come."""
 
 import json
+import logging
 import threading
 
 from flask import Response
@@ -22,6 +23,8 @@ from schemas.plain import check_plain
 from schemas.problems import Problem
 from schemas.sockets import Asked, Cancel, Follow, Submit, ToldEvent, ToldJob, ToldProblem, asked_adapter
 from schemas.wire import UndecodableMessage
+
+log = logging.getLogger(__name__)
 
 #: The most jobs that one connection may follow at once.
 MAX_FOLLOWED = 1_000
@@ -123,6 +126,10 @@ class Session:
             except REDIS_AWAY:
                 self._ended.wait(POLL_S)
             except Gone:
+                return
+            except Exception:  # better no connection, which its client makes anew, than one that says nothing any more
+                log.exception("websocket_events_broke followed=%d", len(self._positions))
+                self._connection.close()
                 return
 
     def _tell_events_of(self, job_id: str, position: str) -> None:

@@ -8,7 +8,9 @@ from workers.cloud.answering import AnswerOrder
 _numbers = iter(range(1_000_000))
 
 
-def order(question: str, *, draft=None, use_cache=True, acceptance=None, **sampling) -> AnswerOrder:
+def order(
+    question: str, *, draft=None, use_cache=True, acceptance=None, namespace="owner:alice", **sampling
+) -> AnswerOrder:
     return AnswerOrder(
         request_id=f"request-{next(_numbers)}",
         messages=(Message(role="user", content=question),),
@@ -16,6 +18,7 @@ def order(question: str, *, draft=None, use_cache=True, acceptance=None, **sampl
         draft=draft,
         acceptance=acceptance or AcceptanceRule(),
         use_cache=use_cache,
+        cache_namespace=namespace,
     )
 
 

@@ -9,6 +9,7 @@ from config.settings import read_settings
 from schemas.events import WrittenText
 from schemas.results import FailureKind, FinishReason
 from tests.e2e.cloud_orders import a_draft, order
+from tests.e2e.joining import JOINING, check_joining
 from tests.polling import until
 from tests.processes import free_port, running
 from workers.cloud.remote import NOT_VERIFIED, RemoteEngine
@@ -67,6 +68,8 @@ def test_a_real_server_answers_and_tells_its_usage_and_its_cache(engine):
     assert len(first.token_ids) == 8
     assert (first.finish_reason, first.prompt_tokens > 80) == (FinishReason.LENGTH, True)
     assert second.cached_tokens >= 64
+    stranger = engine.submit(order(question, max_tokens=8, namespace="owner:bob")).result(ANSWER_S)
+    assert (stranger.text, stranger.cached_tokens) == (first.text, 0)
     assert engine.cache_statistics().tokens_saved >= second.cached_tokens
 
 
@@ -92,6 +95,13 @@ def test_stop_strings_and_logprobs_reach_the_server(engine):
     assert answer.text == plain.text[: plain.text.index(stop)]
     assert answer.finish_reason is FinishReason.STOP
     assert all(entry.logprob <= 0 and len(entry.top) == 2 for entry in answer.logprobs)
+
+
+@pytest.mark.parametrize(("prompt", "options"), JOINING, ids=str)
+def test_logprobs_join_to_the_text(engine, prompt, options):
+    answer = engine.submit(order(prompt, logprobs=True, top_logprobs=2, **options)).result(ANSWER_S)
+    check_joining(answer.logprobs, answer.text, answer.token_ids)
+    assert bool(answer.logprobs) == bool(answer.text)
 
 
 def test_many_requests_are_answered_over_one_pool_of_connections(engine):

@@ -38,6 +38,8 @@ PROMPTS = [
 ]
 #: Thresholds at which every draft, or none, is sure.
 ALWAYS, NEVER = {"threshold": 0.0}, {"threshold": 1.0}
+#: SmolLM2's `<|im_end|>`, on both tiers.
+END_OF_TURN = "2"
 FINAL = {EventKind.DONE, EventKind.FAILED, EventKind.CANCELLED}
 
 
@@ -74,7 +76,9 @@ def test_an_unsure_draft_is_verified(system: System) -> None:
 def test_a_verified_answer_is_the_cloud_models_own_token_for_token(system: System) -> None:
     def token_ids(prompt: str, policy: str) -> list[int]:
         result = system.ask(prompt, policy=policy, logprobs=True)
-        assert len(result.logprobs) == result.usage.completion_tokens
+        assert b"".join(bytes(token.bytes) for token in result.logprobs).decode() == result.text
+        # The end of the turn is counted, and no part of the text.
+        assert len(result.logprobs) == result.usage.completion_tokens - (result.finish_reason == "stop")
         return [token.token_id for token in result.logprobs]
 
     different = [p for p in PROMPTS if token_ids(p, "no_confidence") != token_ids(p, "cloud_only")]
@@ -195,3 +199,18 @@ def test_a_killed_edge_worker_comes_back_and_its_requests_are_answered(system: S
     assert all(system.result(job_id).tier == Tier.EDGE for job_id in ids)
     until(system.is_ready, "a new edge worker", within_s=60)
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("policy", ["edge_only", "cloud_only", "baseline", "no_confidence", "no_draft_verify"])
+def test_an_answer_without_text_is_an_answer(system: System, policy) -> None:
+    question = {"role": "user", "content": "Name a metal."}
+    begins = {system.ask(question["content"], policy=tier).text[0] for tier in ("edge_only", "cloud_only")}
+    for options in ({"stop": sorted(begins)}, {"logit_bias": {END_OF_TURN: 100}}):
+        body = {"model": f"firstdraft:{policy}", "messages": [question], "max_tokens": 32, **options}
+        answer = system.client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        (choice,) = answer.json()["choices"]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
+        again = {**body, "messages": [question, choice["message"], {"role": "user", "content": "And now?"}]}
+        assert system.client.post("/v1/chat/completions", json=again).status_code == 200
+    assert "taken_over" not in system.stats()["counters"], "no lease had to lapse"

@@ -3,9 +3,11 @@
 They keep the interfaces that `workers.edge.drafting` and `workers.cloud.verifying` use, and what the real engines
 promise about futures, listeners and cancelling. A prompt may ask for behaviour by words of its last message:
 
-    unsure        the edge's confidence is 0.1 instead of 0.9
+    empty         an answer without text: the end-of-text token alone
+    unsure        the edge's confidence is 0.1 instead of 0.95
     slow          ten times the delay a token
     forever       a token every delay, until cancelled
+    unspeakable   its words hold half of a surrogate pair, which no message can
     refuse        the future fails with `RequestRefused`
     break         the future fails with a RuntimeError
     die           the engine dies, and with it everything in flight
@@ -22,12 +24,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from typing import Generic, TypeVar
 
 from schemas.drafts import Draft, TokenFigures
 from schemas.events import AcceptedText, CorrectedText, DraftText, WrittenText
 from schemas.requests import Message
-from schemas.results import DraftStatistics, FailureKind, FinishReason
+from schemas.results import DraftStatistics, FailureKind, FinishReason, RivalLogprob, TokenLogprob
 from schemas.workers import CacheStatistics, VerificationStatistics
 from tests.fakes.death import Death
 from workers.cloud.answering import AnswerOrder, CloudAnswer
@@ -39,16 +42,46 @@ ProductT = TypeVar("ProductT", Draft, CloudAnswer)
 
 #: Tokens of an answer where `max_tokens` allows more.
 NUM_TOKENS = 12
-SURE, UNSURE = 0.9, 0.1
+SURE, UNSURE = 0.95, 0.1
 #: How many orders an engine remembers.
 REMEMBERED = 256
 
 
+class PrefixMemory:
+    """What an engine has read and written, by cache namespace; the last of it only, as a cache."""
+
+    def __init__(self) -> None:
+        self._texts: deque[tuple[str, bytes]] = deque(maxlen=REMEMBERED)
+
+    def remember(self, namespace: str, text: bytes) -> None:
+        self._texts.append((namespace, text))
+
+    def held(self, namespace: str, text: bytes) -> int:
+        """How many of the first bytes something of the namespace begins with."""
+        known = [other for whose, other in tuple(self._texts) if whose == namespace]
+        return max((len(commonprefix([text, other])) for other in known), default=0)  # noqa: RUF071 - no paths
+
+
 def words(order: DraftOrder | AnswerOrder) -> list[str]:
     """The words that the edge answers with: the prompt's own, upside down; the cloud shouts every third."""
+    if "empty" in order.messages[-1].content:
+        return [""]
+    if "unspeakable" in order.messages[-1].content:
+        return ["\ud800 "] * NUM_TOKENS
     spoken = order.messages[-1].content.split()[::-1] or ["nothing"]
     num = min(order.sampling.max_tokens, NUM_TOKENS)
     return [f"{spoken[place % len(spoken)]} " for place in range(num)]
+
+
+def logprobs(order: DraftOrder | AnswerOrder, written: Sequence[str]) -> tuple[TokenLogprob, ...]:
+    """A token a word, each with the end of text as its only rival."""
+    if not order.sampling.logprobs:
+        return ()
+    rivals = (RivalLogprob(token="<|end|>", bytes=(), token_id=0, logprob=-9.0),)[: order.sampling.top_logprobs]
+    return tuple(
+        TokenLogprob(token=word, bytes=tuple(word.encode()), token_id=place, logprob=-0.1, top=rivals)
+        for place, word in enumerate(written)
+    )
 
 
 @dataclass
@@ -73,6 +106,7 @@ class FakeEngine(Generic[OrderT, ProductT]):
         #: The orders taken last, in order; all of them would be what grows in a long run.
         self.orders: deque[OrderT] = deque(maxlen=REMEMBERED)
         self._num_orders = 0
+        self._memory = PrefixMemory()
         #: The most that were ever in flight.
         self.most_in_flight = 0
         self._flights: dict[str, Flight[OrderT, ProductT]] = {}
@@ -121,9 +155,21 @@ class FakeEngine(Generic[OrderT, ProductT]):
         """A token for each byte, so that tests can reckon."""
         return [byte for message in messages for byte in message.content.encode()]
 
-    def cached_prefix_tokens(self, token_ids: Sequence[int]) -> int:
-        """Whatever it has read it still holds, until it is told to forget."""
-        return 0 if self.forgot else len(token_ids)
+    def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
+        """Whatever it has read for the namespace it still holds, until it is told to forget."""
+        return 0 if self.forgot else self._memory.held(namespace, bytes(token_ids))
+
+    def cached_words(self, order: OrderT) -> int:
+        """How many of the prompt's first words, its tokens, are cached for the order: those that a space ends."""
+        prompt = bytes(self.prompt_of(order.messages))
+        held = self._memory.held(order.cache_namespace, prompt) if order.use_cache else 0
+        return prompt[:held].count(b" ")
+
+    def remember(self, order: OrderT, answer: str) -> None:
+        """The order was read and answered, which its namespace's next can build on."""
+        if order.use_cache:
+            text = bytes(self.prompt_of(order.messages)) + answer.encode()
+            self._memory.remember(order.cache_namespace, text)
 
     @property
     def cache_losses(self) -> int:
@@ -199,12 +245,14 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
     def write(self, flight: Flight[DraftOrder, Draft], listener: Callable[[DraftText], None]) -> Draft:
         if "beyond" in flight.order.messages[-1].content:
             raise BeyondModel("json_schema: the fake edge keeps none")
-        text = ""
+        text, cached = "", self.cached_words(flight.order)
         written = words(flight.order)
         for word in written:
             self.pause(flight)
-            listener(DraftText(position=len(text), text=word))
+            if word:
+                listener(DraftText(position=len(text), text=word))
             text += word
+        self.remember(flight.order, text)
         sure = UNSURE if "unsure" in flight.order.messages[-1].content else SURE
         column = (sure,) * len(written)
         return Draft(
@@ -217,10 +265,12 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
                 normalised_entropy=tuple(1.0 - value for value in column),
                 top_k_mass=column,
             ),
-            finish_reason=FinishReason.LENGTH,
+            finish_reason=FinishReason.LENGTH if text else FinishReason.STOP,
             prompt_tokens=len(flight.order.messages[-1].content.split()) or 1,
+            cached_tokens=cached,
             model=self.model_name,
             vocabulary=self.vocabulary,
+            logprobs=logprobs(flight.order, written),
         )
 
 
@@ -236,6 +286,7 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
 
     def write(self, flight: Flight[AnswerOrder, CloudAnswer], listener: Callable[..., None]) -> CloudAnswer:
         draft, text, accepted = flight.order.draft, "", 0
+        cached = self.cached_words(flight.order)
         written = [word.upper() if place % 3 == 2 else word for place, word in enumerate(words(flight.order))]
         drafted = words(flight.order) if draft else []
         for place, word in enumerate(written):
@@ -243,16 +294,19 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
             stands = bool(draft) and drafted[place] == word
             accepted += stands
             kind = (AcceptedText if stands else CorrectedText) if draft else WrittenText
-            listener(kind(position=len(text), text=word))
+            if word:
+                listener(kind(position=len(text), text=word))
             text += word
+        self.remember(flight.order, text)
         statistics = self._count(draft, accepted, len(written))
         return CloudAnswer(
             text=text,
             token_ids=tuple(range(len(written))),
-            finish_reason=FinishReason.LENGTH,
+            finish_reason=FinishReason.LENGTH if text else FinishReason.STOP,
             prompt_tokens=len(flight.order.messages[-1].content.split()) or 1,
-            cached_tokens=0,
+            cached_tokens=cached,
             draft=statistics,
+            logprobs=logprobs(flight.order, written),
         )
 
     def _count(self, draft: Draft | None, accepted: int, num_tokens: int) -> DraftStatistics | None:

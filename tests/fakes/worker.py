@@ -23,33 +23,48 @@ from workers.edge.drafting import Drafting
 from workers.stage import Stage
 
 
+class MortalWork:
+    """A tier's work that tells death how far it is.
+
+    The prompt `misconclude` breaks its commit, `unpublished` what follows it.
+    """
+
+    def __init__(self, work: Drafting | Verifying, death: Death | None) -> None:
+        self._work: Any = work
+        self._death = death
+
+    def submit(self, taken: Taken) -> Any:
+        self.reached("before_start", taken.hold.request_id)
+        return self._work.submit(taken)
+
+    def conclude(self, taken: Taken, product: Any, took_s: float) -> bool:
+        self.reached("before_commit", taken.hold.request_id)
+        if "misconclude" in taken.request.messages[-1].content:
+            raise RuntimeError("the fake's product cannot be committed")
+        committed = self._work.conclude(taken, product, took_s)
+        self.reached("after_commit", taken.hold.request_id)
+        return committed
+
+    def publish(self, taken: Taken, product: Any) -> None:
+        if "unpublished" in taken.request.messages[-1].content:
+            raise RuntimeError("the fake's product cannot be published")
+        self._work.publish(taken, product)
+
+    def reached(self, step: str, request_id: str) -> None:
+        if self._death is not None:
+            self._death.at(step, request_id)
+
+
 class MortalStage(Stage[Any]):
     """A stage that tells death how far it is."""
 
     def __init__(self, assembly: Assembly, work: Drafting | Verifying, death: Death | None) -> None:
-        self._death = death
-        self._work_of_tier = work
-        super().__init__(
-            assembly.tier, assembly.worker_id, assembly.store, assembly.holdings, self._submitted, self._concluded
-        )
+        self._mortal = MortalWork(work, death)
+        super().__init__(assembly.tier, assembly.worker_id, assembly.store, assembly.holdings, self._mortal)
 
     def run(self, request_id: str) -> None:
-        self._reached("popped", request_id)
+        self._mortal.reached("popped", request_id)
         super().run(request_id)
-
-    def _submitted(self, taken: Taken) -> Any:
-        self._reached("before_start", taken.hold.request_id)
-        return self._work_of_tier.submit(taken)
-
-    def _concluded(self, taken: Taken, product: Any, took_s: float) -> bool:
-        self._reached("before_commit", taken.hold.request_id)
-        committed = self._work_of_tier.conclude(taken, product, took_s)
-        self._reached("after_commit", taken.hold.request_id)
-        return committed
-
-    def _reached(self, step: str, request_id: str) -> None:
-        if self._death is not None:
-            self._death.at(step, request_id)
 
 
 def edge(settings: Settings, delay_s: float, death: Death | None) -> int:

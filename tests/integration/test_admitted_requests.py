@@ -16,6 +16,7 @@ from schemas.events import EventKind
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
 from schemas.results import FailureKind
+from tests.polling import joined
 from tests.samples import a_draft, a_request, a_result
 
 
@@ -57,14 +58,14 @@ def test_a_key_that_comes_many_times_at_once_makes_one_request(store):
     start, ids = threading.Barrier(8), []
 
     def submit() -> None:
-        start.wait()
+        start.wait(10)
         ids.append(store.create(of("someone"), Idempotency("someone", "order-7", "digest")))
 
     threads = [threading.Thread(target=submit) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        joined(thread)
     assert len(ids) == 8
     assert len(set(ids)) == 1
     assert store.counters() == {"accepted": 1}
@@ -108,21 +109,41 @@ def test_a_waiting_request_is_looked_at_when_its_deadline_comes(store, redis_con
 def test_a_prompt_that_ended_every_worker_is_quarantined_for_a_while(store, redis_connection):
     request = of("someone", prompt="poison")
     poisoned(store, request)
-    assert store.read(request.request_id).failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
-    again = of("another", prompt="poison", policy="cloud_only")
+    failure = store.read(request.request_id).failure
+    assert failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
+    assert failure.message.endswith("because its engine died")
+    again = of("someone", prompt="poison", policy="cloud_only")
     assert store.quarantined(again) == request.request_id
     assert store.quarantined(of("someone", prompt="bread")) is None
-    assert 86_000 < redis_connection.ttl(keys.quarantine(again.prompt_digest)) <= 86_400
+    assert store.quarantined(of("someone", prompt="poison", logit_bias={"7": 1.0})) is None
+    assert store.quarantined(of("another", prompt="poison")) is None, "no owner's request shuts out another's"
+    assert 86_000 < redis_connection.ttl(keys.quarantine("someone", again.prompt_digest)) <= 86_400
 
 
-def test_only_the_last_attempt_is_to_be_made_alone(store):
+def test_a_prompt_whose_last_attempt_was_lost_beside_others_is_not_quarantined(redis_connection):
+    # Where there is one attempt, it is never made alone.
+    store = RequestStore(redis_connection, Lifetimes(60, 600, 10.0, max_attempts=1))
+    request = of("someone", prompt="bystander")
+    store.create(request)
+    store.surrender(store.begin(request.request_id, Tier.EDGE, "w1", alone=False).hold, "its engine died")
+    failure = store.read(request.request_id).failure
+    assert [lost.alone for lost in failure.attempts] == [False]
+    assert store.quarantined(request) is None
+
+
+def test_after_a_lost_attempt_the_next_begins_alone_and_the_last_is_alone_throughout(store):
     request_id = store.create(of("someone"))
-    for place in range(2):
-        store.surrender(store.begin(request_id, Tier.EDGE, f"w{place}", alone=False).hold, "it died")
-    with pytest.raises(MustBeAlone):
-        store.begin(request_id, Tier.EDGE, "w2", alone=False)
-    assert store.state(request_id) == State.QUEUED
-    assert store.begin(request_id, Tier.EDGE, "w2", alone=True).hold.attempt == 3
+    first = store.begin(request_id, Tier.EDGE, "w0", alone=False)
+    assert (first.num_lost, first.alone) == (0, False)
+    store.surrender(first.hold, "it died")
+    for num_lost in (1, 2):
+        with pytest.raises(MustBeAlone):
+            store.begin(request_id, Tier.EDGE, f"w{num_lost}", alone=False)
+        assert store.state(request_id) == State.QUEUED
+        taken = store.begin(request_id, Tier.EDGE, f"w{num_lost}", alone=True)
+        assert (taken.hold.attempt, taken.num_lost, taken.alone) == (num_lost + 1, num_lost, num_lost == 2)
+        store.surrender(taken.hold, "it died")
+    assert [lost.alone for lost in store.read(request_id).failure.attempts] == [False, False, True]
 
 
 def test_a_draft_survives_the_loss_of_its_verifier_and_the_history_names_both_tiers(store):

@@ -16,10 +16,10 @@ from tests.samples import a_request, a_result
 def hub(redis_url):
     redis = connect(redis_url)
     hub = EventHub(redis)
-    hub.start()
+    hub.loop.start()
     until(lambda: redis.pubsub_numsub(keys.notifications())[0][1] == 1, "the hub subscribes")
     yield hub
-    hub.close()
+    hub.loop.close()
     redis.close()
 
 

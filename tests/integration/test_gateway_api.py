@@ -13,6 +13,7 @@ from schemas.events import Decision, DraftText
 from schemas.policy import Tier
 from schemas.results import Failure, FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
+from tests.polling import joined
 from tests.samples import a_draft, a_result
 
 PROMPT = {"prompt": "why is the sky blue"}
@@ -222,7 +223,7 @@ def test_waiting_ends_when_the_job_does(client, store, submitted):
     timer = threading.Timer(0.1, store.succeed, [hold, a_result(), []])
     timer.start()
     assert client.get(f"/v1/jobs/{job}?wait=0.5").json["status"] == "succeeded"
-    timer.join()
+    joined(timer)
 
 
 def test_a_submission_may_wait_for_its_answer(client, store):
@@ -232,7 +233,7 @@ def test_a_submission_may_wait_for_its_answer(client, store):
     timer = threading.Timer(0.1, store.succeed, [hold, a_result(), []])
     timer.start()
     answer = client.post("/v1/jobs?wait=0.5", json=PROMPT, headers=once)
-    timer.join()
+    joined(timer)
     assert (answer.status_code, answer.json["id"], answer.json["status"]) == (200, job, "succeeded")
     assert answer.headers["Location"] == f"/v1/jobs/{job}"
     assert "Retry-After" not in answer.headers

@@ -10,7 +10,7 @@ from broker.prefix_index import PrefixIndex
 from broker.presence import Presence
 from broker.states import State
 from config.settings import read_settings
-from schemas.requests import Message
+from schemas.requests import ANONYMOUS, Message, owners_namespace
 from tests.polling import until
 from tests.samples import a_request
 
@@ -35,8 +35,10 @@ def answer(worker_store):
     return ask
 
 
-def blocks_of(messages):
-    return block_hashes(messages, model=MODEL, block_bytes=read_settings().prefix_index.block_bytes)
+def blocks_of(messages, namespace=owners_namespace(ANONYMOUS)):  # noqa: B008 - a constant
+    return block_hashes(
+        messages, model=MODEL, namespace=namespace, block_bytes=read_settings().prefix_index.block_bytes
+    )
 
 
 def test_a_worker_says_what_it_read_in_its_present_life(start_worker, answer, index, redis_connection):

@@ -61,7 +61,7 @@ def start(presence, redis_connection):
 
 
 def blocks_of(request, model="m"):
-    return block_hashes(request.messages, model=model, block_bytes=BLOCK_BYTES)
+    return block_hashes(request.messages, model=model, namespace=request.cache_namespace, block_bytes=BLOCK_BYTES)
 
 
 def test_a_request_goes_where_its_prefix_is_and_its_record_and_the_log_say_why(

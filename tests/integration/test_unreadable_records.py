@@ -105,7 +105,7 @@ def test_a_request_that_no_worker_can_read_fails_with_its_history_and_quarantine
     (ending,) = EventHub(redis_connection).endings([request_id]).values()
     assert ending.failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
     assert all("could not be read" in lost.reason for lost in ending.failure.attempts)
-    assert list(redis_connection.scan_iter(keys.quarantine("*"))) == []
+    assert list(redis_connection.scan_iter(keys.quarantine("*", "*"))) == []
 
 
 def test_a_draft_that_the_cloud_cannot_read_does_not_hold_up_the_next_request(store, redis_connection):

@@ -124,3 +124,29 @@ def test_a_job_whose_events_cannot_be_read_is_told_of(make_services, redis_conne
     with services.hub.listening() as listening:
         Session(services, connection, listening).run()
     assert any("cannot be read" in told for told in connection.told)
+
+
+def test_a_session_whose_events_break_closes_its_connection_instead_of_falling_silent(make_services, redis_connection):
+    services = make_services()
+
+    class Closable(Said):
+        """Makes the job's stream something else, and waits to be closed."""
+
+        closed = False
+
+        def receive(self) -> str:
+            if self._messages:
+                return super().receive()
+            (job,) = {told["job"]["id"] for told in map(json.loads, self.told) if told["type"] == "job"}
+            redis_connection.delete(keys.events(job))
+            redis_connection.set(keys.events(job), "no stream")
+            until(lambda: self.closed, "it is closed")
+            raise Gone("closed")
+
+        def close(self) -> None:
+            self.closed = True
+
+    connection = Closable('{"type": "submit", "body": {"prompt": "x"}}')
+    with services.hub.listening() as listening:
+        Session(services, connection, listening).run()
+    assert connection.closed

@@ -66,7 +66,59 @@ def test_a_prompt_that_kills_its_worker_fails_with_its_history_and_alone(start_w
     assert [lost.attempt for lost in failure.attempts] == [1, 2, 3]
     assert len({lost.worker for lost in failure.attempts}) == 3
     assert worker_store.quarantined(a_request("kill")) == poison
-    assert [end_of(worker_store, one).state for one in bystanders] == [State.SUCCEEDED] * 4
+    ended = [end_of(worker_store, one) for one in bystanders]
+    assert [record.state for record in ended] == [State.SUCCEEDED] * 4
+    assert max(record.attempt for record in ended) <= 2, "what died with it once is not beside it again"
+
+
+def test_bystanders_of_a_death_hold_each_other_up_only_until_their_first_text(start_worker, worker_store):
+    killed = start_worker("edge", delay_s=0.2)
+    bystanders = [ask(worker_store, "slow and steady") for _ in range(4)]
+    for one in bystanders:
+        is_in(worker_store, one, State.DRAFTING)
+    killed.signal(signal.SIGKILL)
+    start_worker("edge", delay_s=0.2)
+    until(
+        lambda: all(worker_store.state(one) == State.DRAFTING for one in bystanders),
+        "all are drafted beside each other again",
+        within_s=ENDS_S,
+    )
+
+
+@pytest.mark.parametrize("policy", ["edge_only", "cloud_only", "no_confidence"])
+def test_an_empty_answer_is_an_answer_and_kills_nobody(start_worker, worker_store, policy):
+    workers = [start_worker("edge"), start_worker("cloud")]
+    record = end_of(worker_store, ask(worker_store, "empty", policy=policy))
+    assert (record.result.text, record.result.finish_reason, record.attempt) == ("", "stop", 1 + ("no_" in policy))
+    assert end_of(worker_store, ask(worker_store, policy=policy)).state == State.SUCCEEDED
+    assert not any(worker.said("background_step_failed") for worker in workers)
+
+
+def test_what_breaks_between_the_engine_and_the_commit_fails_its_request_at_once_with_its_reason(
+    start_worker, worker_store
+):
+    worker = start_worker("edge")
+    bystander = ask(worker_store, "slow and steady")
+    failure = end_of(worker_store, ask(worker_store, "misconclude")).failure
+    assert failure.kind == FailureKind.INTERNAL_ERROR
+    assert "the fake's product cannot be committed" in failure.message
+    assert worker.said("request_not_concluded")
+    assert end_of(worker_store, bystander).attempt == 1
+    assert "taken_over" not in worker_store.counters()
+
+
+def test_what_cannot_be_told_to_the_prefix_index_is_answered_all_the_same(start_worker, worker_store):
+    start_worker("edge")
+    assert end_of(worker_store, ask(worker_store, "unpublished")).state == State.SUCCEEDED
+
+
+def test_events_that_cannot_be_published_fail_their_request_and_hold_up_no_other(start_worker, worker_store):
+    start_worker("edge", delay_s=0.1)
+    bystander = ask(worker_store, "slow and steady")
+    failure = end_of(worker_store, ask(worker_store, "unspeakable words")).failure
+    assert failure.kind == FailureKind.INTERNAL_ERROR
+    assert "its events could not be published" in failure.message
+    assert end_of(worker_store, bystander).attempt == 1
 
 
 @pytest.mark.parametrize(("tier", "policy"), [("edge", "edge_only"), ("cloud", "cloud_only")])

@@ -33,6 +33,8 @@ class AnswerOrder:
     acceptance: AcceptanceRule
     #: False: no cached prefix is read, and nothing that this request leaves can be read by another.
     use_cache: bool
+    #: Only requests of the same namespace read the prefixes that this one leaves, and it reads only theirs.
+    cache_namespace: str
     #: How drafts are verified for this order alone; None: as configured. Experiments compare with it.
     tuning: VerifierSettings | None = None
 

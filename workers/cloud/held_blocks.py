@@ -1,7 +1,8 @@
 """Which blocks of token prefixes an engine's KV cache holds, followed through its events.
 
 Owns the account, and knows when it cannot be trusted: events are numbered, and a gap means that something was missed.
-Then nothing counts as held until it is seen stored again, and `generation` tells those who published it. Pure.
+Then nothing counts as held until it is seen stored again, and `generation` tells those who published it. A sequence
+belongs to a cache namespace, which is part of where its first block is, and so of where all that follow are. Pure.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,9 @@ class Stored:
     parent: bytes | int | None
     token_ids: tuple[int, ...]
     block_size: int
-    #: Whether only the request that stored them can read them (a salt).
+    #: Whose requests can read them: told with the first block of a sequence (where `parent` is None), None with others.
+    namespace: str | None = None
+    #: Whether they depend on more than tokens and namespace, so that it cannot be told which prompts can read them.
     private: bool = False
 
 
@@ -35,7 +38,8 @@ class Cleared:
 
 
 BlockEvent = Stored | Removed | Cleared
-_Place = tuple[bytes | int | None, tuple[int, ...]]
+#: A block: the one before it, or the namespace where it is the first, and its tokens.
+_Place = tuple[bytes | int | str | None, tuple[int, ...]]
 
 
 class HeldBlocks:
@@ -85,9 +89,10 @@ class HeldBlocks:
         self._place_of.clear()
         self.generation += 1
 
-    def prefix_tokens(self, token_ids: Sequence[int]) -> int:
-        """How many of the first tokens are in full blocks that any request may read."""
-        held, parent = 0, None
+    def prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
+        """How many of the first tokens are in full blocks that the namespace's requests may read."""
+        held = 0
+        parent: bytes | int | str = namespace
         while self._block_size and held + self._block_size <= len(token_ids):
             block = self._block_at.get((parent, tuple(token_ids[held : held + self._block_size])))
             if block is None:
@@ -97,7 +102,7 @@ class HeldBlocks:
 
     def _store(self, event: Stored) -> None:
         self._block_size = event.block_size
-        parent = event.parent
+        parent = event.namespace if event.parent is None else event.parent
         for index, block in enumerate(event.block_hashes):
             place = (parent, event.token_ids[index * event.block_size : (index + 1) * event.block_size])
             if not event.private:

@@ -8,12 +8,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import httpx
 
 from config.settings import CloudSettings, read_secret
+from schemas.event_lines import EventLines
+from schemas.requests import EVERYBODYS_NAMESPACE
 from schemas.results import DraftStatistics, FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics
 from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
@@ -90,7 +93,7 @@ class RemoteEngine:
         return self._flights.launch(order.request_id, lambda progressed: self._answer(order, listener, progressed))
 
     async def _answer(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> CloudAnswer:
-        body = request_body(order, self.model_name, salt=None if order.use_cache else uuid4().hex)
+        body = request_body(order, self.model_name, salt=self._salt(order))
         reply = Reply(listener)
 
         async def attempt() -> None:
@@ -102,7 +105,17 @@ class RemoteEngine:
         self._hits += reply.cached_tokens > 0
         self._misses += reply.cached_tokens == 0
         self._tokens_saved += reply.cached_tokens
-        return reply.answer(self._statistics(order, reply.written))
+        answer = reply.answer(self._statistics(order, reply.written))
+        if self._remote.cache_salt or order.cache_namespace == EVERYBODYS_NAMESPACE:
+            return answer
+        # Without salts the server's cache is everybody's: what it spared one owner may be what another had sent.
+        return replace(answer, cached_tokens=0)
+
+    def _salt(self, order: AnswerOrder) -> str | None:
+        """What keeps the request's cached prefixes apart; None where the server is not to be told."""
+        if not order.use_cache:
+            return uuid4().hex
+        return order.cache_namespace if self._remote.cache_salt else None
 
     async def _stream(self, body: dict[str, Any], reply: Reply) -> AsyncIterator[Chunk]:
         """The server's chunks. Raises `_TryAgain` only as long as nothing has come."""
@@ -112,7 +125,7 @@ class RemoteEngine:
                 if response.status_code != httpx.codes.OK:
                     await response.aread()
                 _check(response)
-                async for chunk in pieces(response.aiter_lines()):
+                async for chunk in pieces(_lines(response)):
                     yield chunk
         except httpx.TransportError as error:
             if reply.written:
@@ -206,6 +219,15 @@ async def _sent(request: Any) -> httpx.Response:
     except httpx.TransportError as error:
         raise _TryAgain(repr(error)) from error
     return response
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    lines = EventLines()
+    async for chunk in response.aiter_bytes():
+        for line in lines.take(chunk):
+            yield line
+    for line in lines.last():
+        yield line
 
 
 def _check(response: httpx.Response) -> None:

@@ -34,13 +34,13 @@ class Verifying:
             draft=taken.draft if request.policy.verify_draft else None,
             acceptance=request.acceptance,
             use_cache=request.policy.kv_caches,
+            cache_namespace=request.cache_namespace,
         )
         return self._engine.submit(order, lambda text: self._holdings.say(hold, text))
 
     def conclude(self, taken: Taken, answer: CloudAnswer, verifying_s: float) -> bool:
         """Commit the answer. False where the hold was lost."""
         hold = taken.hold
-        self._served(taken.request, answer.text)
         result = _result(taken, answer, verifying_s, self._engine.model_name)
         statistics = result.draft or DraftStatistics()
         log.info(
@@ -51,6 +51,10 @@ class Verifying:
             statistics.rewritten_tokens,
         )
         return self._store.succeed(hold, result, self._holdings.unsaid(hold))
+
+    def publish(self, taken: Taken, answer: CloudAnswer) -> None:
+        """Have the prefix index told what the engine's cache holds now."""
+        self._served(taken.request, answer.text)
 
 
 def _result(taken: Taken, answer: CloudAnswer, verifying_s: float, model_name: str) -> Result:

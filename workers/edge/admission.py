@@ -10,6 +10,7 @@ from config.settings import EarlyEscalationSettings
 from schemas.drafts import Draft
 from schemas.requests import Message
 from schemas.results import FailureKind
+from workers.control_tokens import PromptTokens
 from workers.edge.chat_template import ChatTemplate, TemplateRefused
 from workers.edge.confidence import UnknownStrategy, members
 from workers.edge.constraint import Constraints
@@ -24,7 +25,8 @@ class Admission:
 
     def __init__(self, model: Llama, context_tokens: int, early: EarlyEscalationSettings) -> None:
         self._model, self._context_tokens, self._early = model, context_tokens, early
-        self._template = ChatTemplate(model.chat_template, bos_text=model.bos_text, eos_text=model.eos_text)
+        template = ChatTemplate(model.chat_template, bos_text=model.bos_text, eos_text=model.eos_text)
+        self._prompts = PromptTokens(model, template.render, model.chat_template or "")
         self._constraints = Constraints(model)
 
     def prepare(self, order: DraftOrder, arrival: int, future: Future[Draft], listener: Listener | None) -> Flight:
@@ -44,7 +46,7 @@ class Admission:
     def prompt_of(self, messages: Sequence[Message]) -> list[int]:
         """The conversation in the model's tokens. Raises `RequestRefused` where it cannot be answered."""
         try:
-            tokens = self._model.tokenize(self._template.render(messages))
+            tokens = self._prompts.of(messages)
         except TemplateRefused as error:
             raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, str(error)) from error
         if len(tokens) >= self._context_tokens:

@@ -52,6 +52,7 @@ class Drafting:
             sampling=request.sampling,
             rule=request.confidence,
             use_cache=request.policy.kv_caches,
+            cache_namespace=request.cache_namespace,
             may_escalate_early=self._early_escalation and _may_be_given_up(request.policy),
         )
         drafted = self._engine.submit(order, lambda text: self._holdings.say(hold, text))
@@ -72,7 +73,6 @@ class Drafting:
 
     def _judge(self, taken: Taken, draft: Draft, drafting_s: float) -> bool:
         request, hold = taken.request, taken.hold
-        self._served(request, draft.text)
         report = assess(draft.figures, request.confidence)
         decision = decide(request.policy, report)
         events = [*self._holdings.unsaid(hold), decision]
@@ -93,6 +93,11 @@ class Drafting:
             draft.escalated_early,
         )
         return moved
+
+    def publish(self, taken: Taken, product: Draft | BeyondModel) -> None:
+        """Have the prefix index told what the engine's cache holds now."""
+        if isinstance(product, Draft):
+            self._served(taken.request, product.text)
 
 
 def _or_beyond(drafted: "Future[Draft]", *, wanted: bool) -> "Future[Draft | BeyondModel]":

@@ -17,7 +17,6 @@ from config.settings import EdgeSettings
 from schemas.drafts import Draft
 from schemas.events import DraftText
 from schemas.requests import Message
-from schemas.results import FailureKind
 from schemas.workers import CacheStatistics
 from workers.edge.admission import Admission
 from workers.edge.feed import CellsExhausted, Feed
@@ -140,9 +139,9 @@ class EdgeEngine:
         """The conversation in the model's tokens. Raises `RequestRefused` if it is too long."""
         return self._admission.prompt_of(messages)
 
-    def cached_prefix_tokens(self, token_ids: Sequence[int]) -> int:
-        """How many of these first tokens the prefix cache holds."""
-        return self._cache.held_tokens(token_ids)
+    def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
+        """How many of these first tokens the prefix cache holds for the namespace."""
+        return self._cache.held_tokens(namespace, token_ids)
 
     @property
     def cache_losses(self) -> int:
@@ -237,7 +236,13 @@ class EdgeEngine:
     def _enter(self, flight: Flight) -> bool:
         """Give the flight a sequence with its longest cached prefix, if its tokens fit."""
         headroom = HEADROOM_TOKENS * len(self._scheduler.running)
-        sequence = self._cache.open(flight.tokens, shared=flight.shares, headroom=headroom, resumed=flight.preempted)
+        sequence = self._cache.open(
+            flight.tokens,
+            namespace=flight.namespace,
+            shared=flight.shares,
+            headroom=headroom,
+            resumed=flight.preempted,
+        )
         if sequence is None:
             return False
         flight.sequence, flight.computed = sequence, self._cache.computed(sequence)
@@ -289,18 +294,12 @@ class EdgeEngine:
         for place, flight in enumerate(flights):
             try:
                 self._writer.write(flight, logits[place])
-            except RequestRefused as refusal:
+                draft = None if flight.finish_reason is None else self._writer.finish(flight, self.vocabulary)
+            except Exception as error:  # noqa: BLE001 - a strategy, a grammar: it fails the request that asked for it
                 self._leave(flight)
-                flight.future.set_exception(refusal)
+                flight.future.set_exception(error)
                 continue
-            except Exception as error:  # what one request's options bring about must not end all others
-                log.exception("token_not_written request_id=%s", flight.order.request_id)
-                self._leave(flight)
-                reason = f"the edge engine failed on the request: {type(error).__name__}: {error}"
-                flight.future.set_exception(RequestRefused(FailureKind.ENGINE_ERROR, reason))
-                continue
-            if flight.finish_reason is not None:
-                draft = self._writer.finish(flight, self.vocabulary)
+            if draft is not None:
                 self._leave(flight)
                 flight.future.set_result(draft)
 

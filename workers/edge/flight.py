@@ -16,6 +16,7 @@ from workers.edge.figures import Floats, Row
 from workers.edge.outlook import Outlook
 from workers.edge.sampling import Chooser
 from workers.edge.text_stream import TextStream
+from workers.joining import joined
 
 Listener = Callable[[DraftText], None]
 
@@ -43,6 +44,8 @@ class DraftOrder:
     rule: ConfidenceRule
     #: False neither reads nor feeds the prefix cache.
     use_cache: bool
+    #: What it reads and feeds of the prefix cache is this namespace's alone.
+    cache_namespace: str
     #: Give up a draft that can no longer become sure.
     may_escalate_early: bool
 
@@ -68,6 +71,7 @@ class Flight:
     finish_reason: FinishReason | None = None
     escalated_early: bool = False
     rows: list[Row] = field(default_factory=list)
+    #: Where they are wanted, of every token that was written.
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -77,8 +81,13 @@ class Flight:
 
     @property
     def shares(self) -> bool:
-        """Whether it may use what others compute."""
+        """Whether it may use what others of its namespace compute."""
         return self.order.use_cache
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the prefix cache that it reads and feeds."""
+        return self.order.cache_namespace
 
     @property
     def num_written(self) -> int:
@@ -124,7 +133,7 @@ class Flight:
             cached_tokens=self.cached_tokens,
             model=model,
             vocabulary=vocabulary,
-            logprobs=tuple(self.logprobs),
+            logprobs=joined(self.logprobs, self._stream.text),
         )
 
     def _is_hopeless(self) -> bool:

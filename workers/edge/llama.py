@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLTokenizer
 
+from workers.control_tokens import AddedToken
 from workers.edge.feed import CellsExhausted, Feed
 from workers.edge.step_batch import StepBatch
 from workers.failures import BeyondModel
@@ -91,6 +92,7 @@ class Llama:
         self._batch = StepBatch(llama.llama_batch(), capacity.step_tokens)
         self._rows: tuple[int, Logits] | None = None
         self._pieces: dict[int, bytes] = {}
+        self._labels: dict[int, str] = {}
 
     def _new_context(self) -> Any:
         params = llama.llama_context_default_params()
@@ -134,12 +136,38 @@ class Llama:
         for token in range(self.vocab_size):
             yield llama.llama_vocab_get_text(self._vocab, token).decode(errors="surrogateescape")
 
-    def tokenize(self, text: str) -> list[int]:
+    def added_tokens(self) -> Iterator[AddedToken]:
+        """The tokens that llama.cpp knows by their letters."""
+        control = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        for token, text in enumerate(self.token_texts()):
+            attributes = llama.llama_vocab_get_attr(self._vocab, token)
+            if attributes & (control | llama.LLAMA_TOKEN_ATTR_USER_DEFINED):
+                yield AddedToken(
+                    text=text,
+                    token_id=token,
+                    is_control=bool(attributes & control),
+                    strips_left=bool(attributes & llama.LLAMA_TOKEN_ATTR_LSTRIP),
+                    strips_right=bool(attributes & llama.LLAMA_TOKEN_ATTR_RSTRIP),
+                )
+
+    def rendered_tokens(self, rendered: str) -> list[int]:
         """Token ids of a rendered prompt, control tokens recognised; a begin-of-text token is never doubled."""
+        add_special = not (self.bos_text and rendered.startswith(self.bos_text))
+        return self._tokenize(rendered, add_special=add_special, parse_special=True)
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Token ids of a text, which may spell control tokens and yet has none."""
+        return self._tokenize(text, add_special=False, parse_special=False)
+
+    @property
+    def first_token(self) -> int | None:
+        """The begin-of-text token, where the vocabulary puts it in front of a prompt."""
+        return llama.llama_vocab_bos(self._vocab) if llama.llama_vocab_get_add_bos(self._vocab) else None
+
+    def _tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         raw = text.encode()
-        add_special = not (self.bos_text and text.startswith(self.bos_text))
         room = (llama.llama_token * (len(raw) + 8))()
-        count = llama.llama_tokenize(self._vocab, raw, len(raw), room, len(room), add_special, True)
+        count = llama.llama_tokenize(self._vocab, raw, len(raw), room, len(room), add_special, parse_special)
         return list(room[:count])
 
     @property
@@ -168,7 +196,10 @@ class Llama:
 
     def label(self, token: int) -> str:
         """The token for a person to read, control tokens included."""
-        return self._read_piece(token, special=True).decode(errors="replace")
+        known = self._labels.get(token)
+        if known is None:
+            known = self._labels[token] = self._read_piece(token, special=True).decode(errors="replace")
+        return known
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         room = ctypes.create_string_buffer(PIECE_BYTES)

@@ -3,7 +3,8 @@
 llama.cpp's attention passes over every cell in use, so a prefix that waits in the cells slows down whoever writes;
 copied out it costs memory alone, and copying it back a hundredth of reading it again (docs/log.md, "What idle cells
 cost"). What several prefixes begin with is kept once: each is a chain of segments, as in a radix tree. The least
-recently used segment without others behind it goes first. Pure; knows no llama.cpp and no requests.
+recently used segment without others behind it goes first, whatever its cache namespace; nothing is shared across
+namespaces. Pure; knows no llama.cpp and no requests.
 """
 
 from collections import OrderedDict
@@ -59,44 +60,48 @@ class ParkedPrefixes:
         """Distinct tokens."""
         return self._tree.num_tokens
 
+    def namespace_of(self, segment: Segment) -> str:
+        """The namespace whose segment it is."""
+        return self._tree.namespace_of(segment.number)
+
     def tokens_of(self, segment: Segment) -> tuple[int, ...]:
         """All tokens up to the segment's end."""
         return self._tree.tokens_of(segment.number)
 
-    def match_length(self, tokens: Sequence[int]) -> int:
-        """How many of these first tokens are here."""
-        return self._tree.match_length(tokens)
+    def match_length(self, namespace: str, tokens: Sequence[int]) -> int:
+        """How many of these first tokens are here for the namespace."""
+        return self._tree.match_length(namespace, tokens)
 
-    def find(self, tokens: Sequence[int]) -> list[Piece]:
-        """The longest prefix of `tokens` that is here, piece after piece; it is the most recently used one now."""
-        pieces = self._pieces(tokens)
+    def find(self, namespace: str, tokens: Sequence[int]) -> list[Piece]:
+        """The namespace's longest prefix of `tokens` here, piece after piece; it is the most recently used one now."""
+        pieces = self._pieces(namespace, tokens)
         self._touch(pieces)
         return pieces
 
-    def park(self, tokens: Sequence[int], read: Callable[[int], bytearray]) -> None:
+    def park(self, namespace: str, tokens: Sequence[int], read: Callable[[int], bytearray]) -> None:
         """Keep the cells of `tokens`. `read` gives the state of those at positions from its argument on.
 
         Only what is not here yet is read; an empty state is not kept.
         """
-        pieces = self.find(tokens)
+        pieces = self.find(namespace, tokens)
         start = pieces[-1].end if pieces else 0
         if start < len(tokens) <= self.max_tokens and (state := read(start)):
-            self._add(start, tokens, state, pieces)
+            self._add(namespace, start, tokens, state, pieces)
             while self._tree.num_tokens > self.max_tokens:
                 self._evict()
 
-    def put(self, start: int, tokens: Sequence[int], state: bytearray) -> bool:
+    def put(self, namespace: str, start: int, tokens: Sequence[int], state: bytearray) -> bool:
         """Take in a segment with all tokens up to its end, if there is room and what it rests on is here; whether."""
-        pieces = self._pieces(tokens)
+        pieces = self._pieces(namespace, tokens)
         if (pieces[-1].end if pieces else 0) != start or not start < len(tokens):
             return False
         if self.num_tokens + len(tokens) - start > self.max_tokens:
             return False
-        self._add(start, tokens, state, pieces)
+        self._add(namespace, start, tokens, state, pieces)
         return True
 
-    def _pieces(self, tokens: Sequence[int]) -> list[Piece]:
-        match = self._tree.match(tokens)
+    def _pieces(self, namespace: str, tokens: Sequence[int]) -> list[Piece]:
+        match = self._tree.match(namespace, tokens)
         pieces: list[Piece] = []
         end = match.length
         segment = None if match.sequence is None else self._segments[match.sequence]
@@ -107,12 +112,14 @@ class ParkedPrefixes:
             segment = segment.parent
         return pieces[::-1]
 
-    def _add(self, start: int, tokens: Sequence[int], state: bytearray, pieces: Sequence[Piece]) -> None:
+    def _add(
+        self, namespace: str, start: int, tokens: Sequence[int], state: bytearray, pieces: Sequence[Piece]
+    ) -> None:
         self._num_ever += 1
         parent = pieces[-1].segment if pieces else None
         segment = Segment(self._num_ever, start, tuple(tokens[start:]), state, parent)
         self._segments[segment.number] = segment
-        self._tree.place(segment.number, tokens)
+        self._tree.place(namespace, segment.number, tokens)
         self.num_bytes += len(state)
         self._touch(pieces)
 

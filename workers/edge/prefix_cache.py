@@ -2,7 +2,8 @@
 
 Owns sequence ids and the count of cells; performs nothing but sharing, freeing, copying out and in through
 `Sequences`. Knows no llama.cpp and no requests. Cells are for requests in flight alone: what a finished one computed
-is copied out (`workers.edge.parked`), and back in for one that begins alike.
+is copied out (`workers.edge.parked`), and back in for one that begins alike. Both happen within a cache namespace only:
+what one namespace computed is never another's, in cells or in what is counted.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ class Sequences(Protocol):
 class _Active:
     """A sequence that a request writes to."""
 
+    namespace: str
     shared: bool
     #: Tokens that have cells.
     computed: int
@@ -66,16 +68,19 @@ class PrefixCache:
         """Cells that hold nothing."""
         return self._num_cells - self._tree.num_tokens - self._num_private
 
-    def open(self, tokens: Sequence[int], *, shared: bool, headroom: int, resumed: bool = False) -> int | None:
+    def open(
+        self, tokens: Sequence[int], *, namespace: str, shared: bool, headroom: int, resumed: bool = False
+    ) -> int | None:
         """A sequence for a request about to read `tokens`, or None if they and `headroom` more do not fit now.
 
-        The longest cached prefix is in it already, but for the last token, whose logits are wanted (see `computed`).
+        The longest prefix that is cached in the namespace is in it already, but for the last token, whose logits are
+        wanted (see `computed`).
         `shared` False neither reads the cache nor feeds it. A `resumed` request is not counted a second time.
         """
         if not self._unused:
             return None
         sequence = self._unused.pop()
-        active = self._active[sequence] = _Active(shared and self._enabled, 0, 0)
+        active = self._active[sequence] = _Active(namespace, shared and self._enabled, 0, 0)
         self.catch_up(sequence, tokens)
         if self.free_cells < len(tokens) - active.computed + headroom:
             self._discard(sequence)
@@ -93,16 +98,16 @@ class PrefixCache:
         return self._active[sequence].computed
 
     def catch_up(self, sequence: int, tokens: Sequence[int]) -> int:
-        """Share what others have computed of `tokens` past the end of this sequence; how many tokens that spares."""
+        """Share what others of the namespace computed of `tokens` past this sequence's end; how many that spares."""
         active = self._active[sequence]
         if not active.shared or active.computed > active.attached:
             return 0
-        match = self._tree.match(tokens[:-1])
+        match = self._tree.match(active.namespace, tokens[:-1])
         spared = match.length - active.computed
         if spared <= 0 or match.sequence is None:
             return 0
         self._sequences.copy(match.sequence, sequence, active.computed, match.length)
-        self._tree.place(sequence, tokens[: match.length])
+        self._tree.place(active.namespace, sequence, tokens[: match.length])
         active.computed = active.attached = match.length
         return spared
 
@@ -116,16 +121,19 @@ class PrefixCache:
         self._num_private += num_tokens
 
     def attach(self, sequence: int, tokens: Sequence[int]) -> None:
-        """Let others share what the sequence has computed of `tokens`. What another computed too is kept once."""
+        """Let others of the namespace share what the sequence has computed of `tokens`.
+
+        What another of them computed too is kept once.
+        """
         active = self._active[sequence]
         if not active.shared or active.computed == active.attached:
             return
         held = tokens[: active.computed]
-        match = self._tree.match(held)
+        match = self._tree.match(active.namespace, held)
         if match.sequence is not None and match.length > active.attached:
             self._sequences.cut(sequence, active.attached, match.length)
             self._sequences.copy(match.sequence, sequence, active.attached, match.length)
-        self._tree.place(sequence, held)
+        self._tree.place(active.namespace, sequence, held)
         self._num_private -= active.computed - active.attached
         active.attached = active.computed
 
@@ -140,12 +148,12 @@ class PrefixCache:
                 self._sequences.remove(self._scratch)
                 return state
 
-            self._parked.park(tokens[: active.computed], read)
+            self._parked.park(active.namespace, tokens[: active.computed], read)
         self._discard(sequence)
 
-    def held_tokens(self, tokens: Sequence[int]) -> int:
-        """How many of these first tokens are cached for others to share. Safe on any thread; out of date at once."""
-        return max(self._tree.match_length(tokens), self._parked.match_length(tokens))
+    def held_tokens(self, namespace: str, tokens: Sequence[int]) -> int:
+        """How many of these first tokens are cached for the namespace. Safe on any thread; out of date at once."""
+        return max(self._tree.match_length(namespace, tokens), self._parked.match_length(namespace, tokens))
 
     @property
     def evictions(self) -> int:
@@ -169,7 +177,7 @@ class PrefixCache:
     def _unpark(self, sequence: int, tokens: Sequence[int]) -> None:
         """Copy back what is parked of the prompt beyond what the sequence has, as far as there is room meanwhile."""
         active = self._active[sequence]
-        for piece in self._parked.find(tokens[:-1]):
+        for piece in self._parked.find(active.namespace, tokens[:-1]):
             if piece.end <= active.computed:
                 continue
             segment = piece.segment

@@ -1,8 +1,9 @@
 """Parked prefixes on disk, so that a restarted worker is warm.
 
 Owns a folder: a file for each segment (`workers.edge.parked`) and a manifest that says what they belong to. Files of
-another model, another llama.cpp build or another layout are never loaded. The manifest is replaced last, so that a
-crash while saving leaves the former one. Files that are not ours are left alone.
+another model, another llama.cpp build or another layout are never loaded, and what was saved for a cache namespace
+comes back for that one alone. The manifest is replaced last, so that a crash while saving leaves the former one. Files
+that are not ours are left alone.
 """
 
 import hashlib
@@ -45,7 +46,9 @@ class Origin(Protocol):
 class _Saved(BaseModel):
     #: A name that `save` gives, and never a way out of the folder.
     file: str = Field(pattern=r"^[0-9a-f]{16}\.prefix$")
-    #: Of the file's content: llama.cpp believes what it reads, and answers with it.
+    #: Whose it is. Saves from before there were namespaces lack it, and are not loaded: nobody knows whose those are.
+    namespace: str
+    #: Of the namespace and the file's content: llama.cpp believes what it reads, and answers with it.
     digest: str
 
 
@@ -70,10 +73,11 @@ class PrefixStore:
             name = secrets.token_hex(8) + STATE_SUFFIX
             raw = _packed(segment, parked.tokens_of(segment))
             (self._folder / name).write_bytes(raw)
-            saved.append(_Saved(file=name, digest=_digest(raw)))
+            namespace = parked.namespace_of(segment)
+            saved.append(_Saved(file=name, namespace=namespace, digest=_digest(namespace, raw)))
         manifest = _Manifest(model=fingerprint(self._origin.path), build=self._origin.build, segments=saved)
         fresh = self._folder / (MANIFEST + ".new")
-        fresh.write_text(manifest.model_dump_json())
+        fresh.write_text(manifest.model_dump_json(), encoding="utf-8")
         fresh.replace(self._folder / MANIFEST)
         self._drop_all_but({entry.file for entry in saved})
         log.info("prefixes_saved folder=%s segments=%d", self._folder, len(saved))
@@ -92,10 +96,10 @@ class PrefixStore:
             if raw is None:
                 continue
             start, tokens, state = _unpacked(raw)
-            if parked.put(start, tokens, state):
-                loaded.append(tokens)
-        for tokens in reversed(loaded):
-            parked.find(tokens)  # which makes it the most recently used
+            if parked.put(entry.namespace, start, tokens, state):
+                loaded.append((entry.namespace, tokens))
+        for namespace, tokens in reversed(loaded):
+            parked.find(namespace, tokens)  # which makes it the most recently used
         log.info("prefixes_loaded folder=%s segments=%d", self._folder, len(loaded))
         return len(loaded)
 
@@ -124,7 +128,7 @@ class PrefixStore:
         except OSError as error:
             log.warning("prefix_ignored folder=%s file=%s reason=%r", self._folder, entry.file, str(error))
             return None
-        if _digest(raw) != entry.digest:
+        if _digest(entry.namespace, raw) != entry.digest:
             log.warning("prefix_ignored folder=%s file=%s reason=%r", self._folder, entry.file, "it is damaged")
             return None
         return raw
@@ -146,9 +150,11 @@ def _unpacked(raw: bytes) -> tuple[int, tuple[int, ...], bytearray]:
     return start, tokens, bytearray(raw[HEADER.size + 4 * num :])
 
 
-def _digest(raw: bytes) -> str:
-    """Hex digits of a whole file's content."""
-    return hashlib.blake2b(raw).hexdigest()
+def _digest(namespace: str, raw: bytes) -> str:
+    """Hex digits of a whole file's content and whose it is."""
+    digest = hashlib.blake2b(namespace.encode(errors="surrogatepass") + b"\xff")
+    digest.update(raw)
+    return digest.hexdigest()
 
 
 def fingerprint(model: Path) -> str:

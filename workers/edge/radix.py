@@ -1,7 +1,8 @@
 """A radix tree over token sequences: which live sequence holds the longest prefix of a prompt.
 
-Owns the index and the number of distinct tokens in it, which is the number of KV cells that the sequences share. Knows
-nothing about llama.cpp, about eviction order or about requests.
+Each cache namespace has a tree of its own, so that nothing is ever shared, or found, across namespaces. Owns the index
+and the number of distinct tokens in it, which is the number of KV cells that the sequences share. Knows nothing about
+llama.cpp, about eviction order or about requests.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,9 @@ from typing import Self
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """An edge of tokens; `sequences` are those that end exactly at its end."""
+    """An edge of tokens; `sequences` are those that end exactly at its end. A namespace's root has no tokens."""
 
+    namespace: str
     tokens: tuple[int, ...]
     parent: Self | None
     children: dict[int, Self] = field(default_factory=dict)
@@ -28,29 +30,32 @@ class Match:
 
 
 class RadixTree:
-    """Sequences by their tokens. Sequences with a common prefix share its nodes."""
+    """Sequences by namespace and tokens. Sequences of one namespace with a common prefix share its nodes."""
 
     def __init__(self) -> None:
-        self._root = _Node((), None)
+        #: Of the namespaces that have a sequence.
+        self._roots: dict[str, _Node] = {}
         self._ends: dict[int, _Node] = {}
-        #: Distinct tokens, a shared prefix counted once.
+        #: Distinct tokens, a prefix that a namespace's sequences share counted once.
         self.num_tokens = 0
 
     def __contains__(self, sequence: int) -> bool:
         return sequence in self._ends
 
-    def match(self, tokens: Sequence[int]) -> Match:
-        """The longest prefix of `tokens` in the tree, to the token."""
-        node, length = self._descend(tokens)
-        return Match(length, next(_sequences_below(node)) if length else None)
+    def match(self, namespace: str, tokens: Sequence[int]) -> Match:
+        """The longest prefix of `tokens` in the namespace's tree, to the token."""
+        node, length = self._descend(namespace, tokens)
+        return Match(length, next(_sequences_below(node)) if node is not None and length else None)
 
-    def match_length(self, tokens: Sequence[int]) -> int:
+    def match_length(self, namespace: str, tokens: Sequence[int]) -> int:
         """The length of that prefix. Safe to ask while another thread changes the tree: it may be out of date then."""
-        return self._descend(tokens)[1]
+        return self._descend(namespace, tokens)[1]
 
-    def _descend(self, tokens: Sequence[int]) -> tuple[_Node, int]:
-        """The node in which the longest prefix ends, and how long that is."""
-        node, length = self._root, 0
+    def _descend(self, namespace: str, tokens: Sequence[int]) -> tuple[_Node | None, int]:
+        """The node in which the longest prefix ends, and how long that is. None where the namespace has no sequence."""
+        node, length = self._roots.get(namespace), 0
+        if node is None:
+            return None, 0
         while child := node.children.get(tokens[length]) if length < len(tokens) else None:
             common = _common_length(child.tokens, tokens, length)
             node, length = child, length + common
@@ -58,14 +63,17 @@ class RadixTree:
                 break
         return node, length
 
-    def place(self, sequence: int, tokens: Sequence[int]) -> None:
+    def place(self, namespace: str, sequence: int, tokens: Sequence[int]) -> None:
         """Put the sequence at the end of `tokens` (at least one), wherever it was before."""
         old_end = self._ends.get(sequence)
-        node, length = self._root, 0
+        root = self._roots.get(namespace)
+        if root is None:
+            root = self._roots[namespace] = _Node(namespace, (), None)
+        node, length = root, 0
         while length < len(tokens):
             child = node.children.get(tokens[length])
             if child is None:
-                child = _Node(tuple(tokens[length:]), node)
+                child = _Node(namespace, tuple(tokens[length:]), node)
                 node.children[child.tokens[0]] = child
                 self.num_tokens += len(child.tokens)
             else:
@@ -89,6 +97,10 @@ class RadixTree:
         self._tidy(node)
         return before - self.num_tokens
 
+    def namespace_of(self, sequence: int) -> str:
+        """The namespace in whose tree the sequence is."""
+        return self._ends[sequence].namespace
+
     def tokens_of(self, sequence: int) -> tuple[int, ...]:
         """All tokens of the sequence."""
         parts: list[tuple[int, ...]] = []
@@ -101,19 +113,25 @@ class RadixTree:
     def _split(self, node: _Node, at: int) -> _Node:
         """Cut the node in two; the new upper part keeps no sequence, so each end stays where it was."""
         assert node.parent is not None
-        upper = _Node(node.tokens[:at], node.parent)
+        upper = _Node(node.namespace, node.tokens[:at], node.parent)
         node.parent.children[upper.tokens[0]] = upper
         node.tokens, node.parent = node.tokens[at:], upper
         upper.children[node.tokens[0]] = node
         return upper
 
     def _tidy(self, node: _Node) -> None:
-        """Drop the node if nothing needs it; join it with its only child if nothing ends between them."""
+        """Drop the node if nothing needs it; join it with its only child if nothing ends between them.
+
+        A root without children goes as well: what no namespace uses any more must not stay for ever.
+        """
         while node.parent is not None and not node.sequences and not node.children:
             del node.parent.children[node.tokens[0]]
             self.num_tokens -= len(node.tokens)
             node = node.parent
-        if node.parent is not None and not node.sequences and len(node.children) == 1:
+        if node.parent is None:
+            if not node.children:
+                del self._roots[node.namespace]
+        elif not node.sequences and len(node.children) == 1:
             (child,) = node.children.values()
             child.tokens, child.parent = node.tokens + child.tokens, node.parent
             node.parent.children[child.tokens[0]] = child

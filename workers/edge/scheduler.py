@@ -31,7 +31,11 @@ class Runnable(Protocol):
 
     @property
     def shares(self) -> bool:
-        """Whether it may use what others compute."""
+        """Whether it may use what others of its namespace compute."""
+
+    @property
+    def namespace(self) -> str:
+        """The cache namespace: only requests of the same one share what they compute."""
 
 
 RunnableT = TypeVar("RunnableT", bound=Runnable)
@@ -129,7 +133,12 @@ def _not_held_back(reading: list[RunnableT]) -> list[RunnableT]:
     free: list[RunnableT] = []
     for request in reading:
         end = request.computed + MIN_SHARED_TOKENS
-        ahead = (older for older in free if request.shares and older.shares and older.computed <= request.computed)
+        ahead = (older for older in free if _may_share(older, request) and older.computed <= request.computed)
         if len(request.tokens) <= end or not any(older.tokens[:end] == request.tokens[:end] for older in ahead):
             free.append(request)
     return free
+
+
+def _may_share(one: Runnable, other: Runnable) -> bool:
+    """Also a wait would tell of another namespace's prompt: it lasts as long as what the two have in common."""
+    return one.shares and other.shares and one.namespace == other.namespace

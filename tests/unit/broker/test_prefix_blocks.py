@@ -15,8 +15,8 @@ def said(*contents: str) -> list[Message]:
     return [Message(role="user", content=content) for content in contents]
 
 
-def hashes(messages, model="m", block_bytes=16):
-    return block_hashes(messages, model=model, block_bytes=block_bytes)
+def hashes(messages, model="m", namespace="owner:alice", block_bytes=16):
+    return block_hashes(messages, model=model, namespace=namespace, block_bytes=block_bytes)
 
 
 @given(MESSAGES, MESSAGES)
@@ -43,8 +43,15 @@ def test_what_differs_in_one_block_differs_in_all_that_follow():
     assert [a == b for a, b in zip(one, other, strict=True)] == [True] + [False] * (len(one) - 1)
 
 
-def test_another_model_or_block_size_shares_nothing():
+@given(MESSAGES, st.tuples(st.text(), st.text()), st.tuples(st.text(), st.text()))
+def test_another_model_and_namespace_share_no_hash_however_they_are_spelled(messages, one, other):
+    found = [set(hashes(messages, model=model, namespace=namespace)) for model, namespace in (one, other)]
+    assert found[0] == found[1] if one == other else not found[0] & found[1]
+
+
+def test_another_model_namespace_or_block_size_shares_nothing():
     messages = said("why is the sky blue" * 20)
     own = set(hashes(messages))
     assert not own & set(hashes(messages, model="another"))
+    assert not own & set(hashes(messages, namespace="owner:bob"))
     assert not own & set(hashes(messages, block_bytes=32))

@@ -8,7 +8,7 @@ import pytest
 from config.settings import read_settings
 from schemas.drafts import Draft, TokenFigures
 from schemas.events import WrittenText
-from schemas.requests import AcceptanceRule, Message, Sampling
+from schemas.requests import EVERYBODYS_NAMESPACE, AcceptanceRule, Message, Sampling
 from schemas.results import FailureKind, FinishReason
 from workers.cloud.answering import AnswerOrder
 from workers.cloud.remote import NOT_VERIFIED, RemoteEngine
@@ -43,8 +43,8 @@ def streamed(*texts: str, reason: str = "stop", cached: int = 0) -> httpx.Respon
 def engine_of():
     engines = []
 
-    def make(server, max_retries: int = 1) -> RemoteEngine:
-        remote = {"base_url": "http://cloud.test/v1", "model": "large", "max_retries": max_retries}
+    def make(server, max_retries: int = 1, **remote) -> RemoteEngine:
+        remote |= {"base_url": "http://cloud.test/v1", "model": "large", "max_retries": max_retries}
         settings = read_settings(cloud={"engine": "openai", "openai": remote}).cloud
         engine = RemoteEngine(settings, httpx.MockTransport(server))
         engines.append(engine)
@@ -58,7 +58,7 @@ def engine_of():
 
 def order(**changes) -> AnswerOrder:
     sampling = {name: changes.pop(name) for name in list(changes) if name in Sampling.model_fields}
-    defaults = {"draft": None, "acceptance": AcceptanceRule(), "use_cache": True}
+    defaults = {"draft": None, "acceptance": AcceptanceRule(), "use_cache": True, "cache_namespace": "owner:alice"}
     question = (Message(role="user", content="Why?"),)
     return AnswerOrder(request_id="r1", messages=question, sampling=Sampling(**sampling), **(defaults | changes))
 
@@ -79,6 +79,12 @@ def test_the_answer_is_put_together_from_the_stream(engine_of):
     answer = engine_of(Server(streamed("Be", "cause", cached=4))).submit(order()).result()
     assert (answer.text, answer.finish_reason, len(answer.token_ids)) == ("Because", FinishReason.STOP, 2)
     assert (answer.prompt_tokens, answer.cached_tokens) == (9, 4)
+
+
+def test_a_text_with_a_line_separator_in_it_is_one_text(engine_of):
+    chunk = {"choices": [{"delta": {"content": "a\u2028b\x85c"}, "finish_reason": "stop"}]}
+    whole = httpx.Response(200, content=f"data: {json.dumps(chunk, ensure_ascii=False)}\r\n\r\ndata: [DONE]".encode())
+    assert engine_of(Server(whole)).submit(order()).result().text == "a\u2028b\x85c"
 
 
 def test_events_tell_each_piece_with_its_position(engine_of):
@@ -137,10 +143,34 @@ def test_options_are_sent_only_where_they_are_asked_for(engine_of):
         order(top_k=5, stop=("x",), logit_bias={3: 2.0}, json_schema={"type": "object"}, use_cache=False)
     ).result()
     plain, full = server.bodies
-    assert not {"top_k", "stop", "logit_bias", "response_format", "cache_salt"} & set(plain)
+    assert not {"top_k", "stop", "logit_bias", "response_format"} & set(plain)
     assert (full["top_k"], full["stop"], full["logit_bias"]) == (5, ["x"], {"3": 2.0})
     assert full["response_format"]["json_schema"]["schema"] == {"type": "object"}
-    assert full["cache_salt"]
+
+
+def test_a_namespace_has_one_salt_and_a_request_without_cache_one_of_its_own(engine_of):
+    server = Server(*(streamed("x") for _ in range(5)))
+    engine = engine_of(server)
+    for changes in ({}, {}, {"cache_namespace": "owner:bob"}, {"use_cache": False}, {"use_cache": False}):
+        engine.submit(order(**changes)).result()
+    alice, again, bob, *uncached = [body["cache_salt"] for body in server.bodies]
+    assert alice == again
+    assert len({alice, bob, *uncached}) == 4
+
+
+def test_of_a_server_that_takes_no_salt_nobody_is_told_what_its_cache_spared(engine_of):
+    server = Server(*(streamed("x", cached=4) for _ in range(2)))
+    engine = engine_of(server, cache_salt=False)
+    assert engine.submit(order()).result().cached_tokens == 0
+    assert engine.submit(order(cache_namespace=EVERYBODYS_NAMESPACE)).result().cached_tokens == 4
+    assert not any("cache_salt" in body for body in server.bodies)
+    assert engine.cache_statistics().tokens_saved == 8
+
+
+def test_a_server_that_refuses_the_salt_names_the_setting(engine_of):
+    server = Server(httpx.Response(400, text="Unrecognized request argument supplied: cache_salt"))
+    with pytest.raises(RequestRefused, match=r"set cloud\.openai\.cache_salt: false"):
+        engine_of(server).submit(order()).result()
 
 
 def test_a_server_that_is_away_at_the_start_is_named(engine_of):

@@ -21,8 +21,12 @@ def compute(cache, cells, sequence, tokens):
     cache.attach(sequence, tokens)
 
 
-def serve(cache, cells, tokens, *, shared=True):
-    sequence = cache.open(tokens, shared=shared, headroom=0)
+def enter(cache, tokens, *, shared=True, namespace="alice"):
+    return cache.open(tokens, namespace=namespace, shared=shared, headroom=0)
+
+
+def serve(cache, cells, tokens, *, shared=True, namespace="alice"):
+    sequence = enter(cache, tokens, shared=shared, namespace=namespace)
     spared = cache.computed(sequence)
     assert cells.tokens_of(sequence) == tokens[:spared]
     compute(cache, cells, sequence, tokens)
@@ -37,6 +41,7 @@ actions = st.lists(
         st.integers(0, 3),
         st.lists(st.integers(0, 2), min_size=2, max_size=10),
         st.booleans(),
+        st.sampled_from(["alice", "bob"]),
     ),
     max_size=40,
 )
@@ -46,14 +51,14 @@ class World:
     """Requests that a cache serves, and the cells that they really hold."""
 
     def __init__(self, *, enabled, num_parked):
-        self.cells, self.active = NaiveCells(), {}
+        self.cells, self.active, self.whose = NaiveCells(), {}, {}
         self.cache = new_cache(self.cells, enabled=enabled, num_parked=num_parked)
 
-    def do(self, action, pick, tokens, flag):
+    def do(self, action, pick, tokens, flag, namespace):
         if action == "open":
-            sequence = self.cache.open(tokens, shared=flag, headroom=0)
+            sequence = enter(self.cache, tokens, shared=flag, namespace=namespace)
             if sequence is not None:
-                self.active[sequence] = tokens
+                self.active[sequence], self.whose[sequence] = tokens, namespace
         elif self.active:
             sequence = sorted(self.active)[pick % len(self.active)]
             getattr(self, action)(sequence, self.active[sequence], flag)
@@ -84,6 +89,8 @@ def test_the_count_of_cells_is_the_true_one_and_every_sequence_holds_its_own_tok
         assert world.cache.free_cells == NUM_CELLS - len(world.cells.cells) >= 0
         for sequence, own in world.active.items():
             assert world.cells.tokens_of(sequence) == own[: world.cache.computed(sequence)]
+        for _, _, sequences in world.cells.cells:
+            assert len({world.whose[sequence] for sequence in sequences}) == 1
         assert world.cache.statistics().tokens <= num_parked
 
 
@@ -97,13 +104,44 @@ def test_a_prompt_reuses_the_longest_prefix_but_for_its_last_token():
     statistics = cache.statistics()
     assert (statistics.hits, statistics.misses, statistics.tokens_saved) == (3, 1, 8)
     assert (statistics.tokens, statistics.entries) == (6, 3)
-    assert cache.held_tokens([1, 2, 9, 8]) == 3
+    assert cache.held_tokens("alice", [1, 2, 9, 8]) == 3
+    assert cache.held_tokens("bob", [1, 2, 9, 8]) == 0
+
+
+def test_anothers_prompt_is_never_a_hit_whether_it_waits_or_is_in_flight():
+    cells = NaiveCells()
+    cache = new_cache(cells)
+    serve(cache, cells, [1, 2, 3, 4])
+    assert serve(cache, cells, [1, 2, 3, 4], namespace="bob") == 0
+    first = enter(cache, [1, 2, 3, 4])
+    compute(cache, cells, first, [1, 2, 3, 4])
+    other = enter(cache, [1, 2, 3, 4, 5], namespace="carol")
+    assert (cache.computed(other), cache.catch_up(other, [1, 2, 3, 4, 5])) == (0, 0)
+    compute(cache, cells, other, [1, 2, 3, 4, 5])
+    assert len(cells.cells) == 9  # nothing is shared
+    assert (cache.statistics().hits, cache.statistics().tokens_saved) == (1, 3)
+
+
+@given(actions)
+def test_what_others_do_changes_nothing_of_what_a_namespace_is_spared(actions):
+    """With room enough for all: what is left to tell by is how full the cache is."""
+    spared = []
+    for others in (True, False):
+        cells = NaiveCells()
+        cache = new_cache(cells, num_cells=1_000, num_parked=10_000)
+        told = []
+        for action, _, tokens, _, namespace in actions:
+            if action == "open" and (others or namespace == "alice"):
+                saved = serve(cache, cells, tokens, namespace=namespace)
+                told += [(saved, cache.held_tokens("alice", tokens))] if namespace == "alice" else []
+        spared.append(told)
+    assert spared[0] == spared[1]
 
 
 def test_what_two_requests_computed_at_once_is_kept_once():
     cells = NaiveCells()
     cache = new_cache(cells)
-    first, second = (cache.open([1, 2, 3], shared=True, headroom=0) for _ in range(2))
+    first, second = (enter(cache, [1, 2, 3]) for _ in range(2))
     for sequence in (first, second):
         compute(cache, cells, sequence, [1, 2, 3])
     assert len(cells.cells) == 3
@@ -113,8 +151,8 @@ def test_a_request_in_flight_and_what_is_parked_are_joined():
     cells = NaiveCells()
     cache = new_cache(cells)
     serve(cache, cells, [1, 2, 3, 4, 5])
-    first = cache.open([1, 2, 9], shared=True, headroom=0)
-    second = cache.open([1, 2, 3, 4, 8], shared=True, headroom=0)
+    first = enter(cache, [1, 2, 9])
+    second = enter(cache, [1, 2, 3, 4, 8])
     assert (cache.computed(first), cache.computed(second)) == (2, 4)
     assert len(cells.cells) == 4
 
@@ -123,9 +161,9 @@ def test_what_is_parked_and_does_not_fit_now_is_read_again():
     cells = NaiveCells()
     cache = new_cache(cells)
     serve(cache, cells, [1] * 20)
-    other = cache.open([2] * 10, shared=True, headroom=0)
+    other = enter(cache, [2] * 10)
     compute(cache, cells, other, [2] * 10)
-    assert cache.computed(cache.open([1] * 12, shared=True, headroom=0)) == 0
+    assert cache.computed(enter(cache, [1] * 12)) == 0
 
 
 def test_a_request_that_does_not_share_neither_reads_nor_feeds_the_cache():
@@ -148,12 +186,12 @@ def test_a_cache_that_is_off_holds_nothing_after_a_request():
 def test_a_prompt_that_does_not_fit_beside_the_active_ones_is_not_opened():
     cells = NaiveCells()
     cache = new_cache(cells)
-    first = cache.open([1] * 20, shared=True, headroom=0)
+    first = enter(cache, [1] * 20)
     compute(cache, cells, first, [1] * 20)
-    assert cache.open([2] * 5, shared=True, headroom=0) is None
-    assert cache.open([2] * 4, shared=True, headroom=0) is not None
+    assert enter(cache, [2] * 5) is None
+    assert enter(cache, [2] * 4) is not None
 
 
 def test_no_more_requests_are_opened_than_there_are_sequences():
     cache = new_cache(NaiveCells(), num_sequences=3)
-    assert [cache.open([1], shared=True, headroom=0) is None for _ in range(3)] == [False, False, True]
+    assert [enter(cache, [1]) is None for _ in range(3)] == [False, False, True]

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.edge.parked import ParkedPrefixes
-from workers.edge.prefix_store import MANIFEST, STATE_SUFFIX, PrefixStore
+from workers.edge.prefix_store import MANIFEST, PrefixStore
 
 PREFIXES = [(1, 2, 3, 4), (1, 2, 5, 6, 7), (8, 9)]
+#: Of which the last is bob's too.
+BOBS = [(8, 9)]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -38,26 +40,49 @@ def saved():
     """A folder with these prefixes in it."""
     with tempfile.TemporaryDirectory() as name:
         parked = ParkedPrefixes(24)
-        for tokens in PREFIXES:
-            parked.park(tokens, lambda start, tokens=tokens: bytearray(tokens[start:]))
+        for whose, prefixes in (("bob", BOBS), ("alice", PREFIXES)):
+            for tokens in prefixes:
+                parked.park(whose, tokens, lambda start, tokens=tokens: bytearray(tokens[start:]))
         folder = Path(name) / "prefixes"
-        assert PrefixStore(folder, origin(Path(name))).save(parked) == len(PREFIXES)
+        assert PrefixStore(folder, origin(Path(name))).save(parked) == len(PREFIXES) + len(BOBS)
         yield folder
 
 
-def loaded(folder: Path, build: str = "b1", room: int = 24) -> set[tuple[int, ...]]:
-    """The prefixes that a new worker starts with."""
+def loaded(folder: Path, build: str = "b1", room: int = 24, whose: str = "alice") -> set[tuple[int, ...]]:
+    """The prefixes that a new worker starts with for the namespace."""
     parked = ParkedPrefixes(room)
     num = PrefixStore(folder, origin(folder.parent, build)).load(parked)
     assert len(parked) == num
     for segment in parked:
         assert bytes(segment.state) == bytes(segment.tokens)
-    return {parked.tokens_of(segment) for segment in parked}
+    return {parked.tokens_of(segment) for segment in parked if parked.namespace_of(segment) == whose}
 
 
-def test_what_was_saved_is_there_again():
+def test_what_was_saved_is_there_again_for_whose_it_is():
     with saved() as folder:
         assert loaded(folder) == set(PREFIXES)
+        assert loaded(folder, whose="bob") == set(BOBS)
+        assert loaded(folder, whose="carol") == set()
+
+
+def test_what_was_saved_before_there_were_namespaces_is_nobodys(caplog):
+    with saved() as folder:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for entry in manifest["segments"]:
+            del entry["namespace"]
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+        assert loaded(folder) == loaded(folder, whose="bob") == set()
+    assert "prefixes_ignored" in caplog.text
+
+
+def test_what_is_saved_as_anothers_is_not_believed(caplog):
+    with saved() as folder:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for entry in manifest["segments"]:
+            entry["namespace"] = "mallory"
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+        assert loaded(folder, whose="mallory") == set()
+    assert "prefix_ignored" in caplog.text
 
 
 def test_where_there_is_less_room_the_most_recently_used_come_back():
@@ -75,7 +100,8 @@ def test_another_build_starts_cold_and_says_so(caplog):
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "folder", "empty"])
 def test_a_damaged_file_is_left_out_with_a_warning_and_the_others_are_loaded(caplog, damage):
     with saved() as folder:
-        victim = min(folder.glob(f"*{STATE_SUFFIX}"))
+        entries = json.loads((folder / MANIFEST).read_text())["segments"]
+        victim = folder / next(entry["file"] for entry in entries if entry["namespace"] == "alice")
         raw = victim.read_bytes()
         victim.unlink()
         if damage == "cut":
@@ -109,7 +135,7 @@ def test_whatever_the_manifest_holds_the_worker_starts(raw):
         assert loaded(folder) == set()
 
 
-@given(field=st.sampled_from(["file", "digest"]), value=JSON, place=st.integers(0, 2))
+@given(field=st.sampled_from(["file", "digest", "namespace"]), value=JSON, place=st.integers(0, 3))
 def test_whatever_an_entry_says_only_what_was_saved_is_loaded(field, value, place):
     with saved() as folder:
         manifest = json.loads((folder / MANIFEST).read_text())

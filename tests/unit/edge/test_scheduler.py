@@ -18,6 +18,7 @@ class Request:
     to_write: int = 3
     computed: int = 0
     shares: bool = False
+    namespace: str = "alice"
     written: int = field(default=0)
 
     @property
@@ -129,6 +130,16 @@ def test_a_prompt_waits_for_an_older_one_that_computes_the_same_tokens():
     assert scheduler.plan(512) == [Share(first, 103)]
     second.computed = 100 - MIN_SHARED_TOKENS + 1
     assert Share(second, second.pending) in scheduler.plan(512)
+
+
+def test_no_prompt_waits_for_anothers_which_it_will_not_share():
+    scheduler = Scheduler(slots=4, step_tokens=512)
+    prompt = list(range(100))
+    hers, his = Request(1, prompt, shares=True), Request(2, [*prompt], shares=True, namespace="bob")
+    for request in (hers, his):
+        scheduler.add(request)
+    scheduler.admit(lambda _: True)
+    assert scheduler.plan(512) == [Share(hers, 100), Share(his, 100)]
 
 
 @pytest.mark.parametrize("num_running", [0, 1])

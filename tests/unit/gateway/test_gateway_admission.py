@@ -1,9 +1,21 @@
 import pytest
+from pydantic import ValidationError
 
 from config.settings import InvalidSettings, Settings, read_settings
 from gateway.admission import Admission, Refused
+from schemas.owners import Owner
 from schemas.policy import Tier
-from schemas.requests import AcceptanceMode, AcceptanceRule, ConfidenceRule, JobRequest, Pooling
+from schemas.requests import (
+    ANONYMOUS,
+    EVERYBODYS_NAMESPACE,
+    AcceptanceMode,
+    AcceptanceRule,
+    AcceptedRequest,
+    ConfidenceRule,
+    JobRequest,
+    Pooling,
+    owners_namespace,
+)
 
 #: The design's table: tiers, confidence decides, draft verified, caches on.
 ROWS = {
@@ -141,6 +153,35 @@ def test_a_configured_policy_that_is_impossible_stops_the_start():
     }
     with pytest.raises((ValueError, InvalidSettings), match="mine"):
         Admission(read_settings(policies={"mine": mine}))
+
+
+@pytest.mark.parametrize(
+    ("sharing", "owner", "namespace"),
+    [
+        ("owner", {"name": "alice"}, "owner:alice"),
+        ("owner", {"name": "alice", "cache_group": "team"}, "group:team"),
+        ("owner", {"name": "team"}, "owner:team"),
+        ("owner", {"name": ANONYMOUS}, owners_namespace(ANONYMOUS)),
+        ("all", {"name": "alice", "cache_group": "team"}, EVERYBODYS_NAMESPACE),
+    ],
+)
+def test_whose_cached_prefixes_a_request_shares_is_the_settings_and_the_keys_to_say(sharing, owner, namespace):
+    settings = read_settings(requests={"cache_sharing": sharing})
+    request = Admission(settings).accept(JobRequest(prompt="hello"), "r1", 12.5, Owner(**owner))
+    assert request.cache_namespace == namespace
+
+
+def test_a_record_from_before_there_were_namespaces_is_its_owners_own(settings):
+    old = accept(settings).model_copy(update={"owner": "alice"}).model_dump(exclude={"cache_namespace"})
+    assert AcceptedRequest.model_validate(old).cache_namespace == "owner:alice"
+
+
+def test_no_name_of_an_owner_or_a_group_is_anothers_namespace():
+    for name in ("owner:alice", "group:team", "a b", ""):
+        with pytest.raises(ValidationError):
+            Owner(name=name)
+        with pytest.raises(ValidationError):
+            Owner(name="alice", cache_group=name)
 
 
 def test_the_request_keeps_its_own_policy_when_the_default_is_another():

@@ -151,9 +151,10 @@ def test_problems_become_openais_errors():
     invalid = {"status": 422, "title": "x", "detail": "d", "errors": [{"field": "max_tokens", "reason": "r"}]}
     status, error = from_problem(invalid)
     assert (status, error.error.type, error.error.param) == (400, "invalid_request_error", "max_tokens")
-    unknown = {"status": 422, "title": "x", "detail": "d", "errors": [{"field": "model", "reason": "r"}]}
-    assert from_problem(unknown)[0] == 404
-    assert from_problem(unknown)[1].error.code == "model_not_found"
+    missing = {"status": 422, "title": "x", "detail": "d", "errors": [{"field": "model", "reason": "r"}]}
+    assert from_problem(missing)[0] == 400
+    status, error = from_problem(missing | {"status": 404, "code": "model_not_found"})
+    assert (status, error.error.param, error.error.code) == (404, "model", "model_not_found")
     assert from_problem({"status": 503, "title": "x", "detail": "d"})[1].error.type == "server_error"
 
 

@@ -138,9 +138,9 @@ class VllmEngine:
         tokens: list[int] = self._prompts.text_tokens(text)
         return tokens
 
-    def cached_prefix_tokens(self, token_ids: Sequence[int]) -> int:
-        """How many of these first tokens of a prompt the cache holds, as far as vLLM's events have told."""
-        held: int = self._events.prefix_tokens(token_ids)
+    def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
+        """How many of a prompt's first tokens the cache holds for the namespace, as far as vLLM's events have told."""
+        held: int = self._events.prefix_tokens(token_ids, namespace)
         return held
 
     @property

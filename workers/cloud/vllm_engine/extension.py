@@ -7,6 +7,7 @@ request ids, and the worker extension, which gives the proposer the model runner
 `environment.check_release` keeps untested releases out.
 """
 
+import logging
 import time
 from typing import Any
 
@@ -14,6 +15,8 @@ from workers.cloud.drafts_in_flight import DraftHint, DraftsInFlight
 from workers.cloud.vllm_engine.keys import HINT_KEY
 from workers.cloud.vllm_engine.logit_bias import SpeculativeLogitBias
 from workers.cloud.vllm_engine.sampling_repair import repair_sampling
+
+log = logging.getLogger(__name__)
 
 
 class EdgeDraftProposer:
@@ -23,6 +26,8 @@ class EdgeDraftProposer:
         self._most = vllm_config.speculative_config.num_speculative_tokens
         self._context_tokens = vllm_config.model_config.max_model_len
         self._drafts = DraftsInFlight()
+        #: Requests that were in flight when proposing failed: theirs may be the drafts that it failed on.
+        self._without_draft: set[str] = set()
         #: Set by `WorkerExtension`, as soon as both exist.
         self.runner: Any = None
 
@@ -32,10 +37,24 @@ class EdgeDraftProposer:
     def propose(
         self, sampled_token_ids: list[list[int]], num_tokens_no_spec: Any, token_ids_cpu: Any, slot_mappings: Any = None
     ) -> list[list[int]]:
-        """Draft tokens for each row, none where the row wrote nothing in this step or has no draft."""
+        """Draft tokens for each row, none where the row wrote nothing in this step or has no draft.
+
+        Never raises: a draft only makes an answer cheaper, and an exception here ends the engine for all.
+        """
         del slot_mappings
         if self.runner is None:
             return [[] for _ in sampled_token_ids]
+        try:
+            return self._propose(sampled_token_ids, num_tokens_no_spec, token_ids_cpu)
+        except Exception:
+            log.exception("proposing_failed requests=%d", len(sampled_token_ids))
+            self._drafts.forget_all_but(())
+            self._without_draft = set(self.runner.requests)
+            return [[] for _ in sampled_token_ids]
+
+    def _propose(
+        self, sampled_token_ids: list[list[int]], num_tokens_no_spec: Any, token_ids_cpu: Any
+    ) -> list[list[int]]:
         rows = self.runner.input_batch.req_ids[: len(sampled_token_ids)]
         for row, request_id in enumerate(rows):
             if request_id not in self._drafts:
@@ -43,6 +62,7 @@ class EdgeDraftProposer:
             if sampled_token_ids[row]:
                 self._advance(row, request_id, num_tokens_no_spec, token_ids_cpu)
         self._drafts.forget_all_but(self.runner.requests)
+        self._without_draft &= self.runner.requests.keys()
         writing = [rows[row] for row, sampled in enumerate(sampled_token_ids) if sampled]
         proposed = self._drafts.propose(
             writing, now_s=time.perf_counter(), reads_prompts=len(writing) < len(sampled_token_ids)
@@ -53,6 +73,8 @@ class EdgeDraftProposer:
         request = self.runner.requests[request_id]
         params = request.sampling_params
         packed = ((params.extra_args or {}) if params is not None else {}).get(HINT_KEY)
+        if request_id in self._without_draft:
+            packed = None
         room = self._context_tokens - request.num_prompt_tokens
         hint = DraftHint.unpack(packed) if packed else DraftHint()
         most_tokens = min(room, params.max_tokens or room) if params is not None else room

@@ -14,6 +14,7 @@ import msgspec
 import zmq
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventBatch
 
+from broker.background import Loop
 from workers.cloud.held_blocks import BlockEvent, Cleared, HeldBlocks, Removed, Stored
 
 log = logging.getLogger(__name__)
@@ -30,18 +31,18 @@ class KvEventReader:
     def __init__(self, endpoint: str) -> None:
         self._held = HeldBlocks()
         self._lock = threading.Lock()
-        self._closing = threading.Event()
+        self._decoder = msgspec.msgpack.Decoder(KVEventBatch)
         self._context = _zmq.Context()
         self._socket = self._context.socket(_zmq.SUB)
         self._socket.setsockopt_string(_zmq.SUBSCRIBE, "")
         self._socket.connect(endpoint)
-        self._thread = threading.Thread(target=self._read, name="kv-events", daemon=True)
-        self._thread.start()
+        self._loop = Loop("kv-events", self._read, every_s=0.0)
+        self._loop.start()
 
-    def prefix_tokens(self, token_ids: Sequence[int]) -> int:
+    def prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
         """See `HeldBlocks`."""
         with self._lock:
-            return self._held.prefix_tokens(token_ids)
+            return self._held.prefix_tokens(token_ids, namespace)
 
     @property
     def losses(self) -> int:
@@ -55,23 +56,21 @@ class KvEventReader:
 
     def close(self) -> None:
         """End the thread. Idempotent."""
-        self._closing.set()
-        self._thread.join()
+        self._loop.close()
+        if not self._socket.closed:
+            self._socket.close(linger=0)
+            self._context.term()
 
     def _read(self) -> None:
-        decoder = msgspec.msgpack.Decoder(KVEventBatch)
-        while not self._closing.is_set():
-            if self._socket.poll(POLL_MS):
-                self._take(self._socket.recv_multipart(), decoder)
-        self._socket.close(linger=0)
-        self._context.term()
+        if self._socket.poll(POLL_MS):
+            self._take(self._socket.recv_multipart())
 
-    def _take(self, frames: Sequence[bytes], decoder: "msgspec.msgpack.Decoder[KVEventBatch]") -> None:
+    def _take(self, frames: Sequence[bytes]) -> None:
         """One message, of three frames: topic, number, events."""
         try:
             _topic, sequence, payload = frames
-            events = list(_translated(decoder.decode(payload).events))
-        except (ValueError, msgspec.MsgspecError) as error:
+            events = list(_translated(self._decoder.decode(payload).events))
+        except Exception as error:  # noqa: BLE001 - an event of a kind not known here must not end the account
             log.warning("kv_events_unreadable error=%s", error)
             with self._lock:
                 self._held.void()
@@ -87,10 +86,25 @@ def _translated(events: Iterable[Any]) -> Iterator[BlockEvent]:
             case BlockStored():
                 if event.block_size < 1 or len(event.token_ids) != event.block_size * len(event.block_hashes):
                     raise ValueError(f"{len(event.block_hashes)} blocks of {event.block_size} tokens")
-                private = any(keys for keys in event.extra_keys or ())
                 hashes, tokens = tuple(event.block_hashes), tuple(event.token_ids)
-                yield Stored(hashes, event.parent_block_hash, tokens, event.block_size, private=private)
+                namespace, private = _readers(event)
+                yield Stored(hashes, event.parent_block_hash, tokens, event.block_size, namespace, private)
             case BlockRemoved():
                 yield Removed(tuple(event.block_hashes))
             case AllBlocksCleared():
                 yield Cleared()
+
+
+def _readers(event: BlockStored) -> tuple[str | None, bool]:
+    """The namespace whose requests can read the blocks, where this event tells it; and `Stored.private`.
+
+    vLLM makes a request's salt, which is our namespace, part of its first block's hash alone. In an event it is a bare
+    string there, as the name of a LoRA adapter would be; anything else is of a kind that no request of ours has.
+    """
+    keys = event.extra_keys or []
+    if not any(keys):
+        return None, False
+    match keys[0]:
+        case [str() as salt] if event.parent_block_hash is None and event.lora_name is None and not any(keys[1:]):
+            return salt, False
+    return None, True

@@ -1,5 +1,6 @@
 """One answer on vLLM, from order to answer: exactly verified, scored against a threshold, or written from nothing."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from config.settings import VerifierSettings
 from schemas.requests import AcceptanceMode
-from schemas.results import DraftStatistics, FailureKind, FinishReason
+from schemas.results import DraftStatistics, FailureKind, FinishReason, TokenLogprob
 from workers.cloud.accepting import Standing, can_be_scored, standing_prefix
 from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
 from workers.cloud.drafts_in_flight import DraftHint
@@ -20,6 +21,9 @@ from workers.cloud.vllm_engine.parameters import sampling_params, scoring_params
 from workers.cloud.vllm_engine.prompts import Prompts
 from workers.cloud.vllm_engine.transcript import Transcript
 from workers.failures import RequestRefused
+from workers.joining import DoesNotJoin
+
+log = logging.getLogger(__name__)
 
 #: vLLM's words for why it stopped, as ours.
 FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
@@ -90,8 +94,8 @@ class _Answer:
         self._progressed = progressed
         self._prompt = prompts.tokens(order.messages)
         self._most = min(order.sampling.max_tokens, prompts.room(self._prompt))
-        # A salt of its own keeps a request's blocks from being found by any other.
-        self._salt = {} if order.use_cache else {"cache_salt": uuid4().hex}
+        # Blocks are found by requests of the same salt only. One of its own keeps a request's from every other.
+        self._salt = {"cache_salt": order.cache_namespace if order.use_cache else uuid4().hex}
         self.draft = draft = order.draft if verifier.enabled else None
         self.draft_tokens, self.probabilities = prompts.draft_tokens(draft) if draft else ((), ())
         lengths = prompts.text_lengths(self._prompt) if draft and listener else None
@@ -104,9 +108,16 @@ class _Answer:
 
     async def scored(self, threshold: float) -> "_Written":
         """The draft as far as it stands, and the model's own from there on."""
-        standing = await self._score(threshold)
-        transcript, tokens = self._transcript, self.draft_tokens[: standing.num_tokens]
-        text, kept, stopped = self._prompts.cut(self._prompt, tokens, self._order.sampling.stop)
+        # The pass that scores writes one token itself, which must fit into the context behind the draft.
+        scored = self.draft_tokens[: min(self._most, self._prompts.room(self._prompt) - 1)]
+        entries = await self._score(scored)
+        chosen = [entry[token].logprob for token, entry in zip(scored, entries, strict=True)]
+        favourites = [max(item.logprob for item in entry.values()) for entry in entries]
+        standing = standing_prefix(chosen, favourites, threshold)
+        sampling, transcript, tokens = self._order.sampling, self._transcript, scored[: standing.num_tokens]
+        text, kept, stopped = self._prompts.cut(self._prompt, tokens, sampling.stop)
+        if sampling.logprobs:
+            transcript.note_logprobs(tokens[:kept], entries[:kept], self._prompts, sampling.top_logprobs)
         transcript.write(tokens[:kept], text)
         transcript.steps = 1
         transcript.finish_reason = "stop" if stopped else "length"
@@ -114,17 +125,13 @@ class _Answer:
             await self._write_on(self._most - kept, None)
         return self._answer(Standing(kept, standing.shortfalls[:kept]))
 
-    async def _score(self, threshold: float) -> Standing:
-        """One pass over prompt and draft at once."""
-        tokens = self.draft_tokens[: self._most]
-        # The pass itself writes one token, which must fit into the context behind them.
-        tokens = tokens[: self._prompts.room(self._prompt) - 1]
+    async def _score(self, tokens: Sequence[int]) -> Sequence[Any]:
+        """One pass over prompt and draft at once: what vLLM says of each of the draft's tokens and the likeliest."""
         entries: Sequence[Any] = ()
-        async for output in self._generate([*self._prompt, *tokens], scoring_params(), "score"):
+        params = scoring_params(self._order.sampling.top_logprobs)
+        async for output in self._generate([*self._prompt, *tokens], params, "score"):
             entries = (output.prompt_logprobs or ())[len(self._prompt) :]
-        chosen = [entry[token].logprob for token, entry in zip(tokens, entries, strict=True)]
-        favourites = [max(item.logprob for item in entry.values()) for entry in entries]
-        return standing_prefix(chosen, favourites, threshold)
+        return entries
 
     async def _write_on(self, most_tokens: int, hint: dict[str, Any] | None) -> None:
         """Let the model write on behind what is written. `hint` None: behind a scored draft, whose blocks are held."""
@@ -132,7 +139,7 @@ class _Answer:
         reads = order.use_cache or hint is None
         params = sampling_params(order.sampling, lark=self._lark, max_tokens=most_tokens, use_cache=reads, hint=hint)
         async for output in self._generate([*self._prompt, *transcript.token_ids], params, "write"):
-            transcript.take(output, order.sampling.top_logprobs)
+            transcript.take(output, self._prompts, order.sampling.top_logprobs)
             self._progressed(len(transcript.token_ids))
         if hint is None:
             transcript.cached_tokens = 0
@@ -155,9 +162,18 @@ class _Answer:
             prompt_tokens=len(self._prompt),
             cached_tokens=transcript.cached_tokens,
             draft=self._statistics(standing) if self.draft else None,
-            logprobs=tuple(transcript.logprobs),
+            logprobs=self._logprobs(),
         )
         return _Written(answer, ended_itself=transcript.finish_reason == "stop" and transcript.stop_reason is None)
+
+    def _logprobs(self) -> tuple[TokenLogprob, ...]:
+        if not self._order.sampling.logprobs:
+            return ()
+        try:
+            return self._transcript.joined_logprobs(self._prompts.text_lengths(self._prompt))
+        except DoesNotJoin as reason:
+            log.warning("logprobs_left_out request_id=%s reason=%r", self._order.request_id, str(reason))
+            return ()
 
     def _statistics(self, standing: Standing | None) -> DraftStatistics:
         drafted, accepted = len(self.draft_tokens), self._transcript.accepted
