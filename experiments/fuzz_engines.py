@@ -93,13 +93,15 @@ def fuzz(url: str, seconds: float, seed: int, at_once: int = 8) -> Tally:
             pool.submit(_send, client, tally, random.Random(seed * 1000 + place), ends) for place in range(at_once)
         ]
         for one in sending:
-            one.result()
+            one.result(seconds + 2 * CASE_S)
     return tally
 
 
 def engine_deaths(system: System) -> int:
     """Worker processes that ended, and engines that were given up, since the start."""
-    given_up = sum(member.log.read_text(errors="replace").count("engine_died") for member in system.workers())
+    given_up = sum(
+        member.log.read_text(encoding="utf-8", errors="replace").count("engine_died") for member in system.workers()
+    )
     return sum(len(member.deaths) for member in system.workers()) + given_up
 
 

@@ -39,22 +39,11 @@ def sampling_params(
     )
 
 
-<<<<<<< HEAD
-def scoring_params() -> SamplingParams:
-    """For the pass that scores a draft as part of the prompt: the log-probability of each token and the favourite's."""
-=======
-def _structure(sampling: Sampling) -> StructuredOutputsParams | None:
-    """The same grammar that the edge's drafts keep, schemas included: vLLM takes llguidance's own dialect for one."""
-    lark = lark_of(sampling)
-    return None if lark is None else StructuredOutputsParams(grammar=lark)
-
-
 def scoring_params(top_logprobs: int) -> SamplingParams:
     """For the pass that scores a draft as part of the prompt: each token's log-probability and those of the likeliest.
 
     They are the favourite, and as many as the request wants to see.
     """
->>>>>>> main
     return SamplingParams(
         max_tokens=1,
         temperature=0.0,
