@@ -206,7 +206,7 @@ class _Child:
         return read
 
     def _why_it_died(self) -> str:
-        status = self._process.wait()
+        status = self._process.wait(MAX_WAIT_S)
         if status == -signal.SIGPROF:
             return f"the grammar is too complex: compiling it takes more than {MAX_CPU_S:g} s"
         return (
