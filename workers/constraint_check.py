@@ -44,7 +44,7 @@ TRIED_TOKENS = 64
 #: Seconds of processor time that any of them may take: an engine makes everybody wait for as long.
 MAX_TOKEN_S = 0.05
 #: Seconds until a child must be ready: it reads a vocabulary, on a machine that may be loading a model.
-READY_S = 60.0
+READY_S = 30.0
 #: Verdicts that are remembered, refusals too: whoever repeats a grammar costs nothing.
 MAX_REMEMBERED = 512
 #: In front of each message: its length.
@@ -63,21 +63,21 @@ class ConstraintCheck:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = msgpack.packb([list(vocabulary.tokens), list(vocabulary.special), list(vocabulary.ends)])
         self._child: _Child | None = None
-        self._turn = threading.Lock()
+        #: Held while a grammar is tried out, and while verdicts are looked up: what is known waits for nobody.
+        self._turn, self._looking = threading.Lock(), threading.Lock()
         self._verdicts: OrderedDict[bytes, str] = OrderedDict()
         self._closed = False
 
     def check(self, lark: str) -> None:
         """Return if an engine can bear the grammar, or else raise `UnfitGrammar`. Blocks: a millisecond, a second."""
         digest = hashlib.sha256(lark.encode()).digest()
-        with self._turn:
-            verdict = self._verdicts.get(digest)
-            if verdict is None:
-                verdict = self._try_out(lark)
-                self._verdicts[digest] = verdict
-            self._verdicts.move_to_end(digest)
-            if len(self._verdicts) > MAX_REMEMBERED:
-                self._verdicts.popitem(last=False)
+        verdict = self._remembered(digest)
+        if verdict is None:
+            with self._turn:
+                verdict = self._remembered(digest)  # it may have come twice at once
+                if verdict is None:
+                    verdict = self._try_out(lark)
+                    self._remember(digest, verdict)
         if verdict:
             raise UnfitGrammar(verdict)
 
@@ -88,6 +88,19 @@ class ConstraintCheck:
             if self._child is not None:
                 self._child.kill()
             self._child = None
+
+    def _remembered(self, digest: bytes) -> str | None:
+        with self._looking:
+            verdict = self._verdicts.get(digest)
+            if verdict is not None:
+                self._verdicts.move_to_end(digest)
+            return verdict
+
+    def _remember(self, digest: bytes, verdict: str) -> None:
+        with self._looking:
+            self._verdicts[digest] = verdict
+            if len(self._verdicts) > MAX_REMEMBERED:
+                self._verdicts.popitem(last=False)
 
     def _living(self) -> "_Child":
         if self._closed:
@@ -100,17 +113,25 @@ class ConstraintCheck:
         return self._child
 
     def _try_out(self, lark: str) -> str:
-        """Why the grammar is unfit; empty where it is not."""
+        """Why the grammar is unfit; empty where it is not. Raises `UnfitGrammar` where that stays unknown."""
         child = self._living()
         try:
             child.wait_until_ready()
-            verdict = child.ask(lark.encode())
+        except _ChildDied as death:
+            log.error("constraint_check_not_ready reason=%r", str(death))  # noqa: TRY400 - not this stack's
+            self._replace(child)
+            raise UnfitGrammar("grammars cannot be tried out now; try again later") from death
+        try:
+            return child.ask(lark.encode()).decode()
         except _ChildDied as death:
             log.warning("constraint_check_died reason=%r grammar_chars=%d", str(death), len(lark))
-            child.kill()
-            self._child = _Child(self._vocabulary)
+            self._replace(child)
             return str(death)
-        return verdict.decode()
+
+    def _replace(self, child: "_Child") -> None:
+        """A new child gets ready while nobody waits for it."""
+        child.kill()
+        self._child = _Child(self._vocabulary)
 
 
 class _ChildDied(Exception):
@@ -185,7 +206,7 @@ class _Child:
         return read
 
     def _why_it_died(self) -> str:
-        status = self._process.wait()
+        status = self._process.wait(MAX_WAIT_S)
         if status == -signal.SIGPROF:
             return f"the grammar is too complex: compiling it takes more than {MAX_CPU_S:g} s"
         return (

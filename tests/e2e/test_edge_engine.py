@@ -215,9 +215,9 @@ def test_a_grammar_that_would_end_the_engine_is_refused_while_others_go_on(engin
 
 def test_a_grammar_that_ends_ends_the_answer_and_one_without_an_end_does_not_hold_others_up(engine):
     assert draft_of(engine, "end!", "Say yes.", grammar='root ::= "yes"').finish_reason is FinishReason.STOP
-    endless = draft_of(engine, "endless", "Say a.", grammar='root ::= "a" root', max_tokens=12)
+    endless = draft_of(engine, "endless", "Say a.", grammar="root ::= [ab] root", max_tokens=12)
     assert endless.finish_reason is FinishReason.LENGTH
-    assert set(endless.text) == {"a"}
+    assert set(endless.text) <= {"a", "b"}
 
 
 @pytest.mark.parametrize(

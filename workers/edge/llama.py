@@ -15,7 +15,6 @@ import llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 from llguidance import LLTokenizer
-from llguidance.llamacpp import lltokenizer_from_vocab
 
 from workers.control_tokens import AddedToken
 from workers.edge.feed import CellsExhausted, Feed
@@ -34,6 +33,8 @@ NO_CELLS = 1
 MAX_PASS_TOKENS = 512
 #: Bytes that hold any token's text; a longer one is read again with as many as it needs.
 PIECE_BYTES = 64
+#: What llguidance takes for the mark of a control token.
+CONTROL_MARK = b"\xff"
 #: Bytes that hold any value of a GGUF file's metadata that is read here.
 METADATA_BYTES = 1024
 
@@ -218,8 +219,24 @@ class Llama:
         ends = [token for token in range(self.vocab_size) if self.ends_text(token)]
         if not ends:
             raise BeyondModel("grammar: the model has no token that ends a text")
-        tokenizer: LLTokenizer = lltokenizer_from_vocab(self._vocab, eos_token=ends)
+        # As `llguidance.llamacpp` does it, which calls what llama-cpp-python has renamed.
+        tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined] # its stub lacks it
+            tokens=[self._named(token) for token in range(self.vocab_size)],
+            vocab_ptr=self._vocab,
+            tokenize_fptr=ctypes.cast(llama.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value,  # noqa: SLF001
+            eos_token=ends,
+            slices=None,
+        )
         return tokenizer
+
+    def _named(self, token: int) -> bytes:
+        """A token's bytes as llguidance takes them: a control token's name begins with a byte that no text has."""
+        name = self._read_piece(token, special=True)
+        attributes = llama.llama_vocab_get_attr(self._vocab, token)
+        looks_special = name.startswith(b"<") and name.endswith(b">")
+        if attributes & llama.LLAMA_TOKEN_ATTR_CONTROL:
+            return CONTROL_MARK + name
+        return CONTROL_MARK + name if attributes & llama.LLAMA_TOKEN_ATTR_USER_DEFINED and looks_special else name
 
     # One step
 

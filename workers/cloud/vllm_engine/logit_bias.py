@@ -51,7 +51,7 @@ class SpeculativeLogitBias(MinTokensLogitsProcessor):
     def _within(self, logits: torch.Tensor) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
         """Each request's biases on tokens that the logits have.
 
-        Others are refused before (`parameters`); an index out of range here would end the engine for everybody.
+        Others are refused before (`options`); an index out of range here would end the engine for everybody.
         """
         width = logits.shape[-1]
         for row, (tokens, biases) in self._biases.items():

@@ -27,24 +27,26 @@ class Options:
         self._making = threading.Lock()
         self._made: tuple[LLTokenizer, ConstraintCheck] | None = None
 
-    async def check(self, sampling: Sampling) -> None:
-        """Raise `BeyondModel` for an option that vLLM cannot honour, or that would hurt it."""
+    async def check(self, sampling: Sampling) -> str | None:
+        """The grammar that the answer must match, tried out before (`constraints.lark_of`).
+
+        Raises `BeyondModel` for an option that vLLM cannot honour, or that would hurt it.
+        """
         self._check_biases(sampling.logit_bias)
+        if sampling.grammar is None and sampling.json_schema is None:
+            return None
         try:
-            lark = lark_of(sampling)
-            if lark is not None:
-                await asyncio.to_thread(self._check_grammar, lark)
+            return await asyncio.to_thread(self._tried_out, sampling)
         except ValueError as error:
             field = "grammar" if sampling.json_schema is None else "json_schema"
             raise BeyondModel(f"{field}: {error}") from error
 
-    async def check_answer(self, sampling: Sampling, token_ids: Sequence[int]) -> None:
+    async def check_answer(self, lark: str, token_ids: Sequence[int]) -> None:
         """Raise `BeyondModel` for an answer that ended before its form was complete.
 
         vLLM lets the model end its answer where the grammar became too complex to go on with.
         """
-        lark = lark_of(sampling)
-        if lark is not None and not await asyncio.to_thread(self._is_complete, lark, token_ids):
+        if not await asyncio.to_thread(self._is_complete, lark, token_ids):
             raise BeyondModel("the grammar became too complex for vLLM before the answer was complete")
 
     def close(self) -> None:
@@ -59,8 +61,11 @@ class Options:
             most = self._num_tokens
             raise BeyondModel(f"logit_bias: the cloud model has no token {foreign[0]}; its ids are below {most}")
 
-    def _check_grammar(self, lark: str) -> None:
-        self._for_grammars()[1].check(lark)
+    def _tried_out(self, sampling: Sampling) -> str | None:
+        lark = lark_of(sampling)
+        if lark is not None:
+            self._for_grammars()[1].check(lark)
+        return lark
 
     def _is_complete(self, lark: str, token_ids: Sequence[int]) -> bool:
         tokenizer, _ = self._for_grammars()

@@ -7,13 +7,16 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from schemas.requests import Sampling
 from workers.cloud.vllm_engine.keys import BIASES_KEY, HINT_KEY
-from workers.constraints import lark_of
 
 
 def sampling_params(
-    sampling: Sampling, *, max_tokens: int, use_cache: bool, hint: dict[str, Any] | None
+    sampling: Sampling, *, lark: str | None, max_tokens: int, use_cache: bool, hint: dict[str, Any] | None
 ) -> SamplingParams:
-    """Parameters of vLLM; `hint` travels to the proposer. `top_logprobs` 0 asks for the chosen token's alone."""
+    """Parameters of vLLM; `hint` travels to the proposer. `top_logprobs` 0 asks for the chosen token's alone.
+
+    `lark` is the form of the answer, in a dialect that vLLM takes for a `grammar`; schemas come as one too, so that
+    the answer keeps the very grammar that the edge's draft has kept.
+    """
     extra: dict[str, Any] = {HINT_KEY: hint} if hint else {}
     if sampling.logit_bias:
         extra[BIASES_KEY] = [[token, bias] for token, bias in sampling.logit_bias.items()]
@@ -28,18 +31,12 @@ def sampling_params(
         frequency_penalty=sampling.frequency_penalty,
         presence_penalty=sampling.presence_penalty,
         logprobs=sampling.top_logprobs if sampling.logprobs else None,
-        structured_outputs=_structure(sampling),
+        structured_outputs=None if lark is None else StructuredOutputsParams(grammar=lark),
         skip_reading_prefix_cache=None if use_cache else True,
         output_kind=RequestOutputKind.DELTA,
         extra_args=extra or None,
         skip_clone=True,
     )
-
-
-def _structure(sampling: Sampling) -> StructuredOutputsParams | None:
-    """The same grammar that the edge's drafts keep, schemas included: vLLM takes llguidance's own dialect for one."""
-    lark = lark_of(sampling)
-    return None if lark is None else StructuredOutputsParams(grammar=lark)
 
 
 def scoring_params(top_logprobs: int) -> SamplingParams:

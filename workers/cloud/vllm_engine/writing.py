@@ -48,15 +48,15 @@ class AnswerWriter:
 
     async def write(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> CloudAnswer:
         """The answer to one order. Raises `RequestRefused`, or what vLLM raises."""
-        await self._options.check(order.sampling)
-        written = await self._write(order, listener, progressed)
-        if written.ended_itself:
-            await self._options.check_answer(order.sampling, written.answer.token_ids)
+        lark = await self._options.check(order.sampling)
+        verifier = order.tuning or self._verifier
+        answer = _Answer(self._llm, self._prompts, order, verifier, lark=lark, listener=listener, progressed=progressed)
+        written = await self._written(order, answer, verifier)
+        if lark is not None and written.ended_itself:
+            await self._options.check_answer(lark, written.answer.token_ids)
         return written.answer
 
-    async def _write(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> "_Written":
-        verifier = order.tuning or self._verifier
-        answer = _Answer(self._llm, self._prompts, order, verifier, listener, progressed)
+    async def _written(self, order: AnswerOrder, answer: "_Answer", verifier: VerifierSettings) -> "_Written":
         if answer.draft is None:
             return await answer.written({})
         if order.acceptance.mode is AcceptanceMode.THRESHOLD and can_be_scored(order.sampling):
@@ -82,12 +82,15 @@ class _Answer:
         prompts: Prompts,
         order: AnswerOrder,
         verifier: VerifierSettings,
+        *,
+        lark: str | None,
         listener: Listener | None,
         progressed: Progressed,
     ) -> None:
         self._llm = llm
         self._prompts = prompts
         self._order = order
+        self._lark = lark
         self._progressed = progressed
         self._prompt = prompts.tokens(order.messages)
         self._most = min(order.sampling.max_tokens, prompts.room(self._prompt))
@@ -134,7 +137,7 @@ class _Answer:
         """Let the model write on behind what is written. `hint` None: behind a scored draft, whose blocks are held."""
         order, transcript = self._order, self._transcript
         reads = order.use_cache or hint is None
-        params = sampling_params(order.sampling, max_tokens=most_tokens, use_cache=reads, hint=hint)
+        params = sampling_params(order.sampling, lark=self._lark, max_tokens=most_tokens, use_cache=reads, hint=hint)
         async for output in self._generate([*self._prompt, *transcript.token_ids], params, "write"):
             transcript.take(output, self._prompts, order.sampling.top_logprobs)
             self._progressed(len(transcript.token_ids))
