@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+#: Where a GGUF file names the rule by which a text is cut before its pieces are tokenized.
+CUTTING_FIELD = "tokenizer.ggml.pre"
+#: The rule of SmolLM2, the demo's model: each digit stands alone, and GPT-2's rule cuts the rest.
+DIGIT_BY_DIGIT = "smollm"
 #: What the expanded model is checked with.
 _PROBE = "The capital of France is"
 
@@ -21,14 +25,31 @@ class NotTheSameModel(Exception):
 def export(source: Path, target: Path) -> None:
     """Write a GGUF file's weights as float32, with its tokenizer and chat template."""
     import torch  # noqa: PLC0415 - heavy, and only here
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, GgufConfig  # noqa: PLC0415
 
     where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     config = GgufConfig(dequantize=True)
     AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=config).save_pretrained(
         target
     )
-    AutoTokenizer.from_pretrained(**where).save_pretrained(target)
+    tokenizer_of(source).save_pretrained(target)
+
+
+def tokenizer_of(source: Path) -> Any:
+    """A GGUF file's tokenizer, which makes the same tokens of a text as llama.cpp does.
+
+    Transformers reads vocabulary and merges from the file, but not how a text is cut before them.
+    """
+    from gguf import GGUFReader  # noqa: PLC0415
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence  # noqa: PLC0415
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+    rule = GGUFReader(source).fields.get(CUTTING_FIELD)
+    if rule is not None and rule.contents() == DIGIT_BY_DIGIT:
+        digits = Digits(individual_digits=True)
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([digits, ByteLevel(add_prefix_space=False)])
+    return tokenizer
 
 
 def expand(source: Path, target: Path, factor: int) -> None:

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from config.settings import read_settings
+from firstdraft.export import tokenizer_of
 from schemas.requests import Message
 from workers.cloud.vllm_engine.prompts import Prompts, TextLengths
 from workers.edge.engine import EdgeEngine
@@ -113,6 +114,15 @@ def test_ordinary_prompts_have_the_tokens_that_they_always_had(edge, cloud, toke
         prompt = rendered(tokenizer, messages)
         assert edge.prompt_of(messages) == edge._model.rendered_tokens(prompt), text
         assert cloud.tokens(messages) == tokenizer.encode(prompt, add_special_tokens=False), text
+
+
+def test_an_exported_model_makes_the_same_tokens_of_a_text_as_the_file_it_comes_from(edge, edge_model_path):
+    exported = tokenizer_of(edge_model_path)
+    rng = random.Random(11)
+    letters = [*"abc 12345\n\t.,'<>|[]é漢🙂_-", "  ", "the", " of", "\n\n1. ", " 2024", "\r\n", "'s"]
+    made_up = ["".join(rng.choices(letters, k=rng.randrange(1, 40))) for _ in range(1000)]
+    for text in [*ORDINARY, *made_up, "Steps:\n\n1. mix\n\n2. wait  12 minutes", "١٢٣ ½ ² Ⅳ"]:
+        assert edge._model.text_tokens(text) == exported.encode(text, add_special_tokens=False), text
 
 
 @pytest.fixture(scope="module")
