@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup models demo up check test unit bench-edge bench-cloud bench-queue bench-batch bench-routing chaos fuzz soak clean
+.PHONY: help setup models demo up check test test-oldest unit bench-edge bench-cloud bench-queue bench-batch bench-routing chaos fuzz soak clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ test: models check ## Run all checks and all tests
 	@$(BIN)/coverage erase
 	@$(BIN)/pytest --cov --cov-report=term:skip-covered
 
+test-oldest: setup ## Run the tests without engines on the oldest versions of our dependencies that are allowed
+	@.ci/oldest
+
 unit: setup ## Run the tests that need no engine and no Redis (seconds)
 	@$(BIN)/pytest tests/unit -q
 
@@ -53,11 +56,12 @@ bench-routing: models ## Measure and simulate what routing by cached prefixes ga
 chaos: models ## Kill, stop and cut off everything while requests come in; nothing may be lost (20 minutes)
 	@$(BIN)/python -m experiments.chaos --engines
 
-fuzz: setup ## Send thousands of made-up requests to the gateway
+fuzz: models ## Send made-up requests: thousands to the gateway, then for FUZZ_MINUTES (60) to real engines
 	@$(BIN)/python -m experiments.fuzz
+	@$(BIN)/python -m experiments.fuzz_engines --minutes $${FUZZ_MINUTES:-60}
 
 soak: setup ## Load and restart everything for SOAK_MINUTES (30); memory must stay flat
 	@$(BIN)/python -m experiments.soak --minutes $${SOAK_MINUTES:-30}
 
 clean: ## Remove .venv and caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -61,18 +61,21 @@ class BatchStore:
         """Ids of batches that someone must run."""
         return sorted(one.decode() for one in cast("set[bytes]", self._redis.smembers(keys.unfinished_batches())))
 
-    def listed(self, after: str | None, limit: int, is_wanted: Callable[[Batch], bool]) -> tuple[list[Batch], bool]:
-        """Up to `limit` wanted batches, the newest first, from the one after `after` on; and whether there are more."""
+    def listed(
+        self, after: str | None, limit: int, is_wanted: Callable[[Batch], bool], *, newest_first: bool = True
+    ) -> tuple[tuple[Batch, ...], bool]:
+        """Up to `limit` wanted batches, from the one after `after` on, in order; and whether there are more."""
         start = 0
         if after is not None:
-            rank = cast("int | None", self._redis.zrevrank(keys.batches(), after))
+            rank_of = self._redis.zrevrank if newest_first else self._redis.zrank
+            rank = cast("int | None", rank_of(keys.batches(), after))
             start = 0 if rank is None else rank + 1
         found: list[Batch] = []
-        for raw in cast("list[bytes]", self._redis.zrevrange(keys.batches(), start, -1)):
+        for raw in cast("list[bytes]", self._redis.zrange(keys.batches(), start, -1, desc=newest_first)):
             batch = self.read(raw.decode())
             if batch is None or not is_wanted(batch):
                 continue
             if len(found) == limit:
-                return found, True
+                return tuple(found), True
             found.append(batch)
-        return found, False
+        return tuple(found), False

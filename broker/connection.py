@@ -1,8 +1,14 @@
-"""Connections to Redis, made one way."""
+"""Connections to Redis, made one way.
 
-from redis import Redis
+Every option of redis-py whose default has changed between the versions that are allowed is given here.
+"""
+
+from queue import Empty, LifoQueue
+from typing import Any
+
+from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
@@ -18,28 +24,79 @@ ANSWER_TIMEOUT_S = 30.0
 INDEX_TIMEOUT_S = 1.0
 #: Seconds between looks at an idle connection's health.
 HEALTH_CHECK_S = 15
+#: The version of Redis's protocol. redis-py's own default is 2 below version 8 and 3 from there on.
+PROTOCOL = 2
+#: Connections of a client whose user does not say how many threads share it.
+NUM_CONNECTIONS = 64
+#: Connections that a process's own threads take beside those that serve requests: the reaper, presence, heartbeats,
+#: the event hub, batches, webhooks, health.
+NUM_BACKGROUND_CONNECTIONS = 64
+#: Seconds to wait for another thread to give a connection back; as long as one may keep it for a command.
+POOL_WAIT_S = ANSWER_TIMEOUT_S
 
 
-def connect(url: str, *, retries: int = 3, timeout_s: float = ANSWER_TIMEOUT_S) -> Redis:
-    """A client with a pool, safe to share between threads. Connects at the first command; `unix://` URLs work too."""
-    return Redis.from_url(
+class NoFreeConnection(RedisError):
+    """Every connection of the pool was in use for too long. Says nothing about Redis: the pool is too small."""
+
+
+class _FreeConnections(LifoQueue[Any]):
+    """The pool's free connections. Tells a pool that is used up from a server that does not answer."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Raises `NoFreeConnection` where redis-py would make a `ConnectionError` of `Empty`."""
+        try:
+            return super().get(block, timeout)
+        except Empty:
+            raise NoFreeConnection(
+                f"All {self.maxsize} connections to Redis were in use for {timeout or 0:g} s."
+            ) from None
+
+
+def connect(
+    url: str,
+    *,
+    retries: int = 3,
+    timeout_s: float = ANSWER_TIMEOUT_S,
+    max_connections: int = NUM_CONNECTIONS,
+    pool_wait_s: float = POOL_WAIT_S,
+) -> Redis:
+    """A client with a pool, safe to share between threads. Connects at the first command; `unix://` URLs work too.
+
+    Where all `max_connections` are in use, a command waits for one; after `pool_wait_s` it raises `NoFreeConnection`.
+    """
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=max_connections,
+        timeout=pool_wait_s,
+        queue_class=_FreeConnections,
+        protocol=PROTOCOL,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         socket_timeout=timeout_s,
         health_check_interval=HEALTH_CHECK_S,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries),
     )
+    return Redis.from_pool(pool)
 
 
-def connect_configured(settings: RedisSettings) -> Redis:
-    """A client of the server that the settings name. Raises `InvalidSettings` where they name none."""
+def connect_configured(settings: RedisSettings, num_threads: int = 1) -> Redis:
+    """A client of the server that the settings name. Raises `InvalidSettings` where they name none.
+
+    `num_threads`: threads that serve requests over it at once, each with a connection of its own; what runs beside
+    them has more.
+    """
     if settings.url is None:
         raise InvalidSettings("redis.url is not set: give REDIS_URL, or start everything with `firstdraft up`")
-    return connect(settings.url.get_secret_value())
+    return connect(settings.url.get_secret_value(), max_connections=num_threads + NUM_BACKGROUND_CONNECTIONS)
 
 
-def connect_index(settings: RedisSettings) -> Redis:
+def connect_index(settings: RedisSettings, num_threads: int = 1) -> Redis:
     """A client of the prefix index's server, which gives up soon. Raises `InvalidSettings` where there is none."""
     if settings.index_url is None:
-        return connect_configured(settings)
-    return connect(settings.index_url.get_secret_value(), retries=0, timeout_s=INDEX_TIMEOUT_S)
+        return connect_configured(settings, num_threads)
+    return connect(
+        settings.index_url.get_secret_value(),
+        retries=0,
+        timeout_s=INDEX_TIMEOUT_S,
+        max_connections=num_threads + NUM_BACKGROUND_CONNECTIONS,
+        pool_wait_s=INDEX_TIMEOUT_S,
+    )

@@ -255,7 +255,7 @@ def worker_report(worker_id: str) -> str:
 
 @_described(
     kind="sorted set",
-    content="Ids of workers by the time, in seconds of the worker's clock, at which their report expires.",
+    content="Ids of workers by the time, in seconds of Redis's clock, at which their report expires.",
     lifetime="one day after the last report; members that have lapsed are removed by the next report",
     writer="workers",
     reader="gateway",

@@ -1,6 +1,5 @@
 """Which workers are alive: each renews its report, and a report that was not renewed is gone."""
 
-import time
 from typing import cast
 
 from redis import Redis
@@ -13,6 +12,17 @@ from schemas.workers import WorkerReport
 #: Seconds that the index of workers outlives the last report.
 INDEX_TTL_S = 86_400
 
+#: KEYS: the worker's report, the index of workers. ARGV: report, lease in milliseconds, worker, life of the index in
+#: seconds. Keeps the report for one lease, and drops from the index who lapsed more than a lease ago.
+_RENEW = """
+local clock = redis.call('TIME')
+local now, lease = clock[1] + clock[2] / 1000000, ARGV[2] / 1000
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('ZADD', KEYS[2], string.format('%.6f', now + lease), ARGV[3])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.6f', now - lease))
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+"""
+
 
 class Presence:
     """Reads and renews worker reports."""
@@ -20,16 +30,14 @@ class Presence:
     def __init__(self, redis: Redis, lease_s: float) -> None:
         self._redis = redis
         self._lease_s = lease_s
+        self._renew = redis.register_script(_RENEW)
 
     def renew(self, report: WorkerReport) -> None:
         """Publish the report for one lease. Idempotent."""
-        now = time.time()
-        with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.set(keys.worker_report(report.worker_id), wire.encode(report), px=int(self._lease_s * 1000))
-            pipeline.zadd(keys.workers(), {report.worker_id: now + self._lease_s})
-            pipeline.zremrangebyscore(keys.workers(), 0, now - self._lease_s)
-            pipeline.expire(keys.workers(), INDEX_TTL_S)
-            pipeline.execute()
+        self._renew(
+            keys=[keys.worker_report(report.worker_id), keys.workers()],
+            args=[wire.encode(report), int(self._lease_s * 1000), report.worker_id, INDEX_TTL_S],
+        )
 
     def withdraw(self, worker_id: str) -> None:
         """Say good-bye, so that nobody waits for the lease to lapse."""

@@ -11,7 +11,9 @@ import msgpack
 from redis import Redis
 from redis.client import Pipeline
 from rq import Queue
+from rq.executions import Execution
 from rq.job import Job
+from rq.registry import StartedJobRegistry
 
 from broker.run_queues import QUEUE_NAMES, RunQueues
 from schemas.policy import Tier
@@ -85,9 +87,45 @@ class TransportJob(Job):
         """Do nothing: RQ's webhooks are unsigned and follow any URL."""
 
 
-def job_class(functions: Mapping[str, Callable[[str], None]]) -> type[TransportJob]:
-    """A job class that can perform these functions and nothing else."""
-    return type("WorkerJob", (TransportJob,), {"functions": functions})
+class StartedJobs(StartedJobRegistry):
+    """RQ's registry of jobs in workers' hands, with their ends by a clock that all hosts share.
+
+    RQ's own notes them by each host's clock and compares them with another's: a worker that is a minute ahead would
+    take what all others have in hand for abandoned.
+    """
+
+    def __init__(self, job: Job, clock: Callable[[], float]) -> None:
+        super().__init__(job.origin, connection=job.connection, job_class=type(job), serializer=job.serializer)
+        self._clock = clock
+
+    def add_execution(self, execution: Execution, pipeline: Pipeline, ttl: int = 0, xx: bool = False) -> int:
+        """As RQ's, by the shared clock."""
+        return cast("int", pipeline.zadd(self.key, {execution.composite_key: self._clock() + ttl}, xx=xx))
+
+
+class WorkerJob(TransportJob):
+    """A job as a worker has it. Made by `job_class`."""
+
+    clock: Callable[[], float]
+
+    @property
+    def started_job_registry(self) -> StartedJobs:
+        """Where the job is noted while it is in the worker's hands."""
+        return StartedJobs(self, type(self).clock)
+
+
+def job_class(functions: Mapping[str, Callable[[str], None]], clock: Callable[[], float]) -> type[WorkerJob]:
+    """A job class that can perform these functions and nothing else. `clock`: the time that all hosts share."""
+    return type("WorkerJob", (WorkerJob,), {"functions": functions, "clock": staticmethod(clock)})
+
+
+def clean_registries(queue: Queue, now_s: float) -> None:
+    """RQ's upkeep of the registries that our jobs come into, at `now_s` of the clock that all hosts share.
+
+    A job that no worker renews any more becomes a failed one; its request is looked after by the reaper.
+    """
+    for registry in (queue.finished_job_registry, queue.started_job_registry, queue.failed_job_registry):
+        registry.cleanup(now_s)
 
 
 def queue(redis: Redis, tier: Tier, jobs: type[TransportJob] = TransportJob) -> Queue:

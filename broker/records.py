@@ -201,15 +201,20 @@ class RequestStore:
         held = pipeline.execute()
         return [hold for (hold, _), kept in zip(batches, held, strict=True) if not kept]
 
-    def escalate(self, hold: Hold, draft: Draft, events: Sequence[Event], route: Route | None = None) -> bool:
-        """Hand the request to the cloud with its draft. `events` come before its queueing. False: the hold is lost."""
-        routed = {} if route is None else {route_field(Tier.CLOUD): route}
+    def escalate(self, hold: Hold, draft: Draft | None, events: Sequence[Event], route: Route | None = None) -> bool:
+        """Hand the request to the cloud, with its draft where the edge could write one.
+
+        `events` come before its queueing. False: the hold is lost.
+        """
+        fields: dict[str, Wire] = {} if draft is None else {"draft": draft}
+        if route is not None:
+            fields[route_field(Tier.CLOUD)] = route
         moved = self._commit(
             hold.request_id,
             before=[State.DRAFTING],
             after=State.ESCALATED,
             attempt=hold.attempt,
-            fields={"draft": draft, **routed},
+            fields=fields,
             events=[*events, Queued(tier=Tier.CLOUD)],
             counter="escalated",
         )

@@ -60,10 +60,12 @@ class Router:
         self._live_until_s = self._index_rests_until_s = 0.0
 
     @classmethod
-    def configured(cls, settings: Settings, redis: Redis, presence: Presence) -> Self:
-        """As the settings say."""
+    def configured(cls, settings: Settings, redis: Redis, presence: Presence, num_threads: int = 1) -> Self:
+        """As the settings say, for so many threads that route at once."""
         prefixes, routing = settings.prefix_index, settings.routing
-        index = PrefixIndex(connect_index(settings.redis), prefixes.entry_ttl_s) if prefixes.enabled else None
+        index = None
+        if prefixes.enabled:
+            index = PrefixIndex(connect_index(settings.redis, num_threads), prefixes.entry_ttl_s)
         return cls(
             redis,
             presence,

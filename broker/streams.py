@@ -7,7 +7,7 @@ A notification is a hint: readers read the stream itself, from where they stoppe
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -107,11 +107,15 @@ class EventHub:
                 ended[request_id] = event
         return ended
 
-    def wait_for_end(self, request_id: str, deadline: float) -> None:
-        """Block until the request has had its final event, its stream is gone, or the deadline (`time.monotonic`)."""
+    def wait_for_end(self, request_id: str, deadline: float, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Block until the request has had its final event, its stream is gone, or the deadline (`time.monotonic`).
+
+        Or until it was `given_up`, which is asked after `POLL_S` seconds in which nothing happened.
+        """
         with self.listening([request_id]) as listening:
             while not self.endings([request_id]) and (remaining := deadline - time.monotonic()) > 0:
-                listening.wait(min(remaining, POLL_S))
+                if not listening.wait(min(remaining, POLL_S)) and given_up():
+                    return
 
     def follow(self, request_id: str, after: str, deadline: float) -> Iterator[StreamedEvent | None]:
         """One request's events after the position: see `follow_all`."""

@@ -34,6 +34,8 @@ PROFILE_VARIABLE, FILE_VARIABLE = f"{ENV_PREFIX}PROFILE", f"{ENV_PREFIX}CONFIG"
 URL_VARIABLE, API_KEY_VARIABLE = f"{ENV_PREFIX}URL", f"{ENV_PREFIX}API_KEY"
 #: How the address of a Redis server starts: plain, over TLS, on a socket.
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+#: Hosts that stand for every address of this machine, by the one under which it reaches itself.
+EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not listened on
 
 
 class InvalidSettings(Exception):
@@ -72,9 +74,18 @@ class GatewaySettings(Section):
     threads: int = Field(ge=2)
     max_wait_s: float = Field(gt=0)
     max_streams: int = Field(ge=1)
+    max_transfers: int = Field(ge=1)
+    max_connections: int = Field(ge=2)
+    keep_alive_s: int = Field(ge=1)
+    request_s: float = Field(gt=0)
     max_body_bytes: int = Field(ge=1024)
     require_api_keys: bool
     rate_limit: str
+
+    @field_validator("host")
+    @classmethod
+    def _is_an_address_without_brackets(cls, value: str) -> str:
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
 
     @field_validator("rate_limit")
     @classmethod
@@ -83,6 +94,7 @@ class GatewaySettings(Section):
         return value
 
     max_answer_s: float = Field(gt=0)
+    status_s: float = Field(ge=0)
     model_aliases: dict[str, str]
     files_path: Path | None
     max_file_bytes: int = Field(ge=1024)
@@ -90,9 +102,24 @@ class GatewaySettings(Section):
 
     @model_validator(mode="after")
     def _leaves_threads_for_health(self) -> Self:
-        if self.max_streams >= self.threads:
-            raise ValueError(f"max_streams ({self.max_streams}) must be below threads ({self.threads})")
+        if self.max_streams + self.max_transfers >= self.threads:
+            raise ValueError(
+                f"max_streams ({self.max_streams}) and max_transfers ({self.max_transfers}) together must be below"
+                f" threads ({self.threads})"
+            )
+        if self.threads >= self.max_connections:
+            raise ValueError(f"threads ({self.threads}) must be below max_connections ({self.max_connections})")
         return self
+
+    @property
+    def authority(self) -> str:
+        """Host and port as URLs have them: an IPv6 address is in brackets."""
+        return _authority(self.host, self.port)
+
+    @property
+    def local_url(self) -> str:
+        """Where this machine reaches the gateway."""
+        return f"http://{_authority(EVERY_ADDRESS.get(self.host, self.host), self.port)}"
 
 
 class RequestSettings(Section):
@@ -353,7 +380,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Earlier wins."""
-        layers = YamlConfigSettingsSource(settings_cls, yaml_file=_yaml_files(), deep_merge=True)
+        layers = YamlConfigSettingsSource(
+            settings_cls, yaml_file=_yaml_files(), yaml_file_encoding="utf-8", deep_merge=True
+        )
         return init_settings, env_settings, layers
 
 
@@ -426,6 +455,10 @@ def _redis_variables() -> dict[str, str]:
         for field, variable in short.items()
         if os.environ.get(variable) and f"{ENV_PREFIX}REDIS__{field.upper()}" not in os.environ
     }
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def read_secret(name: str) -> str | None:

@@ -7,11 +7,9 @@ before it writes its output, which leaves out the start and end of its process t
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,8 @@ from config.settings import Settings
 from experiments.batch_workload import MODEL
 from experiments.chaos.system import System, running
 from experiments.memory import peak_mb, peak_of_tree_mb
+from experiments.waiting import killed_after
+from firstdraft.demo import THRESHOLD
 from firstdraft.running import shared_machine
 from workers.model_paths import cloud_model_path
 
@@ -62,7 +62,11 @@ def firstdraft_batch(lines: Path, settings: Settings) -> Run:
 
     Several edge workers with a thread each get more done than one with several, whose threads wait for each other.
     """
-    with tempfile.TemporaryDirectory(prefix="firstdraft-batch-") as folder, running(Path(folder)) as system:
+    threshold = {"FIRSTDRAFT_EDGE__CONFIDENCE__THRESHOLD": str(THRESHOLD)}
+    with (
+        tempfile.TemporaryDirectory(prefix="firstdraft-batch-") as folder,
+        running(Path(folder), **threshold) as system,
+    ):
         for core in range(os.cpu_count() or 1):
             system.add(f"edge-{core}", _worker("edge"), None, FIRSTDRAFT_EDGE__MODEL__THREADS="1")
         environment = {"FIRSTDRAFT_CLOUD__MODEL__PATH": settings.cloud.model.path} | shared_machine(settings)
@@ -93,22 +97,22 @@ def run_batch(lines: Path, settings: Settings) -> Run:
         )
         times: dict[str, float] = {}
         said = []
-        with subprocess.Popen(  # noqa: S603 - our own command
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # its engine's processes hold its output open as long as one of them lives
-        ) as process:
-            too_long = threading.Timer(RUN_S, os.killpg, (process.pid, signal.SIGKILL))
-            too_long.start()
+        with (
+            subprocess.Popen(  # noqa: S603 - our own command
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                start_new_session=True,  # its engine's processes hold its output open as long as one of them lives
+            ) as process,
+            killed_after(process, RUN_S, "run_batch has answered all lines"),
+        ):
             for line in process.stdout or ():
                 said.append(line)
                 for words in (BEGINS, ENDS):
                     if words in line:
                         times[words] = time.perf_counter()
-            too_long.cancel()
         if process.returncode or len(times) != len((BEGINS, ENDS)):
             raise RuntimeError(f"run_batch ended with {process.returncode}: {''.join(said[-20:])}")
         return _read(output, times[ENDS] - times[BEGINS])

@@ -26,6 +26,7 @@ from rich.table import Table
 from config.settings import read_settings
 from experiments.batch_sides import Peaks, Run, firstdraft_batch, peaks, run_batch
 from experiments.batch_workload import questions, write_chats, write_small_jobs
+from firstdraft.cli.terminal import terminal
 from firstdraft.model_store import prepare_configured_models
 
 #: The cloud's model on both sides.
@@ -37,7 +38,7 @@ WANTED = 3.0
 def main() -> int:
     """Run everything, print tables and one JSON document; answers 1 if a part broke."""
     options = _options()
-    console = Console()
+    console = terminal()
     figures: dict[str, float] = {}
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="firstdraft-batch-") as folder:

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from uuid import uuid4
 
-from rich.console import Console
 from rich.table import Table
 
 from config.settings import Settings, VerifierSettings, read_settings
 from experiments import cloud_queue
 from experiments.cloud_workload import QUESTIONS, conversation, drafted, edge_drafts, hostile_tokens, near_tokens
+from experiments.waiting import outcome_of
+from firstdraft.cli.terminal import terminal
 from schemas.drafts import Draft
 from schemas.requests import AcceptanceRule, Sampling
 from workers.cloud.answering import AnswerOrder, CloudAnswer
@@ -182,7 +183,7 @@ class Bench:
 
     def _answer(self, order: AnswerOrder) -> CloudAnswer:
         """A request of its own, though the same order is used again."""
-        return self._engine.submit(replace(order, request_id=uuid4().hex)).result()
+        return outcome_of(self._engine.submit(replace(order, request_id=uuid4().hex)), "an answer is written")
 
     def _compare(self, index: int, answer: CloudAnswer) -> None:
         """Count the answer if it is not the plain one and no tie explains it."""
@@ -198,8 +199,10 @@ class Bench:
         scored = self._answer(
             self._order(QUESTIONS[index], None, None, max_tokens=place + 1, logprobs=True, top_logprobs=NUM_TOP)
         )
+        if place >= len(scored.logprobs):
+            return False  # it ended there: the end of text has no log-probability in an answer
         own = scored.logprobs[place]
-        rivals = [value for text, value in own.top if self._engine.tokens_of(text) == [other]]
+        rivals = [rival.logprob for rival in own.top if rival.token_id == other]
         return any(own.logprob - value <= TIE for value in rivals)
 
 
@@ -255,7 +258,7 @@ def _report(
         ratios = [ours / theirs for ours, theirs in zip(queue["queue"], queue["generate"], strict=True)]
         figures["vs_generate_32"] = statistics.median(ratios)
         figures |= {f"tokens_s_{side}_32": statistics.median(rates) for side, rates in queue.items()}
-    console = Console()
+    console = terminal()
     for name, sides in (("1 in flight", alone), ("16 in flight", together)):
         console.print(_table(name, sides))
         for side, result in sides.items():

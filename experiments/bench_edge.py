@@ -22,8 +22,11 @@ from rich.table import Table
 from config.settings import read_settings
 from experiments import edge_latency
 from firstdraft.ablation import read_prompts
+from firstdraft.cli.terminal import terminal
 from workers.model_paths import edge_model_path
 
+#: Seconds that one side may take in one round. The logprobs side needs hundreds of milliseconds a token.
+SIDE_S = 1800.0
 #: The throughput sides with their requests in flight, in the order in which they take turns.
 SIDES = (
     ("ours", 8),
@@ -39,11 +42,11 @@ def main(num_rounds: int) -> None:
     """Run everything, print a table and one JSON document."""
     model = edge_model_path(read_settings())
     threads = os.cpu_count() or 1
-    console = Console()
+    console = terminal()
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {side: [] for side in SIDES}
     latency: dict[str, list[float]] = {}
     for number in range(num_rounds):
-        Console(stderr=True).print(f"round {number + 1} of {num_rounds}")
+        terminal(stderr=True).print(f"round {number + 1} of {num_rounds}")
         for side in SIDES:
             # The logprobs side is there for its memory; one round of its hundreds of milliseconds a token is enough.
             if side[0] != "llama_cpp_python_logprobs" or number == 0:
@@ -75,7 +78,7 @@ def main(num_rounds: int) -> None:
 
 def _run_side(side: str, in_flight: int, model: Path, threads: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "experiments.edge_sides", side, str(model), str(in_flight), str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=SIDE_S)  # noqa: S603
     answers = [line for line in done.stdout.splitlines() if line.startswith('{"tokens"')]
     if not answers:
         sys.exit(f"{side} gave no answer (pip install 'firstdraft[bench]'?):\n{done.stderr[-2000:]}")

@@ -23,7 +23,6 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from redis import Redis
-from rich.console import Console
 from rich.table import Table
 from rq import Queue
 
@@ -32,6 +31,8 @@ from broker.holds import Lifetimes, Taken
 from broker.queues import FUNCTION_NAMES, JobQueues, MsgpackSerializer
 from broker.records import RequestStore
 from config.environment import child_environment
+from experiments.waiting import end, until
+from firstdraft.cli.terminal import terminal
 from firstdraft.client.retries import RetryRule
 from firstdraft.client.statistics import percentile
 from firstdraft.client.sync import Client
@@ -47,6 +48,8 @@ from workers.stage import Stage
 NUM_JOBS, NUM_ROUNDS = 300, 3
 #: Requests whose latency is measured, one after the other, and untimed ones before.
 NUM_REQUESTS, NUM_WARM_UP = 300, 30
+#: Seconds that starting a worker, and draining its jobs, may take.
+DRAIN_S = 120.0
 #: Jobs in flight in our worker.
 IN_FLIGHT = 16
 #: The sides, in the order in which they take turns.
@@ -78,7 +81,7 @@ def main() -> None:
     table = Table("side", "ms a job (median)", "jobs/s", caption="includes none of the worker's start")
     for side, ms in medians.items():
         table.add_row(side, f"{ms:.2f}", f"{1000 / ms:.0f}")
-    Console().print(table)
+    terminal().print(table)
     figures = {f"{side}_ms": ms for side, ms in medians.items()}
     figures["vs_simple_worker"] = medians["rq_simple_worker"] / medians["ours_whole"]
     figures["vs_fork_worker"] = medians["rq_worker"] / medians["ours_whole"]
@@ -122,16 +125,19 @@ def _drain(redis: Redis, url: str, side: str) -> float:
     """Seconds from the first job taken off the queue to the last one closed."""
     key = "rq:queue:plain" if side.startswith("rq_") else "rq:queue:edge"
     command = [sys.executable, "-m", "experiments.bench_queue", side, url]
-    with subprocess.Popen(command, env=child_environment()) as worker:  # noqa: S603 - this module
-        while redis.llen(key) == NUM_JOBS:
-            time.sleep(0.001)
+    worker = subprocess.Popen(command, env=child_environment())  # noqa: S603 - this module
+    try:
+        until(lambda: redis.llen(key) < NUM_JOBS, f"{side} takes up its first job", DRAIN_S, look_s=0.001)
         began = time.perf_counter()
-        while worker.poll() is None and _unfinished(redis, key):
-            time.sleep(0.002)
-        elapsed = time.perf_counter() - began
-        if side.startswith("ours"):
-            worker.terminate()  # RQ's end by themselves when there is nothing left
-    return elapsed
+        until(
+            lambda: worker.poll() is not None or not _unfinished(redis, key),
+            f"{side} has done its jobs",
+            DRAIN_S,
+            look_s=0.002,
+        )
+        return time.perf_counter() - began
+    finally:
+        end(worker)  # RQ's have ended by themselves
 
 
 def _added_latencies(url: str) -> list[float]:
@@ -151,9 +157,7 @@ def _added_latencies(url: str) -> list[float]:
             ]
     finally:
         for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
+            end(process)
     return sorted(latencies)
 
 

@@ -35,6 +35,8 @@ from config.settings import read_settings
 from experiments.routing_cluster import Answered, Cluster, cluster
 from experiments.routing_simulator import Machine, Simulation, quantile
 from experiments.routing_workload import Ask, best_shares, conversations, traffic
+from experiments.waiting import outcome_of
+from firstdraft.cli.terminal import terminal
 from firstdraft.embedded import embedded_server
 from schemas.drafts import Draft
 from schemas.requests import ConfidenceRule, Message, Sampling
@@ -76,7 +78,7 @@ class Figures:
 
 def main(num_requests: int, *, with_engines: bool, with_thousand: bool) -> None:
     """Run everything, print tables and one JSON document."""
-    console = Console()
+    console = terminal()
     figures: dict[str, float] = {"lookup_vs_ping": look_up_against_ping()}
     talks = conversations()
     machine = _measure(talks) if with_engines else ASSUMED
@@ -160,7 +162,7 @@ def _measure(talks: Sequence[tuple[Message, ...]]) -> Machine:
             for _ in range(num)
         ]
         began = time.perf_counter()
-        drafts = [future.result() for future in [engine.submit(order) for order in orders]]
+        drafts = [outcome_of(future, "a draft is written") for future in [engine.submit(order) for order in orders]]
         return time.perf_counter() - began, drafts
 
     def cost(words: tuple[Message, ...], *, num: int = 1) -> tuple[float, float, int]:

@@ -22,6 +22,7 @@ from broker.states import FINISHED
 from config.environment import child_environment
 from config.settings import Settings
 from experiments.cloud_workload import QUESTIONS, conversation
+from experiments.waiting import ANSWER_S, END_S, end, killed_after, until
 from firstdraft.embedded import embedded_server
 from schemas.policy import Policy, Tier
 from schemas.requests import AcceptanceRule, AcceptedRequest, ConfidenceRule, Sampling
@@ -31,6 +32,8 @@ from workers.model_paths import cloud_model_path
 IN_FLIGHT, NUM_JOBS = 32, 64
 #: Seconds that an engine may take to start.
 START_S = 300.0
+#: Seconds that all rounds may take.
+RUNS_S = 3600.0
 #: Seconds between looks at what is done.
 POLL_S = 0.1
 LIFETIMES = Lifetimes(result_ttl_s=600, unfinished_ttl_s=600, lease_s=10.0, max_attempts=3)
@@ -76,8 +79,7 @@ def _through_the_queue(redis: Redis, max_tokens: int) -> float:
     for request in requests:
         store.create(request)
     for request in requests:
-        while store.state(request.request_id) not in FINISHED:
-            time.sleep(POLL_S)
+        until(lambda one=request: store.state(one.request_id) in FINISHED, "every job ends", ANSWER_S, look_s=POLL_S)  # type: ignore[misc]
     seconds = time.perf_counter() - began
     records = [store.read(request.request_id) for request in requests]
     results = [record.result for record in records if record and record.result]
@@ -93,16 +95,17 @@ def _worker(redis: Redis, url: str) -> Iterator[None]:
     environment = child_environment(REDIS_URL=url, FIRSTDRAFT_CLOUD__MAX_IN_FLIGHT=str(IN_FLIGHT))
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - our own
         try:
-            deadline = time.monotonic() + START_S
             presence = Presence(redis, LIFETIMES.lease_s)
-            while not any(report.ready for report in presence.live()):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("the cloud worker did not start")
-                time.sleep(1)
+
+            def is_ready() -> bool:
+                if process.poll() is not None:
+                    raise RuntimeError(f"the cloud worker ended with {process.returncode}")
+                return any(report.ready for report in presence.live())
+
+            until(is_ready, "the cloud worker is ready", START_S, look_s=1.0)
             yield
         finally:
-            process.terminate()
-            process.wait()
+            end(process)
 
 
 @contextmanager
@@ -112,7 +115,12 @@ def _generator(settings: Settings) -> Iterator[Callable[[int], float]]:
     command = [sys.executable, "-m", "workers.cloud.vllm_engine.offline", model]
     environment = child_environment(FIRSTDRAFT_CLOUD__MAX_IN_FLIGHT=str(IN_FLIGHT))
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603 - our own
+    with (
+        subprocess.Popen(  # noqa: S603 - our own command
+            command, env=environment, stdin=pipe, stdout=pipe, encoding="utf-8", start_new_session=True
+        ) as process,
+        killed_after(process, START_S + RUNS_S, "`LLM.generate` has answered in every round"),
+    ):
         assert process.stdin
         assert process.stdout
         lines = iter(process.stdout)
@@ -133,4 +141,4 @@ def _generator(settings: Settings) -> Iterator[Callable[[int], float]]:
         read()
         yield generate
         process.stdin.close()
-        process.wait()
+        process.wait(END_S)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 
 from config.settings import Settings
+from experiments.waiting import outcome_of
 from schemas.drafts import Draft, TokenFigures
 from schemas.requests import ConfidenceRule, Message, Sampling
 from schemas.results import FinishReason
@@ -52,7 +53,7 @@ def edge_drafts(settings: Settings, max_tokens: int) -> list[Draft]:
             )
             for index, question in enumerate(QUESTIONS)
         ]
-        return [future.result() for future in futures]
+        return [outcome_of(future, "a draft is written") for future in futures]
     finally:
         engine.close()
 

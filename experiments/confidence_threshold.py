@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.short_questions import Question, questions
-from firstdraft import Client
+from firstdraft.client.sync import Client
 
 #: Thresholds of the table; the last one keeps nothing.
 THRESHOLDS = (0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99, 1.01)

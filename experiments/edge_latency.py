@@ -5,15 +5,17 @@ Each function runs on a fresh engine and returns plain figures; `experiments/ben
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import count, pairwise
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 
 from config.settings import read_settings
+from experiments.waiting import outcome_of, until
 from schemas.drafts import Draft
 from schemas.events import DraftText
 from schemas.requests import ConfidenceRule, Message, Sampling
@@ -29,6 +31,10 @@ QUESTION = "Tell me more about point {0}, please, and be as exact as you can abo
 LARGE_VOCABULARY, NUM_ROWS = 152_000, 200
 #: Writers whose gaps are watched while a long prompt is read, and their tokens.
 NUM_WRITERS, WRITER_TOKENS = 4, 160
+#: Seconds that the first quarter of the writers' tokens may take.
+QUARTER_S = 120.0
+#: The bias of a token that is never written.
+NEVER = -100.0
 
 _ids = count()
 
@@ -58,28 +64,54 @@ def ttft_conversation(model: Path, threads: int, *, use_cache: bool) -> float:
         messages = [Message(role="system", content="You are an exact and patient teacher.")]
         for turn in range(NUM_TURNS - 1):
             messages.append(Message(role="user", content=QUESTION.format(turn)))
-            draft = _submit(engine, tuple(messages), 32, use_cache=use_cache).result()
+            draft = outcome_of(submit(engine, tuple(messages), 32, use_cache=use_cache), "a turn is answered")
             messages.append(Message(role="assistant", content=draft.text.strip() or "Yes."))
         messages.append(Message(role="user", content=QUESTION.format(NUM_TURNS)))
         return _first_token_s(engine, tuple(messages), use_cache=use_cache)
 
 
 def p99_gap_s(model: Path, threads: int, *, long_prompt: bool) -> float:
-    """99th percentile of the seconds between tokens of several writers, with or without a 1,500-token prompt beside."""
+    """99th percentile of the seconds between tokens of several writers, with or without a 1,500-token prompt beside.
+
+    The writers do not stop where the model would: how soon that is differs from one kind of processor to another.
+    """
+    endless = dict.fromkeys(end_of_text_tokens(model), NEVER)
     with running(model, threads) as engine:
         times: list[list[float]] = [[] for _ in range(NUM_WRITERS)]
         writing = [
-            _submit(engine, _conversation("", f"{number}. Tell a long story."), WRITER_TOKENS, written=times[number])
+            submit(
+                engine,
+                _conversation("", f"{number}. Tell a long story."),
+                WRITER_TOKENS,
+                written=times[number],
+                logit_bias=endless,
+            )
             for number in range(NUM_WRITERS)
         ]
-        while min(len(written) for written in times) < WRITER_TOKENS // 4:
-            time.sleep(0.002)
+        until(
+            lambda: min(len(written) for written in times) >= WRITER_TOKENS // 4 or any(one.done() for one in writing),
+            f"each of {NUM_WRITERS} writers has written a quarter of its tokens",
+            QUARTER_S,
+            look_s=0.002,
+        )
         if long_prompt:
-            _submit(engine, _conversation("", "tea " * 1500), 1, use_cache=False).result()
+            outcome_of(submit(engine, _conversation("", "tea " * 1500), 1, use_cache=False), "the long prompt is read")
         for future in writing:
-            future.result()
+            draft = outcome_of(future, "a writer has written all its tokens")
+            if len(draft.token_ids) < WRITER_TOKENS:
+                raise RuntimeError(f"a writer ended after {len(draft.token_ids)} of {WRITER_TOKENS} tokens")
         gaps = sorted(after - before for written in times for before, after in pairwise(written))
         return gaps[int(0.99 * len(gaps))]
+
+
+def end_of_text_tokens(model: Path) -> list[int]:
+    """The tokens with which the model ends a text."""
+    loaded = llama_cpp.Llama(str(model), vocab_only=True, verbose=False)
+    try:
+        vocabulary = llama_cpp.llama_model_get_vocab(loaded.model)
+        return [token for token in range(loaded.n_vocab()) if llama_cpp.llama_vocab_is_eog(vocabulary, token)]
+    finally:
+        loaded.close()
 
 
 def early_escalation_saving(model: Path, threads: int, prompts: list[str]) -> dict[str, float]:
@@ -88,7 +120,10 @@ def early_escalation_saving(model: Path, threads: int, prompts: list[str]) -> di
     with running(model, threads) as engine:
         for early in (False, True):
             began = time.perf_counter()
-            drafts = [_submit(engine, _conversation("", p), 96, use_cache=False, early=early).result() for p in prompts]
+            drafts = [
+                outcome_of(submit(engine, _conversation("", p), 96, use_cache=False, early=early), "a draft is written")
+                for p in prompts
+            ]
             took[early] = time.perf_counter() - began
     given_up = sum(draft.escalated_early for draft in drafts)
     return {"early_saved_share": 1 - took[True] / took[False], "early_given_up_share": given_up / len(prompts)}
@@ -115,11 +150,11 @@ def _conversation(system: str, user: str) -> tuple[Message, ...]:
 
 def _first_token_s(engine: EdgeEngine, messages: tuple[Message, ...], *, use_cache: bool) -> float:
     began = time.perf_counter()
-    _submit(engine, messages, 1, use_cache=use_cache).result()
+    outcome_of(submit(engine, messages, 1, use_cache=use_cache), "a first token is written")
     return time.perf_counter() - began
 
 
-def _submit(
+def submit(
     engine: EdgeEngine,
     messages: tuple[Message, ...],
     max_tokens: int,
@@ -127,12 +162,14 @@ def _submit(
     use_cache: bool = True,
     early: bool = False,
     written: list[float] | None = None,
+    logit_bias: Mapping[int, float] | None = None,
 ) -> Future[Draft]:
+    """One greedy request. `written`: gets the time of each piece of text, in seconds."""
     confidence = read_settings().edge.confidence
     order = DraftOrder(
         request_id=f"request-{next(_ids)}",
         messages=messages,
-        sampling=Sampling(max_tokens=max_tokens),
+        sampling=Sampling(max_tokens=max_tokens, logit_bias=dict(logit_bias or {})),
         rule=ConfidenceRule(threshold=confidence.threshold, weights=confidence.weights),
         use_cache=use_cache,
         cache_namespace="experiment",

@@ -20,6 +20,7 @@ import httpx
 
 from config.settings import read_settings
 from experiments.memory import peak_mb
+from experiments.waiting import outcome_of, until
 from schemas.requests import ConfidenceRule, Message, Sampling
 from workers.edge.engine import DraftOrder, EdgeEngine
 
@@ -29,8 +30,8 @@ THINGS = ("copper", "rain", "bread", "a lighthouse", "the moon", "a compass", "t
 MAX_TOKENS = 64
 #: Tokens of context for each request in flight.
 CONTEXT_TOKENS = 512
-#: Seconds that one answer may take.
-ANSWER_S = 300.0
+#: Seconds that one answer, and the start of a server, may take.
+ANSWER_S, START_S = 300.0, 120.0
 
 Answer = Callable[[str], int]
 
@@ -63,7 +64,7 @@ def ours(model: Path, in_flight: int, threads: int) -> tuple[Answer, str]:
             cache_namespace="experiment",
             may_escalate_early=False,
         )
-        return len(engine.submit(order).result().token_ids)
+        return len(outcome_of(engine.submit(order), "a draft is written", ANSWER_S).token_ids)
 
     return answer, "llama-cpp-python's llama.cpp"
 
@@ -100,8 +101,7 @@ def llama_cpp_python(model: Path, in_flight: int, threads: int, *, logits_all: b
     app = create_app(server_settings=ServerSettings(interrupt_requests=False), model_settings=[model_settings])
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     threading.Thread(target=server.run, daemon=True).start()
-    while not server.started:
-        time.sleep(0.05)
+    until(lambda: server.started, "llama-cpp-python's server has started", START_S)
     port = server.servers[0].sockets[0].getsockname()[1]
     extra = {"logprobs": True, "top_logprobs": 5} if logits_all else {}
     return _over_http(f"http://127.0.0.1:{port}", extra), f"llama-cpp-python {llama_cpp.__version__}"
@@ -155,7 +155,7 @@ def main(side: str, model: Path, in_flight: int, threads: int) -> None:
     with ThreadPoolExecutor(in_flight) as pool:
         # On the pool's own thread: a second thread that calls llama.cpp has a second team of OpenMP threads, and with
         # more teams than cores every step waits for sleeping ones, at a third of the speed.
-        pool.submit(answer, "Say hello.").result()
+        outcome_of(pool.submit(answer, "Say hello."), "the warm-up is answered", ANSWER_S)
         began = time.perf_counter()
         tokens = sum(pool.map(answer, prompts(side, in_flight)))
         elapsed_s = time.perf_counter() - began

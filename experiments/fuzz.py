@@ -86,7 +86,7 @@ def _run(system: System, folder: Path, cases: int, seed: int) -> tuple[int, Coun
         status = -1
     found: Counter[str] = Counter()
     if report.exists():
-        for line in report.read_text().splitlines():
+        for line in report.read_text(encoding="utf-8").splitlines():
             found += _counted(json.loads(line))
     return status, found
 

@@ -3,7 +3,6 @@
 A first token's time is that of its event in Redis, as a client would see it, after that of the request's first event.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from broker.states import FINISHED, State
 from config.environment import child_environment
 from config.settings import read_settings
 from experiments.routing_workload import Ask
+from experiments.waiting import END_S, end
 from firstdraft.embedded import embedded_server
 from schemas.policy import Policy, Tier
 from schemas.requests import AcceptanceRule, AcceptedRequest, ConfidenceRule, Sampling
@@ -94,7 +94,7 @@ class Cluster:
         """Kill a worker, and of the requests sent after its queue's lease, how many were routed to it."""
         killed = self.workers[0]
         killed.kill()
-        killed.wait()
+        killed.wait(END_S)
         time.sleep(QUEUE_LEASE_S)
         name = f"-{killed.pid}@"
         routed = 0
@@ -132,7 +132,7 @@ def cluster(num_workers: int, policy: str) -> Iterator[Cluster]:
             command = [sys.executable, "-m", "workers.edge"]
             environment = child_environment(REDIS_URL=url, FIRSTDRAFT_EDGE__MODEL__THREADS="1")
             worker = subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # noqa: S603 - our own
-            stack.callback(_end, worker)
+            stack.callback(end, worker)
             workers.append(worker)
         settings = read_settings(redis={"url": url}, routing={"policy": policy})
         redis = connect(url)
@@ -141,16 +141,8 @@ def cluster(num_workers: int, policy: str) -> Iterator[Cluster]:
         deadline = time.monotonic() + START_S
         while sum(report.ready for report in presence.live()) < num_workers:
             if time.monotonic() > deadline or any(worker.poll() is not None for worker in workers):
-                raise RuntimeError(f"the workers did not start: {(folder / 'workers.log').read_text()[-2000:]}")
+                said = (folder / "workers.log").read_text(encoding="utf-8", errors="replace")
+                raise RuntimeError(f"the workers did not start: {said[-2000:]}")
             time.sleep(0.1)
         store = RequestStore(redis, Lifetimes.configured(settings.requests))
         yield Cluster(redis, store, Router.configured(settings, redis, presence), workers)
-
-
-def _end(worker: "subprocess.Popen[bytes]") -> None:
-    worker.terminate()
-    try:
-        worker.wait(15)
-    except subprocess.TimeoutExpired:
-        os.kill(worker.pid, 9)
-        worker.wait()

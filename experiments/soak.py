@@ -25,17 +25,20 @@ from typing import cast
 import httpx
 import psutil
 from redis import Redis
-from rich.console import Console
 from rich.table import Table
 
 from broker.states import FINISHED
 from experiments.chaos.ledger import counted
-from experiments.chaos.system import System, running, until
+from experiments.chaos.system import System, running
+from experiments.waiting import outcome_of, until
+from firstdraft.cli.terminal import terminal
 
 #: Threads that submit and wait, and seconds between one's requests.
 NUM_CLIENTS, EVERY_S = 8, 0.4
 #: Seconds between looks at memory, and between restarts.
 LOOK_S, RESTART_EVERY_S = 5.0, 20.0
+#: Seconds that the last requests and the last restart may take.
+LAST_S = 120.0
 #: The first share of the run warms up and is left out.
 WARM_UP_SHARE = 0.3
 #: Growth from the first half of what is left to the second that counts as flat: a share, or so many MB.
@@ -64,9 +67,12 @@ def main() -> int:
         clients = ThreadPoolExecutor(NUM_CLIENTS + 1)
         loads = [clients.submit(_load, system, ended) for _ in range(NUM_CLIENTS)]
         restarts = clients.submit(_restart, system, ended)
-        memory = _watch(system, seconds)
-        ended.set()
-        answered, restarted = sum(load.result() for load in loads), restarts.result()
+        try:
+            memory = _watch(system, seconds)
+        finally:
+            ended.set()  # the threads would keep the process
+        answered = sum(outcome_of(load, "a client's last request ends", LAST_S) for load in loads)
+        restarted = outcome_of(restarts, "the last restart is over", LAST_S)
         until(lambda: system.redis.exists("firstdraft:charges") == 0, "everything ends", 60.0)
         lasting = _lasting_keys(system.redis)
         accepted = counted(system.redis, "accepted")
@@ -75,7 +81,7 @@ def main() -> int:
     table = Table("process", "MB early", "MB late")
     for name, (early, late) in growth.items():
         table.add_row(name, f"{early:.1f}", f"{late:.1f}")
-    Console().print(table)
+    terminal().print(table)
     figures = {
         "minutes": seconds / 60,
         "accepted": accepted,

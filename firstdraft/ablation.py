@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from pydantic import ValidationError
 
 from config.settings import AblationSettings
+from firstdraft.json_lines import json_lines
 from schemas.jobs import Job
 from schemas.policy import Tier
 from schemas.requests import JobRequest
@@ -74,13 +74,11 @@ class Row:
 def read_prompts(path: Path) -> list[dict[str, Any]]:
     """The request bodies in a JSONL file, each checked. Raises `AblationFailed`, which names the line."""
     bodies: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in json_lines(path):
         try:
             body = json.loads(line)
             JobRequest.model_validate(body)
-        except (json.JSONDecodeError, ValidationError) as error:
+        except ValueError as error:  # no JSON, no UTF-8, or no request
             raise AblationFailed(f"{path}, line {number}: {error}") from error
         bodies.append(body)
     if not bodies:

@@ -16,7 +16,8 @@ import psutil
 from redis.exceptions import RedisError
 
 from broker.connection import connect_configured
-from config.settings import Settings
+from broker.tls import check_tls
+from config.settings import InvalidSettings, Settings
 from firstdraft.embedded import EmbeddedServerError, server_binary
 from firstdraft.model_store import list_models
 from schemas.policy import Tier
@@ -86,11 +87,14 @@ def _redis(settings: Settings) -> Finding:
         except EmbeddedServerError as error:
             return Finding("Redis", "no server", str(error))
     try:
+        check_tls(settings.redis)
         connection = connect_configured(settings.redis)
         found = connection.info("server")["redis_version"]
         policy = connection.config_get("maxmemory-policy").get("maxmemory-policy", "unknown")
         appending = connection.config_get("appendonly").get("appendonly", "unknown")
         connection.close()
+    except InvalidSettings as error:
+        return Finding("Redis", "another protocol than its URL says", str(error))
     except RedisError as error:
         return Finding("Redis", "no answer", f"{error}: start it, or correct redis.url (REDIS_URL)")
     told = f"{found}, maxmemory-policy {policy}, appendonly {appending}"
@@ -152,7 +156,7 @@ def _model(settings: Settings, tier: Tier, path: str) -> Finding:
 
 
 def _gateway(settings: Settings) -> Finding:
-    url = f"http://{settings.gateway.host}:{settings.gateway.port}"
+    url = settings.gateway.local_url
     try:
         answer = httpx.get(f"{url}/readyz", trust_env=False, timeout=5.0)
     except httpx.TransportError:

@@ -51,7 +51,7 @@ def server_binary() -> str:
 def embedded_server(data: Path) -> Iterator[str]:
     """Run a server on the data folder while the block runs; gives its URL. Raises `EmbeddedServerError`."""
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (data / "lock").open("w") as lock:
+    with (data / "lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

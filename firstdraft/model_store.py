@@ -111,7 +111,7 @@ def _making(settings: Settings, target: Path) -> Iterator[Path | None]:
 def _locked(folder: Path) -> Iterator[Path]:
     """The folder, for this process alone, without what one that was killed left half made."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left in folder.glob(f"{SCRATCH_PREFIX}*"):
             shutil.rmtree(left)
@@ -130,7 +130,7 @@ def _source() -> Path:
 def _make(step: str, source: Path, target: Path, *options: str) -> None:
     """Run a step of firstdraft/export.py in a process of its own, so that its memory is given back."""
     command = [sys.executable, "-m", "firstdraft.export", step, str(source), str(target), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)  # noqa: S603 - our own module
     if done.returncode:
         raise ModelStoreError(f"making {target.name} failed:\n{done.stderr[-2000:]}")
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,10 +14,12 @@ from typing import IO
 import httpx
 import psutil
 
+from broker.tls import check_tls
 from config.environment import child_environment
 from config.settings import GatewaySettings, Settings, state_folder
 from firstdraft.embedded import embedded_server
 from firstdraft.model_store import prepare_configured_models
+from gateway.listening import listen
 from workers.lifeline import adopt_orphans, ending_with_parent
 
 #: Seconds until every process must be ready. Engines take most of it; a compiled one takes minutes.
@@ -63,6 +64,7 @@ def running_system(
     if not procfile.is_file():
         raise SystemNotRunning(f"there is no {procfile}: run from the project's folder, or give --procfile")
     _check_port_is_free(settings.gateway)
+    check_tls(settings.redis)
     prepare_configured_models(settings, say)
     with ExitStack() as stack:
         if settings.redis.url is None:
@@ -75,7 +77,7 @@ def running_system(
         others = _descendants()
         honcho = _start(procfile, child_environment(REDIS_URL=redis_url, **shared_machine(settings)), output)
         stack.callback(_stop, honcho, others)
-        system = RunningSystem(f"http://{settings.gateway.host}:{settings.gateway.port}", redis_url, honcho)
+        system = RunningSystem(settings.gateway.local_url, redis_url, honcho)
         _wait_until_ready(system, say)
         yield system
 
@@ -91,7 +93,8 @@ def shared_machine(settings: Settings) -> dict[str, str]:
 
 
 def _start(procfile: Path, environment: dict[str, str], output: IO[bytes] | None) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "honcho", "start", "-f", str(procfile)]
+    # honcho itself in UTF-8: it would end, and all others with it, where one prints what the locale lacks.
+    command = [sys.executable, "-X", "utf8", "-m", "honcho", "start", "-f", str(procfile)]
     # A session of its own, so that Ctrl-C reaches this process alone, which then stops the others in order.
     return subprocess.Popen(  # noqa: S603 - our own command
         command,
@@ -136,10 +139,10 @@ def _check_port_is_free(gateway: GatewaySettings) -> None:
     if gateway.port == 0:
         raise SystemNotRunning("gateway.port is 0, and nobody would know which port the gateway has: choose one")
     try:
-        socket.create_server((gateway.host, gateway.port)).close()
+        listen(gateway.host, gateway.port).close()
     except OSError as error:
         raise SystemNotRunning(
-            f"the gateway cannot listen on {gateway.host}:{gateway.port} ({error.strerror}): stop what does,"
+            f"the gateway cannot listen on {gateway.authority} ({error.strerror}): stop what does,"
             " or set FIRSTDRAFT_GATEWAY__PORT"
         ) from error
 

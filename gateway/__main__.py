@@ -1,6 +1,7 @@
 """The gateway's composition root: `python -m gateway` serves the API with gunicorn."""
 
 import logging
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from redis import Redis
 
 from broker.api_keys import ApiKeys
 from broker.batches import BatchStore
+from broker.clock import ServerClock
 from broker.connection import REDIS_AWAY, connect_configured, connect_index
 from broker.holds import Lifetimes
 from broker.outbox import Outbox
@@ -21,13 +23,15 @@ from broker.records import RequestStore
 from broker.router import Router
 from broker.streams import EventHub
 from broker.suitability import check_server
+from broker.tls import check_tls
 from config.logs import configure_logs
-from config.settings import InvalidSettings, Settings, read_secret, read_settings, state_folder
+from config.settings import GatewaySettings, InvalidSettings, Settings, read_secret, read_settings, state_folder
 from gateway import health
 from gateway.admission import Admission
 from gateway.app import create_app
 from gateway.authentication import keys_are_required
 from gateway.batches.runner import BatchRunner
+from gateway.connections.worker import Reading
 from gateway.files import DiskFiles
 from gateway.holders import Holders
 from gateway.openai_compatible.models import ModelTable
@@ -38,18 +42,24 @@ log = logging.getLogger("gateway")
 
 #: Seconds that a stopping process gives to requests in flight.
 GRACE_S = 2
+#: Seconds without a sign of life from a serving process's loop after which it is replaced.
+SILENCE_S = 30
+#: Files that a process opens beside its clients' and Redis's connections.
+NUM_OTHER_FILES = 256
 
 
 def build(settings: Settings, health_socket: socket.socket | None = None) -> Any:
     """The application with everything that it needs. Starts threads, so build it in the process that serves."""
-    redis = connect_configured(settings.redis)
+    # A WebSocket has a second thread, which tells events.
+    num_threads = settings.gateway.threads + settings.gateway.max_streams
+    redis = connect_configured(settings.redis, num_threads)
     requests, prefixes = settings.requests, settings.prefix_index
     _check_redis(redis, settings)
     lifetimes = Lifetimes.configured(requests)
     store = RequestStore(redis, lifetimes, fsync=requests.durability == "fsync")
     reaper = Reaper(redis, store, lifetimes)
     presence = Presence(redis, requests.lease_s)
-    index = PrefixIndex(connect_index(settings.redis), prefixes.entry_ttl_s)
+    index = PrefixIndex(connect_index(settings.redis, num_threads), prefixes.entry_ttl_s)
     hub = EventHub(redis)
     services = Services(
         settings=settings.gateway,
@@ -59,9 +69,10 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         backpressure=settings.backpressure,
         hub=hub,
         presence=presence,
-        router=Router.configured(settings, redis, presence),
+        router=Router.configured(settings, redis, presence, num_threads),
         batches=BatchStore(redis),
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files"),
+        clock=ServerClock(redis),
         holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
         loops=(hub.loop, reaper.loop),
     )
@@ -89,22 +100,46 @@ class Server(BaseApplication):
     def __init__(self, settings: Settings, load: Callable[[], Any]) -> None:
         self._settings = settings
         self._load = load
+        #: Read by `gateway.connections.worker`.
+        self.reading = Reading(settings.gateway.max_body_bytes, settings.gateway.request_s)
         super().__init__()
 
     def load_config(self) -> None:
         """Called by gunicorn before it forks."""
         gateway = self._settings.gateway
-        self.cfg.set("bind", f"{gateway.host}:{gateway.port}")
+        self.cfg.set("bind", gateway.authority)
         self.cfg.set("workers", gateway.processes)
-        self.cfg.set("worker_class", "gthread")
+        self.cfg.set("worker_class", "gateway.connections.worker.Worker")
         self.cfg.set("threads", gateway.threads)
+        self.cfg.set("keepalive", gateway.keep_alive_s)
+        self.cfg.set("worker_connections", gateway.max_connections)
         self.cfg.set("graceful_timeout", GRACE_S)
+        self.cfg.set("timeout", SILENCE_S)
+        self.cfg.set("sendfile", False)  # it would have a thread wait for a slow client
+        # Otherwise a header that says so, from a client of this machine, makes one path another.
+        self.cfg.set("forwarder_headers", "")
+        # Otherwise each gateway listens for gunicorn's own commands, all of them on one socket in the home folder.
+        self.cfg.set("control_socket_disable", True)
         self.cfg.set("loglevel", "warning")
         self.cfg.set("proc_name", "firstdraft-gateway")
 
     def load(self) -> Any:
         """Called by gunicorn in each process that serves."""
         return self._load()
+
+
+def allow_open_files(settings: GatewaySettings) -> None:
+    """Raise this process's limit of open files to what its connections take; say so where the system has less."""
+    needed = settings.max_connections + 2 * (settings.threads + settings.max_streams) + NUM_OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        except ValueError:  # macOS has another limit beside this one
+            allowed = soft
+        if allowed < needed:
+            log.warning("few_open_files allowed=%d needed=%d raise='ulimit -n'", allowed, needed)
 
 
 def main() -> None:
@@ -115,9 +150,11 @@ def main() -> None:
         log.info("api_keys_are_required host=%s make_one_with='firstdraft keys create NAME'", settings.gateway.host)
     # Settings that name what is not there stop the process here, not each of its children.
     ModelTable(Admission(settings).policies, settings.gateway.model_aliases)
+    check_tls(settings.redis)
     if settings.requests.durability == "fsync" or settings.redis.unsuitable == "refuse":
         _check_redis(connect_configured(settings.redis), settings)  # here, where it ends the process and not a child
     log.info("gateway_starting host=%s port=%d", settings.gateway.host, settings.gateway.port)
+    allow_open_files(settings.gateway)
     health_socket = health.bind(settings.gateway)
     Server(settings, lambda: build(settings, health_socket)).run()
 

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 from config.settings import Settings, read_secret
 from gateway.webhooks import ForbiddenAddress, checked_url
+from schemas.gbnf import GrammarError, as_lark
 from schemas.owners import NOBODY, Owner
 from schemas.policy import Policy, Tier
 from schemas.requests import (
@@ -24,6 +25,8 @@ from schemas.requests import (
 
 #: Where strategies register; a user's own as well (docs/architecture.md).
 STRATEGY_GROUP = "firstdraft.confidence_strategies"
+#: Characters of a grammar that a refusal repeats.
+MAX_SHOWN_CHARS = 80
 #: The strategy that weighs others.
 ENSEMBLE = "ensemble"
 
@@ -76,6 +79,7 @@ class Admission:
         policy = self._policy(body.policy)
         messages = body.conversation()
         self._check_length(messages)
+        _check_grammar(body.grammar)
         self._check_webhook(body.webhook)
         confidence, acceptance = self._confidence, self._acceptance
         if body.confidence is not None:
@@ -136,6 +140,15 @@ class Admission:
                 raise Refused(f"{field}.weights", name, f"must name strategies out of {known}, without {ENSEMBLE}")
         if rule.strategy == ENSEMBLE and not any(rule.weights.values()):
             raise Refused(f"{field}.weights", rule.weights, "must give at least one strategy a weight above 0")
+
+
+def _check_grammar(text: str | None) -> None:
+    if text is None:
+        return
+    try:
+        as_lark(text)
+    except GrammarError as error:
+        raise Refused("grammar", text[:MAX_SHOWN_CHARS], str(error)) from error
 
 
 def _policy(name: str, settings: Settings) -> Policy:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from flask import Response
+from flask import Response, request
 
 from broker.streams import StreamedEvent
 from gateway.owned import OwnedRequests
@@ -26,8 +26,8 @@ def no_such_job(store: OwnedRequests, job_id: str) -> Response:
 
 
 def event_stream(lines: Iterator[str]) -> Response:
-    """Server-sent events, which nothing on the way may keep or gather."""
-    response = Response(lines, content_type="text/event-stream")
+    """Server-sent events, which nothing on the way may keep or gather. Of a HEAD request only the headers."""
+    response = Response(() if request.method == "HEAD" else lines, content_type="text/event-stream")
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response

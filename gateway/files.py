@@ -139,7 +139,7 @@ class DiskFiles:
         described = description.model_copy(update={"bytes": size})
         path = self._description(description.id)
         unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(described.model_dump_json())
+        unfinished.write_text(described.model_dump_json(), encoding="utf-8")
         unfinished.replace(path)
         return described
 

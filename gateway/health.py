@@ -5,20 +5,28 @@ import socket
 import threading
 
 from flask_openapi3.openapi import OpenAPI
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from config.settings import GatewaySettings
 from gateway.app import add_errors
 from gateway.authentication import add_authentication, keys_are_required
+from gateway.listening import listen
 from gateway.routes import state
 from gateway.services import Services
+
+
+class Handler(WSGIRequestHandler):
+    """One connection, on a thread of its own, for one request."""
+
+    #: Seconds that its client may send, or take, nothing.
+    timeout = 5
 
 
 def bind(settings: GatewaySettings) -> socket.socket | None:
     """The port, taken once for all processes; None where none is configured. Raises OSError where it is taken."""
     if settings.health_port is None:
         return None
-    return socket.create_server((settings.host, settings.health_port))
+    return listen(settings.host, settings.health_port)
 
 
 def serve(services: Services, listening: socket.socket) -> None:
@@ -29,5 +37,5 @@ def serve(services: Services, listening: socket.socket) -> None:
     state.add(app, services)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each look would say nothing
     host, port = listening.getsockname()[:2]
-    server = make_server(host, port, app, threaded=True, fd=listening.fileno())
+    server = make_server(host, port, app, threaded=True, fd=listening.fileno(), request_handler=Handler)
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()

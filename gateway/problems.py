@@ -8,6 +8,7 @@ from flask import Response
 from pydantic import ValidationError
 
 from gateway.admission import Refused
+from schemas.plain import NoText
 
 #: The longest value that an error repeats; a prompt would not help its reader.
 MAX_SHOWN = 200
@@ -35,6 +36,12 @@ def invalid(error: ValidationError) -> Response:
 def refused(refusal: Refused) -> Response:
     """What admission found."""
     return _refusal([{"field": refusal.field, "value": shown(refusal.value), "reason": refusal.reason}])
+
+
+def no_text(error: NoText) -> Response:
+    """A string of the body that no encoding can write, escaped as it came."""
+    found = {"field": error.field, "value": ascii(error.value)[1:-1][:MAX_SHOWN], "reason": str(error)}
+    return problem(400, "The body is not text", f"{error.field or 'body'}: {error}", errors=[found])
 
 
 def shown(value: object) -> object:

@@ -19,6 +19,7 @@ def add_rate_limits(app: Flask, rate: str, pool: ConnectionPool) -> None:
         application_limits=[rate],
         application_limits_exempt_when=lambda: not asking_key(),
         headers_enabled=True,
+        strategy="fixed-window",  # the one whose time is Redis's alone: the moving one compares the hosts' clocks
         storage_uri="redis://",  # which server it is, the pool says
         storage_options={"connection_pool": pool, "key_prefix": RATE_LIMIT_PREFIX},  # type: ignore[dict-item]
     )

@@ -4,19 +4,37 @@ import logging
 from collections.abc import Callable
 
 from flask import Response
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import ClientDisconnected
 
-from broker.connection import REDIS_AWAY
+from broker.connection import REDIS_AWAY, NoFreeConnection
 from broker.idempotency import IdempotencyConflict
 from broker.records import NotOnDisk
 from gateway.admission import Refused
 from gateway.answers import RETRY_AFTER_S
 from gateway.authentication import Forbidden, Unauthorised
-from gateway.problems import problem, refused
+from gateway.leaving import ClientLeft
+from gateway.openai_compatible.models import UnknownModel
+from gateway.problems import problem, refused, shown
 from gateway.slots import TooManyStreams
 from gateway.submitting import Overloaded
 from schemas.wire import UndecodableMessage
 
 log = logging.getLogger(__name__)
+
+
+def _unknown_model(error: UnknownModel) -> Response:
+    found = {"field": error.field, "value": shown(error.value), "reason": error.reason}
+    detail = f"There is no model {shown(error.value)!r}: {error.reason}."
+    return problem(404, "No such model", detail, code="model_not_found", errors=[found])
+
+
+def _body_breaks_off(_error: ClientDisconnected) -> Response:
+    return problem(408, "The body did not come", "It ended before its end, or nothing of it came for too long.")
+
+
+def _malformed_body(error: ParseException) -> Response:
+    return problem(400, "The body is malformed", str(error))
 
 
 def _unauthorised(_error: Unauthorised) -> Response:
@@ -42,6 +60,10 @@ def _nested_too_deeply(_error: RecursionError) -> Response:
     return problem(400, "The body is nested too deeply", "Nothing was stored.")
 
 
+def _client_left(_error: ClientLeft) -> Response:
+    return problem(499, "The client has left", "Nobody waits for the answer any more; its jobs were cancelled.")
+
+
 def _too_many_streams(error: TooManyStreams) -> Response:
     return problem(503, "Too many streams", str(error), headers={"Retry-After": RETRY_AFTER_S})
 
@@ -51,6 +73,12 @@ def _redis_away(error: Exception) -> Response:
     # Where the connection broke before the answer came, nobody can know.
     detail = "Try again. Without an Idempotency-Key, what was stored all the same would then be done twice."
     return problem(503, "Redis is away", detail, headers={"Retry-After": RETRY_AFTER_S})
+
+
+def _busy(error: NoFreeConnection) -> Response:
+    log.error("connections_used_up error=%s", error)
+    detail = "Every connection of this gateway to Redis was in use for too long; try again."
+    return problem(503, "The gateway is busy", detail, headers={"Retry-After": RETRY_AFTER_S})
 
 
 def _not_on_disk(error: NotOnDisk) -> Response:
@@ -72,12 +100,17 @@ def answer_to(error: Exception) -> Response:
 #: The answer to each exception.
 ANSWERS: dict[type[Exception], Callable[..., Response]] = {
     Refused: refused,
+    UnknownModel: _unknown_model,
+    ClientDisconnected: _body_breaks_off,
+    ParseException: _malformed_body,
     Unauthorised: _unauthorised,
     Forbidden: _forbidden,
     IdempotencyConflict: _idempotency_conflict,
     Overloaded: _overloaded,
     RecursionError: _nested_too_deeply,
+    ClientLeft: _client_left,
     TooManyStreams: _too_many_streams,
+    NoFreeConnection: _busy,
     NotOnDisk: _not_on_disk,
     UndecodableMessage: _unreadable,
     **dict.fromkeys(REDIS_AWAY, _redis_away),

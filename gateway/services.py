@@ -1,6 +1,5 @@
 """What the routes work with: built once a process by `gateway.__main__` and handed to every route file."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,9 +34,10 @@ class Services:
     router: Router
     batches: BatchStore
     files: Files
+    #: Seconds since the epoch, the same on all hosts: what one gateway writes down another compares.
+    clock: Callable[[], float]
     #: None where there is no prefix index.
     holders: Holders | None = None
-    clock: Callable[[], float] = time.time
     #: What goes on in this process beside requests; its health is told from them.
     loops: tuple[Loop, ...] = ()
 
@@ -50,3 +50,8 @@ class Services:
     def slots(self) -> StreamSlots:
         """The places for streams and waits, shared by all routes of this process."""
         return StreamSlots(self.settings.max_streams)
+
+    @cached_property
+    def transfers(self) -> StreamSlots:
+        """The places for uploads and downloads of files: their clients set the pace."""
+        return StreamSlots(self.settings.max_transfers, "uploads and downloads")

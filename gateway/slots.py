@@ -1,4 +1,4 @@
-"""Places for streams and waits: fewer than threads, so that health and submissions always find a thread."""
+"""Places for what holds a thread for long: fewer than threads, so that health and submissions always find one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,17 +26,18 @@ class Slot:
 
 
 class StreamSlots:
-    """Counts what blocks a thread for long."""
+    """Counts what blocks a thread for long. `what` it is, its refusal says."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, what: str = "streams and waits") -> None:
         self._limit = limit
+        self._what = what
         self._free = BoundedSemaphore(limit)
 
     @contextmanager
     def taken(self) -> Iterator[Slot]:
         """A place while the block runs, or longer (`Slot.held_by`). Raises `TooManyStreams` at once."""
         if not self._free.acquire(blocking=False):
-            raise TooManyStreams(f"This process already serves {self._limit} streams and waits.")
+            raise TooManyStreams(f"This process already serves {self._limit} {self._what}.")
         slot = Slot(self._free)
         try:
             yield slot

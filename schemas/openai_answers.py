@@ -38,7 +38,7 @@ class TopLogprob(Wire):
 
     token: str
     logprob: float
-    bytes: tuple[int, ...]
+    bytes: tuple[int, ...] | None
 
 
 class ChatLogprob(TopLogprob):

@@ -37,7 +37,7 @@ class ChatMessage(BaseModel):
 class JsonSchemaFormat(BaseModel):
     """A schema that the answer must match. `strict` is always on."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
     name: str | None = None
     description: str | None = None
@@ -46,10 +46,14 @@ class JsonSchemaFormat(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """What form the answer must have."""
+    """What form the answer must have. What is not known here is refused: an answer of another form would be wrong."""
+
+    model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
+    #: With `json_object`, as llama.cpp's server and others take it: what the object must match.
+    object_schema: dict[str, Any] | None = Field(None, alias="schema")
 
 
 class StreamOptions(BaseModel):

@@ -23,7 +23,7 @@ class InputItem(BaseModel):
 class TextFormat(BaseModel):
     """What form the answer must have."""
 
-    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True, extra="forbid")
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from schemas.json_schema import check_bounds
 from schemas.plain import check_plain
 from schemas.policy import Policy
 from schemas.wire import Wire
@@ -19,6 +20,8 @@ from schemas.wire import Wire
 MAX_STOP_STRINGS = 16
 #: The most alternatives a token's logprobs may list (OpenAI's own limit).
 MAX_TOP_LOGPROBS = 20
+#: Penalties nearer to 0 would make infinities of logits, which engines compute in single precision.
+LEAST_REPETITION_PENALTY = 0.01
 #: The owner of requests that came without an API key.
 ANONYMOUS = "anonymous"
 #: The cache namespace of all requests, where everybody shares cached prefixes.
@@ -27,6 +30,7 @@ EVERYBODYS_NAMESPACE = "all"
 BYTES_PER_TOKEN = 4
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
@@ -59,11 +63,11 @@ class Sampling(Wire):
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field((), max_length=MAX_STOP_STRINGS)
     #: 1 leaves repeated tokens alone; above 1 divides (or multiplies, if negative) their logits (CTRL's rule).
-    repetition_penalty: float = Field(1.0, gt=0.0, le=2.0)
+    repetition_penalty: float = Field(1.0, ge=LEAST_REPETITION_PENALTY, le=2.0)
     frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
     presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
-    #: Added to the logits of these token ids (of the answering model's own vocabulary).
-    logit_bias: dict[int, Annotated[float, Field(ge=-100.0, le=100.0)]] = Field({}, max_length=300)
+    #: Added to the logits of these token ids, which each model that works on the request must have.
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100.0, le=100.0)]] = Field({}, max_length=300)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
     #: A GBNF grammar that the answer must match.
@@ -89,6 +93,8 @@ class Sampling(Wire):
         if value is not None and others.data.get("grammar") is not None:
             raise ValueError("grammar and json_schema exclude each other")
         check_plain(value)
+        if value is not None:
+            check_bounds(value)
         return value
 
     @property

@@ -1,6 +1,7 @@
 """What became of a request: its answer with all that was measured on the way, or why there is none."""
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
@@ -80,13 +81,29 @@ class Models(Wire):
     cloud: str | None = None
 
 
-class TokenLogprob(Wire):
-    """One token's log-probability, and those of its likeliest rivals."""
+#: A token's bytes: a token may be a part of a character, which no string can hold.
+TokenBytes = tuple[Annotated[int, Field(ge=0, le=255)], ...]
 
+
+class RivalLogprob(Wire):
+    """A token that could have been written, and its log-probability."""
+
+    #: For people to read: what is no whole character is U+FFFD, and a control token is spelled out.
     token: str
+    #: What the token adds to a text; nothing for a control token.
+    bytes: TokenBytes
     token_id: int
     logprob: float
-    top: tuple[tuple[str, float], ...] = ()
+
+
+class TokenLogprob(RivalLogprob):
+    """A token of the answer's text, its log-probability, and those of its likeliest rivals.
+
+    An answer has one for each token with a part in its text; their `bytes` in a row are the text in UTF-8. Of a token
+    of which a stop string cut a part off, `token` and `bytes` are the part that stands, the others the whole token's.
+    """
+
+    top: tuple[RivalLogprob, ...] = ()
 
 
 class Result(Wire):

@@ -48,5 +48,6 @@ class WorkerReport(Wire):
     work_tokens_per_s: float | None = None
     cache: CacheStatistics
     verification: VerificationStatistics | None = None
+    #: Seconds since the epoch, by Redis's clock.
     started_at_s: float
     reported_at_s: float

@@ -91,6 +91,6 @@ def hosts(*names: str) -> Iterator[Hosts]:
 
 
 def _must(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     if done.returncode:
         raise Forbidden(f"{' '.join(command)}: {done.stderr.strip()}")

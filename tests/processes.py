@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+#: Seconds that the system may take to end a process that was killed.
+KILLED_S = 10.0
 
 
 class Process:
@@ -55,7 +57,7 @@ class Process:
         """Kill it and whatever it started."""
         if self._popen.poll() is None:
             os.killpg(self._popen.pid, signal.SIGKILL)
-        self._popen.wait()
+        self._popen.wait(KILLED_S)
 
 
 @contextmanager

@@ -4,13 +4,13 @@ import logging
 import os
 import secrets
 import socket
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
 from broker.background import Loop
+from broker.clock import ServerClock
 from broker.connection import connect_configured, connect_index
 from broker.holds import Lifetimes
 from broker.prefix_index import PrefixIndex, member_name
@@ -105,7 +105,8 @@ class Assembly:
         self.tier = tier
         self.engine = engine
         self.worker_id = f"{tier}-{socket.gethostname()}-{os.getpid()}"
-        self.redis = connect_configured(settings.redis)
+        capacity = (settings.edge if tier is Tier.EDGE else settings.cloud).max_in_flight
+        self.redis = connect_configured(settings.redis, capacity)
         check_server(self.redis, settings)
         self.lease_s = requests.lease_s
         self.store = RequestStore(self.redis, lifetimes)
@@ -121,9 +122,10 @@ class Assembly:
         self._grace_s = requests.stop_grace_s
         self._threshold = settings.edge.confidence.threshold
         self._epoch = secrets.token_hex(8)
-        self._started_at_s = time.time()
+        self._clock = ServerClock(self.redis)
+        self._started_at_s = self._clock()
         self._presence = Presence(self.redis, requests.lease_s)
-        self.router = Router.configured(settings, self.redis, self._presence)
+        self.router = Router.configured(settings, self.redis, self._presence, capacity)
         holder = engine.prefix_holder if settings.prefix_index.enabled else None
         self._publisher = self._prefix_publisher(settings, holder) if holder else None
 
@@ -164,7 +166,7 @@ class Assembly:
                 cache=cache(),
                 verification=verification() if verification else None,
                 started_at_s=self._started_at_s,
-                reported_at_s=time.time(),
+                reported_at_s=self._clock(),
             )
 
         def broken() -> list[str]:

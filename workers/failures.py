@@ -1,6 +1,7 @@
 """Why a worker cannot answer a request, as exceptions inside a worker; `Failure` is what crosses the process border.
 
 RequestRefused            this request can never succeed here; it fails for good, with `kind` and message
+  BeyondModel             this model cannot do what an option asks; another tier's may
 RequestCancelled          nobody wants the answer any more; nothing is published
 EngineDied                the engine cannot go on; the worker ends, and what it held is taken over by others
 """
@@ -14,6 +15,13 @@ class RequestRefused(Exception):
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class BeyondModel(RequestRefused):
+    """An option that this tier's model or engine cannot honour; the message names it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(FailureKind.UNSUPPORTED_OPTION, message)
 
 
 class RequestCancelled(Exception):

@@ -25,6 +25,6 @@ def step_back(niceness: int) -> None:
     os.nice(niceness)
     try:
         if GROUP.exists():
-            GROUP.write_text(str(niceness))
+            GROUP.write_text(str(niceness), encoding="ascii")
     except OSError as error:
         log.warning("group_not_stepped_back niceness=%d error=%s", niceness, error)

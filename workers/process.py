@@ -28,9 +28,11 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.timeouts import BaseDeathPenalty
 from rq.worker import BaseWorker, WorkerStatus
+from rq.worker_registration import clean_worker_registry
 
 from broker import queues, run_queues
 from broker.background import Loop
+from broker.clock import ServerClock
 from broker.connection import REDIS_AWAY
 from schemas.policy import Tier
 from workers.foraging import Forager
@@ -89,7 +91,8 @@ class ConcurrentWorker(BaseWorker):
         functions: Mapping[str, Callable[[str], None]],
         hooks: Hooks,
     ) -> None:
-        jobs = queues.job_class(functions)
+        self._clock = ServerClock(redis)
+        jobs = queues.job_class(functions, self._clock)
         super().__init__(
             [queues.queue(redis, tier, jobs)],
             name=name,
@@ -212,6 +215,17 @@ class ConcurrentWorker(BaseWorker):
             log.warning("redis_away error=%s", error)
         except Exception as error:  # noqa: BLE001 - see above; requests have records and a reaper of their own
             log.error("maintenance_broke_off error=%r", error)  # noqa: TRY400 - RQ's stack says no more
+
+    def clean_registries(self) -> None:
+        """As RQ's, but what has lapsed is told by the clock that all hosts share."""
+        now_s = self._clock()
+        for queue in self.queues:
+            if queue.acquire_maintenance_lock():
+                queues.clean_registries(queue, now_s)
+                clean_worker_registry(queue)
+                queue.intermediate_queue.cleanup(self, queue)
+                queue.release_maintenance_lock()
+        self.last_cleaned_at = datetime.now(UTC)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Start the job on the pool and return at once.

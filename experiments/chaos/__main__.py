@@ -25,6 +25,7 @@ from experiments.chaos.faults import FAULTS
 from experiments.chaos.ledger import Figures, broken_promises, figures, num_records
 from experiments.chaos.phases import Outcome, run_phase
 from experiments.chaos.system import System, running
+from firstdraft.cli.terminal import terminal
 
 #: Workers of each tier.
 NUM_WORKERS = 3
@@ -33,7 +34,7 @@ NUM_WORKERS = 3
 def main() -> int:
     """Run the phases, print a table and one JSON document; answers 1 if a promise was not kept."""
     arguments = _arguments()
-    console = Console()
+    console = terminal()
     outcomes: list[Outcome] = []
     problems: list[str] = []
     try:

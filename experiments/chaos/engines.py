@@ -11,6 +11,7 @@ from experiments.chaos.ledger import counted, read_story
 from experiments.chaos.phases import Outcome
 from experiments.chaos.submission import submit_all, wait_for_all
 from experiments.chaos.system import System
+from experiments.waiting import outcome_of
 from schemas.policy import Tier
 
 #: Requests of each phase, and the longest answer.
@@ -32,7 +33,7 @@ def engine_phases(system: System) -> Iterator[Outcome]:
             disturbing = pool.submit(_kill if fault == "killed" else _sleep, system, tier)
             prompts = [f"Tell me something about the number {place}." for place in range(NUM_REQUESTS)]
             ids = submit_all(system, prompts, MAX_TOKENS)
-            disturbing.result()
+            outcome_of(disturbing, f"the {tier} engine is {fault}", SETTLE_S)
         wait_for_all(system, ids, SETTLE_S)
         # A recovery ends when any worker takes the work up; here there is only the one of the tier, whose engine has
         # to start first, so recoveries are not counted.

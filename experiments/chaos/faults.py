@@ -10,7 +10,8 @@ from functools import partial
 
 from redis.exceptions import RedisError
 
-from experiments.chaos.system import Cable, Fate, System, until
+from experiments.chaos.system import Cable, Fate, System
+from experiments.waiting import until
 
 #: Seconds for which a stopped process sleeps: past its lease.
 SLEEP_S = 14.0

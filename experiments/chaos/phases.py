@@ -1,5 +1,6 @@
 """One phase: requests come in while a fault is done to the system, and what became of them."""
 
+import time
 import traceback
 import uuid
 from collections.abc import Iterator
@@ -10,7 +11,10 @@ from experiments.chaos.faults import Fault
 from experiments.chaos.ledger import Figures, Story, counted, figures, first_start_after, read_story
 from experiments.chaos.submission import submit_all, wait_for_all
 from experiments.chaos.system import System
+from experiments.waiting import outcome_of
 
+#: Seconds that doing a fault may take: its own waits end long before.
+DISTURB_S = 600.0
 #: Seconds in which what was accepted must have ended once its phase is over.
 SETTLE_S = 120.0
 
@@ -55,7 +59,7 @@ def _run(system: System, fault: Fault, num: int, outcome: Outcome) -> None:
     with ThreadPoolExecutor(1) as pool:
         disturbing = pool.submit(fault.disturb, system)
         ids = submit_all(system, _prompts(fault, num, disturbing))
-        disturbing.result()
+        outcome_of(disturbing, f"the fault {fault.name} is over", DISTURB_S)
     fault.settle(system)
     wait_for_all(system, ids, SETTLE_S)
     deaths = system.deaths()
@@ -68,8 +72,8 @@ def _run(system: System, fault: Fault, num: int, outcome: Outcome) -> None:
 
 
 def _prompts(fault: Fault, num: int, disturbing: "Future[None]") -> Iterator[str]:
-    place = 0
-    while place < num or not disturbing.done():
+    place, deadline = 0, time.monotonic() + DISTURB_S
+    while place < num or not (disturbing.done() or time.monotonic() > deadline):
         words = f"number {place} {uuid.uuid4().hex}"  # nothing that a stand-in engine obeys
         special = fault.poison[place] if place < len(fault.poison) else "unsure" if place % 2 else ""
         yield f"{special} {words}".lstrip()

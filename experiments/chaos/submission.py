@@ -12,12 +12,15 @@ import httpx
 from redis.exceptions import RedisError
 
 from experiments.chaos.ledger import has_ended
-from experiments.chaos.system import System, until
+from experiments.chaos.system import System
+from experiments.waiting import outcome_of, until
 
 #: Clients, and the mean of the seconds between two requests of one: a phase lasts some seconds.
 NUM_CLIENTS, EVERY_S = 8, 0.25
 #: Seconds between tries, and in which a submission must have been accepted: longer than any fault lasts.
 AGAIN_S, ACCEPTED_S = 0.2, 90.0
+#: Seconds that submitting all of a phase's requests may take.
+SUBMITTED_S = 1800.0
 
 
 def submit_all(system: System, prompts: Iterable[str], max_tokens: int = 12) -> list[str]:
@@ -29,12 +32,12 @@ def submit_all(system: System, prompts: Iterable[str], max_tokens: int = 12) -> 
     taking = threading.Lock()
     ids: list[str] = []
 
+    def take() -> str | None:
+        with taking:
+            return next(given, None)
+
     def work(client: httpx.Client) -> None:
-        while True:
-            with taking:
-                prompt = next(given, None)
-            if prompt is None:
-                return
+        for prompt in iter(take, None):
             ids.append(_submit(client, prompt, max_tokens))
             time.sleep(EVERY_S * random.random() * 2)
 
@@ -43,7 +46,7 @@ def submit_all(system: System, prompts: Iterable[str], max_tokens: int = 12) -> 
         ThreadPoolExecutor(NUM_CLIENTS) as pool,
     ):
         for working in [pool.submit(work, client) for _ in range(NUM_CLIENTS)]:
-            working.result()
+            outcome_of(working, "every prompt is submitted", SUBMITTED_S)
     return ids
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from redis import Redis
 
 from broker.connection import connect
 from config.environment import child_environment
+from experiments.waiting import END_S, until
 from firstdraft.embedded import server_command
 
 #: Seconds until a process that ended is started again, as systemd or Kubernetes would.
@@ -120,20 +121,20 @@ class System:
             member.signal(signal.SIGCONT)
             member.signal(signal.SIGKILL)
         if member.process is not None:
-            member.process.wait()
+            member.process.wait(END_S)
 
     def start(self, **gateway: str) -> None:
         """Start Redis and the gateway, with this in its environment, and wait until they answer."""
         self.add("redis", server_command(self.folder, self.socket))
-        until(self._redis_answers, "redis answers")
+        until(self._redis_answers, "redis answers", READY_S)
         self.add("gateway", [sys.executable, "-m", "gateway"], None, **gateway)
         self._watcher.start()
-        until(lambda: self.status("/healthz") == httpx.codes.OK, "the gateway answers")
+        until(lambda: self.status("/healthz") == httpx.codes.OK, "the gateway answers", READY_S)
 
     def close(self) -> None:
         """Kill everything."""
         self._ended.set()
-        self._watcher.join()
+        self._watcher.join(END_S)
         for name in list(self.members):
             self.remove(name)
         self.redis.close()
@@ -153,8 +154,8 @@ class System:
     def wait_until_ready(self) -> None:
         """Block until every worker has said that it is ready, and the gateway knows of both tiers."""
         for member in self.workers():
-            until(partial(_says_ready, member), f"{member.name} is ready")
-        until(lambda: self.status("/readyz") == httpx.codes.OK, "the system is ready")
+            until(partial(_says_ready, member), f"{member.name} is ready", READY_S)
+        until(lambda: self.status("/readyz") == httpx.codes.OK, "the system is ready", READY_S)
 
     def status(self, path: str) -> int | None:
         """What the gateway answers, or None."""
@@ -170,7 +171,8 @@ class System:
 
     def fates(self) -> list[dict[str, Any]]:
         """What workers wrote down before they killed or stopped themselves: step, request_id, pid, at_s, by."""
-        return [json.loads(line) for line in self.book.read_text().splitlines()] if self.book.exists() else []
+        lines = self.book.read_text(encoding="utf-8").splitlines() if self.book.exists() else []
+        return [json.loads(line) for line in lines]
 
     def _redis_answers(self) -> bool:
         with suppress(Exception):
@@ -251,15 +253,6 @@ def running(folder: Path, **gateway: str) -> Iterator[System]:
         system.close()
 
 
-def until(look: Callable[[], object], what: str, within_s: float = READY_S) -> None:
-    """Look until it is true. Raises TimeoutError."""
-    deadline = time.monotonic() + within_s
-    while not look():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {within_s:g} s")
-        time.sleep(LOOK_S)
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -268,4 +261,4 @@ def _free_port() -> int:
 
 
 def _says_ready(member: Member) -> bool:
-    return "worker_ready" in member.log.read_text()
+    return "worker_ready" in member.log.read_text(encoding="utf-8")

@@ -1,8 +1,11 @@
 """The command line: a file for each family of commands. Each says what went wrong in one line."""
 
+from typing import Any
+
 import click
 
 from firstdraft.cli import ablate, batch, bench, chat, completion, doctor, jobs, keys, models, state, system
+from firstdraft.cli.terminal import prepare_streams
 
 #: In the order in which help lists them.
 COMMANDS = (
@@ -32,6 +35,11 @@ class InOrder(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The names."""
         return list(self.commands)
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """See click. The streams come first: help and errors are text too."""
+        prepare_streams()
+        return super().main(*arguments, **options)
 
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

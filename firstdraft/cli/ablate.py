@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from firstdraft.ablation import Row, ablate, as_json, read_prompts
 from firstdraft.cli.failures import checked_settings, expected_failures
+from firstdraft.cli.talking import gateway_url
+from firstdraft.cli.terminal import terminal
 
 
 @click.command(name="ablate")
@@ -25,12 +26,12 @@ def ablate_command(prompts: Path, url: str | None, concurrency: int, only: tuple
     if unknown := set(only) - {way.name for way in ways}:
         known = ", ".join(way.name for way in ways)
         raise click.BadParameter(f"{', '.join(sorted(unknown))} (there are {known})", param_hint="--only")
-    base_url = url or f"http://{settings.gateway.host}:{settings.gateway.port}"
-    progress = Console(stderr=True, highlight=False)
+    base_url = gateway_url(url)
+    progress = terminal(stderr=True)
     with expected_failures():
         chosen = [way for way in ways if not only or way.name in only]
         rows = ablate(base_url, read_prompts(prompts), chosen, concurrency, progress.print)
-    Console(width=120).print(_ablation_table(rows))
+    terminal(width=120).print(_ablation_table(rows))
     click.echo(as_json(rows))
 
 

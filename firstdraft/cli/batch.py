@@ -10,15 +10,16 @@ from pathlib import Path
 
 import click
 from pydantic import BaseModel, ValidationError
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.progress import ProgressColumn as Column
 from rich.text import Text
 
 from firstdraft.cli.failures import expected_failures
 from firstdraft.cli.talking import client_for, gateway_options, print_json
+from firstdraft.cli.terminal import terminal
 from firstdraft.client.errors import NotFound
 from firstdraft.client.sync import Client
+from firstdraft.json_lines import json_lines
 from schemas.openai_files import Batch
 
 #: Exit status of a batch that ended with lines that have no answer.
@@ -65,7 +66,7 @@ def batch(source: Path, output: Path, window: str, url: str | None, as_json: boo
         try:
             ended = _follow(client, begun.batch_id, quiet=as_json)
         except KeyboardInterrupt:
-            Console(stderr=True).print(f"{begun.batch_id} goes on; the same command follows it again")
+            terminal(stderr=True).print(f"{begun.batch_id} goes on; the same command follows it again")
             sys.exit(130)
         _fetch(client, ended, output)
         memory.unlink()
@@ -88,15 +89,14 @@ def _begin(client: Client, source: Path, memory: Path, window: str) -> Begun:
             pass  # torn, or forgotten by the gateway: begin anew
     with _as_batch(source) as (prepared, endpoint):
         begun = Begun(batch_id=client.start_batch(prepared, endpoint=endpoint, window=window).id, digest=digest)
-    memory.write_text(begun.model_dump_json())
+    memory.write_text(begun.model_dump_json(), encoding="utf-8")
     return begun
 
 
 @contextmanager
 def _as_batch(source: Path) -> Iterator[tuple[Path, str]]:
     """The input as OpenAI's Batch API wants it, and its endpoint. Raises `ClickException`."""
-    with source.open("rb") as lines:
-        first = next((line for line in lines if line.strip()), b"")
+    _, first = next(json_lines(source), (0, b""))
     try:
         line = json.loads(first)
     except ValueError as error:
@@ -106,18 +106,18 @@ def _as_batch(source: Path) -> Iterator[tuple[Path, str]]:
         return
     with tempfile.TemporaryDirectory(prefix="firstdraft-") as folder:
         prepared = Path(folder) / source.name
-        with source.open("rb") as bare, prepared.open("wb") as wrapped:
-            for number, body in enumerate(bare, 1):
-                if body.strip():
-                    head = json.dumps({"custom_id": str(number), "method": "POST", "url": JOBS_ENDPOINT})[:-1]
-                    wrapped.write(head.encode() + b', "body": ' + body.strip() + b"}\n")
+        with prepared.open("wb") as wrapped:
+            for number, body in json_lines(source):
+                head = json.dumps({"custom_id": str(number), "method": "POST", "url": JOBS_ENDPOINT})[:-1]
+                wrapped.write(head.encode() + b', "body": ' + body + b"}\n")
         yield prepared, JOBS_ENDPOINT
 
 
 def _follow(client: Client, batch_id: str, *, quiet: bool) -> Batch:
     """Show how far it is until its end."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+    described = TextColumn("{task.description}", markup=False)
+    columns = (described, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal(stderr=True), disable=quiet) as progress:
         bar = progress.add_task("validating", total=None)
 
         def told(batch: Batch) -> None:

@@ -5,13 +5,13 @@ import time
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from firstdraft.ablation import read_prompts
 from firstdraft.cli.failures import expected_failures
 from firstdraft.cli.talking import client_for, gateway_options, print_json
+from firstdraft.cli.terminal import terminal
 from firstdraft.client.answers import Inference
 from firstdraft.client.statistics import ClientStatistics
 from firstdraft.demo import PROMPTS
@@ -42,7 +42,7 @@ def bench(
     """
     with expected_failures():
         texts = list(PROMPTS) if prompts is None else [_text(body) for body in read_prompts(prompts)]
-        with client_for(url) as client, Progress(console=Console(stderr=True), disable=as_json) as progress:
+        with client_for(url) as client, Progress(console=terminal(stderr=True), disable=as_json) as progress:
             load = itertools.islice(itertools.cycle(texts), num_requests)
             began = time.perf_counter()
             answers = list(
@@ -60,7 +60,7 @@ def bench(
     table = Table("what", "figure", show_header=False)
     for name, figure in figures.items():
         table.add_row(name.replace("_", " "), "" if figure is None else f"{figure:.2f}")
-    Console().print(table)
+    terminal().print(table)
 
 
 def _text(body: dict[str, object]) -> str:

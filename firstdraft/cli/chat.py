@@ -10,6 +10,7 @@ from rich.text import Text
 from firstdraft.cli.failures import expected_failures
 from firstdraft.cli.showing import figures, paint
 from firstdraft.cli.talking import client_for, gateway_options, print_json, sampling_options
+from firstdraft.cli.terminal import terminal
 from firstdraft.client.errors import FirstdraftError
 from firstdraft.client.sync import Client
 from schemas.events import Done, Failed
@@ -38,7 +39,7 @@ def chat(
     firstdraft chat --system "Answer like a pirate."
     printf 'Hello\\nWho are you?\\n' | firstdraft chat --json
     """
-    console = Console(highlight=False)
+    console = terminal()
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "policy": policy}
     before = [{"role": "system", "content": system}] if system else []
     turns: list[dict[str, str]] = []
@@ -61,7 +62,7 @@ def chat(
 def _read(console: Console, *, prompting: bool) -> str | None:
     """The next message; None at the end of the input."""
     try:
-        return console.input("[bold]> [/bold]").strip() if prompting else input().strip()
+        return console.input(Text("> ", style="bold")).strip() if prompting else input().strip()
     except EOFError:
         return None
     except KeyboardInterrupt:

@@ -4,11 +4,12 @@ import sys
 from dataclasses import asdict
 
 import click
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from firstdraft.cli.failures import checked_settings, expected_failures
 from firstdraft.cli.talking import json_option, print_json
+from firstdraft.cli.terminal import terminal
 from firstdraft.doctor import examine, versions
 
 
@@ -29,8 +30,8 @@ def doctor(as_json: bool) -> None:
     else:
         table = Table("", "what", "found", "what to do")
         for one in findings:
-            mark = "[green]ok[/]" if one.fine else "[yellow]note[/]" if one.optional else "[red]mend[/]"
+            mark = Text(*(("ok", "green") if one.fine else ("note", "yellow") if one.optional else ("mend", "red")))
             table.add_row(mark, one.name, one.found, one.advice)
-        Console().print(table)
+        terminal().print(table)
     if not all(one.fine or one.optional for one in findings):
         sys.exit(1)

@@ -13,6 +13,7 @@ from firstdraft.ablation import AblationFailed
 from firstdraft.client.errors import FirstdraftError
 from firstdraft.demo import DemoFailed
 from firstdraft.embedded import EmbeddedServerError
+from firstdraft.json_lines import OtherEncoding
 from firstdraft.model_store import ModelStoreError
 from firstdraft.running import SystemNotRunning
 
@@ -30,10 +31,13 @@ def expected_failures() -> Iterator[None]:
         DemoFailed,
         FirstdraftError,
         AblationFailed,
+        OtherEncoding,
         RedisError,
         OSError,  # a folder that cannot be written, a full disk: the message names it
     ) as failure:
         raise click.ClickException(str(failure)) from failure
+    except UnicodeDecodeError as failure:
+        raise click.ClickException(f"the input is no text in {failure.encoding}: {failure}") from failure
 
 
 def checked_settings() -> Settings:

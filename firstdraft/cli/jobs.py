@@ -3,22 +3,22 @@
 import sys
 
 import click
-from rich.console import Console
 
 from firstdraft.cli.failures import expected_failures
 from firstdraft.cli.showing import figures, paint
 from firstdraft.cli.talking import client_for, conversation, gateway_options, print_json, sampling_options
+from firstdraft.cli.terminal import WORDS, standard_input, terminal
 from firstdraft.client.calls import result_of
 from schemas.events import Done, Failed
 from schemas.jobs import Job
 
 
 def _prompt(given: str) -> str:
-    return sys.stdin.read() if given == "-" else given
+    return standard_input() if given == "-" else given
 
 
 @click.command()
-@click.argument("prompt")
+@click.argument("prompt", type=WORDS)
 @sampling_options
 @gateway_options
 def ask(
@@ -38,7 +38,7 @@ def ask(
     cat report.txt | firstdraft ask - --system "Summarise in one sentence." --max-tokens 60
     firstdraft ask "Name a metal." --policy edge_only --json
     """
-    console = Console(highlight=False)
+    console = terminal()
     with expected_failures(), client_for(url) as client:
         job = client.submit(
             conversation(_prompt(prompt), system),
@@ -62,7 +62,7 @@ def ask(
 
 
 @click.command()
-@click.argument("prompt")
+@click.argument("prompt", type=WORDS)
 @sampling_options
 @gateway_options
 def submit(

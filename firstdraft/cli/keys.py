@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 
 import click
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from broker.api_keys import ApiKeys
 from broker.connection import connect
+from broker.tls import check_tls
 from config.settings import read_secret, read_settings, state_folder
 from firstdraft.cli.failures import expected_failures
+from firstdraft.cli.terminal import WORDS, terminal
 from firstdraft.embedded import embedded_server, running_server
 from gateway.webhooks import owners_secret
 from schemas.owners import Owner, Scope
@@ -31,7 +32,7 @@ def keys() -> None:
 
 
 @keys.command()
-@click.argument("owner")
+@click.argument("owner", type=WORDS)
 @click.option(
     "--scope",
     "scopes",
@@ -46,7 +47,7 @@ def keys() -> None:
     help="Share cached prompt prefixes with all keys of this group, whose owners can then find out by timing which"
     " prompts others sent. Without it only the owner's own keys share.",
 )
-@click.option("--label", default="", help="What it is for.")
+@click.option("--label", type=WORDS, default="", help="What it is for.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def create(
     owner: str, scopes: tuple[str, ...], weight: float, cache_group: str | None, label: str, *, as_json: bool
@@ -77,7 +78,7 @@ def list_command(*, as_json: bool) -> None:
         scopes = ", ".join(key.owner.scopes)
         group = key.owner.cache_group or ""
         table.add_row(key.key_id, key.owner.name, scopes, f"{key.owner.weight:g}", group, made, key.label)
-    Console().print(table)
+    terminal().print(table)
 
 
 @keys.command()
@@ -108,6 +109,7 @@ def _api_keys() -> Iterator[ApiKeys]:
     settings = read_settings()
     with ExitStack() as stack:
         if settings.redis.url is not None:
+            check_tls(settings.redis)
             url = settings.redis.url.get_secret_value()
         else:
             data = state_folder() / "redis"

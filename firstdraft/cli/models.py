@@ -3,10 +3,10 @@
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from firstdraft.cli.failures import checked_settings, expected_failures
+from firstdraft.cli.terminal import terminal
 from firstdraft.model_store import PreparedModel, list_models, prepare_cloud_model, prepare_edge_model
 
 
@@ -29,7 +29,7 @@ def list_command(*, as_json: bool) -> None:
     for model in found:
         size = f"{model.size_bytes / 1e6:.0f}" if model.prepared else ""
         table.add_row(model.tier, model.name, "yes" if model.prepared else "no", size, str(model.path))
-    Console().print(table)
+    terminal().print(table)
 
 
 @models.command()

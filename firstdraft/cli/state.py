@@ -1,11 +1,11 @@
 """What the system does: stats, workers."""
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from firstdraft.cli.failures import expected_failures
 from firstdraft.cli.talking import client_for, gateway_options, print_json
+from firstdraft.cli.terminal import terminal
 
 
 @click.command()
@@ -31,7 +31,7 @@ def stats(url: str | None, as_json: bool) -> None:
         table.add_row("answered at the edge", f"{report.edge_share:.0%}")
     if report.acceptance_rate is not None:
         table.add_row("draft tokens accepted", f"{report.acceptance_rate:.0%}")
-    Console().print(table)
+    terminal().print(table)
 
 
 @click.command()
@@ -54,6 +54,6 @@ def workers(url: str | None, as_json: bool) -> None:
             up = f"{one.uptime_s / 60:.0f} min"
             ready = "yes" if one.ready else "no"
             table.add_row(one.worker, one.tier, one.model, one.engine, one.host, load, str(one.jobs_done), up, ready)
-        Console().print(table)
+        terminal().print(table)
     if not found:
         raise click.ClickException("no live worker: start one (firstdraft up, or python -m workers edge)")

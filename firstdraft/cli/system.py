@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from config.settings import state_folder
 from firstdraft.cli.failures import checked_settings, expected_failures, stop_on_signals
+from firstdraft.cli.terminal import terminal
 from firstdraft.demo import run_demo
 from firstdraft.running import running_system
 
@@ -25,7 +25,7 @@ def up(procfile: Path) -> None:
     """Run everything on this machine until Ctrl-C."""
     stop_on_signals()
     settings = checked_settings()
-    console = Console(highlight=False)
+    console = terminal()
     try:
         with expected_failures(), running_system(settings, procfile, console.print) as system:
             console.print("Ctrl-C stops it.")
@@ -40,7 +40,7 @@ def demo(procfile: Path) -> None:
     """Run everything, answer a handful of prompts, show what became of each, stop."""
     stop_on_signals()
     settings = checked_settings()
-    console = Console(highlight=False)
+    console = terminal()
     log = state_folder() / "demo.log"
     with expected_failures():
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def demo(procfile: Path) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except click.ClickException:
-        tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        Console(stderr=True, highlight=False, markup=False).print("\n".join(tail))
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+        terminal(stderr=True).print("\n".join(tail))
         raise
     console.print("stopped")

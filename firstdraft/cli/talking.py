@@ -5,10 +5,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+import httpx
 from pydantic import BaseModel
 
 from config.settings import API_KEY_VARIABLE, URL_VARIABLE, read_secret
 from firstdraft.cli.failures import checked_settings
+from firstdraft.cli.terminal import WORDS
 from firstdraft.client.sync import Client
 
 CommandT = TypeVar("CommandT", bound=Callable[..., object])
@@ -29,7 +31,7 @@ def sampling_options(command: CommandT) -> CommandT:
         click.option("--temperature", type=click.FloatRange(0, 2), default=None, help="0, the default, is greedy."),
         click.option("--seed", type=click.IntRange(0), default=None, help="Makes sampling repeatable."),
         click.option("--policy", default=None, help="Which tiers answer and how: baseline, edge_only, …"),
-        click.option("--system", default=None, help="A system message before the prompt."),
+        click.option("--system", type=WORDS, default=None, help="A system message before the prompt."),
     )
     for option in reversed(options):
         command = option(command)
@@ -37,11 +39,18 @@ def sampling_options(command: CommandT) -> CommandT:
 
 
 def gateway_url(url: str | None) -> str:
-    """The gateway that a command talks to."""
-    if chosen := url or read_secret(URL_VARIABLE):
-        return chosen
-    gateway = checked_settings().gateway
-    return f"http://{gateway.host}:{gateway.port}"
+    """The gateway that a command talks to. Ends the command where what was given is no address of one."""
+    chosen = url or read_secret(URL_VARIABLE)
+    if not chosen:
+        return checked_settings().gateway.local_url
+    try:
+        parsed = httpx.URL(chosen)
+    except httpx.InvalidURL as error:
+        hint = "an IPv6 address is written in brackets, as in http://[::1]:8400"
+        raise click.ClickException(f"no gateway can be at {chosen} ({error}); {hint}") from error
+    if parsed.scheme not in {"http", "https"}:
+        raise click.ClickException(f"no gateway can be at {chosen}: it must start with http:// or https://")
+    return chosen
 
 
 def client_for(url: str | None) -> Client:
@@ -56,5 +65,5 @@ def conversation(prompt: str, system: str | None) -> list[dict[str, str]]:
 
 
 def print_json(document: BaseModel | dict[str, Any]) -> None:
-    """One document on one line."""
-    click.echo(document.model_dump_json() if isinstance(document, BaseModel) else json.dumps(document))
+    """One document on one line, in UTF-8 as JSON is, whatever the locale."""
+    click.echo(document.model_dump_json().encode() if isinstance(document, BaseModel) else json.dumps(document))

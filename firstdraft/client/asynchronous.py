@@ -27,6 +27,7 @@ from firstdraft.client.connecting import (
 from firstdraft.client.following import Following
 from firstdraft.client.retries import DEFAULT_RULE, RetryRule
 from firstdraft.client.statistics import ClientStatistics, Counters
+from schemas.event_lines import EventLines
 from schemas.events import Event
 from schemas.jobs import Job, SystemReport
 from schemas.openai_files import Batch, StoredFile
@@ -116,8 +117,9 @@ class AsyncClient:
                             await response.aread()
                             ended = replied(response)
                         else:
-                            async for line in response.aiter_lines():
-                                for event in following.take(line):
+                            lines = EventLines()
+                            async for chunk in response.aiter_bytes():
+                                for event in (event for line in lines.take(chunk) for event in following.take(line)):
                                     yield event
                 except httpx.TransportError as error:
                     ended = unanswered(error)

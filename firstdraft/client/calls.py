@@ -18,7 +18,14 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from firstdraft.client.errors import Busy, JobCancelled, JobFailed, NotInTime, Unreachable, api_error
-from firstdraft.client.retries import IDEMPOTENCY_HEADER, RETRIED_STATUSES, RetryRule, may_repeat, retry_after_s
+from firstdraft.client.retries import (
+    IDEMPOTENCY_HEADER,
+    RETRIED_STATUSES,
+    RetryRule,
+    may_repeat,
+    retry_after_s,
+    sent_at,
+)
 from firstdraft.client.statistics import Counters
 from schemas.jobs import Job
 from schemas.openai_files import ENDED, Batch
@@ -91,7 +98,8 @@ def exchange(call: Call, rule: RetryRule, counters: Counters) -> Conversation[Re
             return reply
         delay = None
         if _is_worth_another_try(call, reply):
-            asked = retry_after_s(reply.headers.get("retry-after"), datetime.now(UTC))
+            now = sent_at(reply.headers.get("date"), datetime.now(UTC))
+            asked = retry_after_s(reply.headers.get("retry-after"), now)
             delay = rule.delay_s(retries, asked, random.random())  # noqa: S311 - jitter
         if delay is None:
             if reply.error is not None:

@@ -48,16 +48,32 @@ def may_repeat(method: str, headers: Mapping[str, str]) -> bool:
     return method in REPEATABLE_METHODS or IDEMPOTENCY_HEADER in headers
 
 
+def sent_at(value: str | None, now: datetime) -> datetime:
+    """When an answer was sent by its sender's clock, which is its `Date` header; `now` where that says nothing."""
+    return _date(value) or now
+
+
 def retry_after_s(value: str | None, now: datetime) -> float | None:
-    """The `Retry-After` header in seconds, given as seconds or as a date; None where it says nothing readable."""
+    """The `Retry-After` header in seconds, given as seconds or as a date; None where it says nothing readable.
+
+    `now`: by the clock of who sent the header, which may not agree with this host's.
+    """
     if value is None:
         return None
     try:
         return max(0.0, float(value))
     except ValueError:
         pass
+    at = _date(value)
+    return None if at is None else max(0.0, (at - now).total_seconds())
+
+
+def _date(value: str | None) -> datetime | None:
+    """An HTTP date; None where it is none."""
+    if value is None:
+        return None
     try:
         at = parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now.timestamp())
+    return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -27,6 +27,7 @@ from firstdraft.client.connecting import (
 from firstdraft.client.following import Following
 from firstdraft.client.retries import DEFAULT_RULE, RetryRule
 from firstdraft.client.statistics import ClientStatistics, Counters
+from schemas.event_lines import EventLines
 from schemas.events import Event
 from schemas.jobs import Job, SystemReport
 from schemas.openai_files import Batch, StoredFile
@@ -201,8 +202,10 @@ class Client:
                 if response.status_code != httpx.codes.OK:
                     response.read()
                     return replied(response)
-                for line in response.iter_lines():
-                    yield from following.take(line)
+                lines = EventLines()
+                for chunk in response.iter_bytes():
+                    for line in lines.take(chunk):
+                        yield from following.take(line)
                 return Reply(response.status_code)
         except httpx.TransportError as error:
             return unanswered(error)

@@ -18,6 +18,7 @@ from schemas.openai_chat import ChatCompletionRequest, CompletionRequest
 from schemas.openai_files import Endpoint
 from schemas.openai_models import OpenAIError
 from schemas.openai_responses import ResponseRequest
+from schemas.plain import NoText, read_json
 from schemas.requests import AcceptedRequest, JobRequest
 from schemas.wire import Wire
 
@@ -48,9 +49,10 @@ class Line:
 def custom_id_of(raw: bytes) -> str | None:
     """The line's `custom_id` if it can be read at all."""
     try:
-        custom_id = json.loads(raw)["custom_id"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        line = read_json(raw)
+    except (ValueError, RecursionError):
         return None
+    custom_id = line.get("custom_id") if isinstance(line, dict) else None
     return custom_id if isinstance(custom_id, str) else None
 
 
@@ -58,7 +60,9 @@ def read_line(number: int, raw: bytes, endpoint: Endpoint, models: ModelTable) -
     """The line. Raises `BadLine`."""
     custom_id = custom_id_of(raw)
     try:
-        line = json.loads(raw)
+        line = read_json(raw)
+    except NoText as error:
+        raise BadLine(custom_id, "invalid_json_line", f"line {number}: {error.field}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise BadLine(custom_id, "invalid_json_line", f"line {number} is no JSON: {error}") from error
     if not isinstance(line, dict) or custom_id is None:
@@ -130,7 +134,10 @@ def _chat(body: ChatCompletionRequest, models: ModelTable) -> tuple[list[JobRequ
     _refuse_streams(body.stream)
 
     def conclude(first: AcceptedRequest, answers: Sequence[Answer]) -> Wire:
-        return ChatDialect(f"chatcmpl-{first.request_id}", int(first.accepted_at_s), body.model).whole(answers)
+        dialect = ChatDialect(
+            f"chatcmpl-{first.request_id}", int(first.accepted_at_s), body.model, logprobs=first.sampling.logprobs
+        )
+        return dialect.whole(answers)
 
     return chat_jobs(body, models.policy(body.model)), conclude
 
@@ -141,7 +148,14 @@ def _completion(body: CompletionRequest, models: ModelTable) -> tuple[list[JobRe
     echoed = tuple(prompt for prompt in prompts for _ in range(body.n or 1)) if body.echo else ()
 
     def conclude(first: AcceptedRequest, answers: Sequence[Answer]) -> Wire:
-        dialect = TextDialect(f"cmpl-{first.request_id}", int(first.accepted_at_s), body.model, echoed, len(prompts))
+        dialect = TextDialect(
+            f"cmpl-{first.request_id}",
+            int(first.accepted_at_s),
+            body.model,
+            echoed,
+            len(prompts),
+            logprobs=first.sampling.logprobs,
+        )
         return dialect.whole(answers)
 
     return completion_jobs(body, models.policy(body.model)), conclude

@@ -4,6 +4,7 @@ What was answered is what the parts of its files say; everything else can be fou
 point, and the next one, in whatever process, goes on: a line's jobs have the same ids every time.
 """
 
+import codecs
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -278,6 +279,8 @@ class BatchRun:
                 while not ended:
                     rest = source.readline(self._limit)
                     ended = not rest or rest.endswith(b"\n")
+                if number == 1:
+                    raw = raw.removeprefix(codecs.BOM_UTF8)  # what some editors put there
                 if raw.strip():
                     yield number, raw if whole else None
 

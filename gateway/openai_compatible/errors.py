@@ -6,8 +6,8 @@ from typing import Any
 from schemas.openai_models import OpenAIError, OpenAIErrorBody
 from schemas.results import Failure, FailureKind
 
-#: What begins the paths of OpenAI's own routes.
-PREFIXES = ("/v1/chat/", "/v1/completions", "/v1/models", "/v1/responses", "/v1/files", "/v1/batches")
+#: What begins the paths below /v1 that are no routes of OpenAI's, here or elsewhere.
+OWN_PREFIXES = ("/v1/jobs", "/v1/ws", "/v1/stats", "/v1/cache")
 
 #: OpenAI's type of error by status; 500 for all others.
 TYPES = {
@@ -33,14 +33,17 @@ CLIENT_FAILURES = {
 }
 
 
+def is_openais(path: str) -> bool:
+    """Whether clients of OpenAI's API ask for the path: its routes, and those of it that are not here."""
+    return path.startswith("/v1/") and not path.startswith(OWN_PREFIXES)
+
+
 def from_problem(problem: Mapping[str, Any]) -> tuple[int, OpenAIError]:
     """The status and the error for a problem document. What is not valid is 400 with OpenAI, not 422."""
     status = 400 if problem["status"] == 422 else problem["status"]
     fields = problem.get("errors") or [{}]
     field = fields[0].get("field")
-    if field == "model" and problem["status"] == 422:
-        return 404, _error(problem["detail"], 404, param="model", code="model_not_found")
-    return status, _error(problem["detail"], status, param=field or None)
+    return status, _error(problem["detail"], status, param=field or None, code=problem.get("code"))
 
 
 def from_failure(failure: Failure) -> tuple[int, OpenAIError]:

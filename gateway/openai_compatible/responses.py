@@ -164,9 +164,7 @@ class ResponseStory:
         try:
             text = self._standing.take(event)
         except Diverged as reason:
-            yield ResponseEvent(
-                type="error", sequence_number=self._take_number(), code="server_error", message=str(reason), param=None
-            )
+            yield self.broken_off("server_error", str(reason))
             return
         held_back = self._request.sampling.logprobs
         if isinstance(event, Done):
@@ -178,6 +176,10 @@ class ResponseStory:
             yield self._event("incomplete", response=self._response(waits=False, cancelled=True))
         elif not isinstance(event, Started) and text and not held_back:
             yield from self._delta(text, ())
+
+    def broken_off(self, code: str, message: str) -> ResponseEvent:
+        """The last event of a stream that does not tell the response's end."""
+        return ResponseEvent(type="error", sequence_number=self._take_number(), code=code, message=message, param=None)
 
     def _delta(self, text: str, logprobs: tuple[object, ...]) -> Iterator[ResponseEvent]:
         yield from self._open()
@@ -264,5 +266,6 @@ def _format(body: ResponseRequest) -> ResponseFormat | None:
     if body.text is None:
         return None
     wanted = body.text.format
-    schema = None if wanted.json_schema is None else JsonSchemaFormat(json_schema=wanted.json_schema)
-    return ResponseFormat(type=wanted.type, json_schema=schema)
+    if wanted.json_schema is None or wanted.type != "json_schema":
+        return ResponseFormat(type=wanted.type, object_schema=wanted.json_schema)
+    return ResponseFormat(type=wanted.type, json_schema=JsonSchemaFormat(json_schema=wanted.json_schema))

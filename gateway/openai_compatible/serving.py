@@ -3,22 +3,26 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from flask import Response
 
 from broker.streams import BEGINNING
 from gateway.answers import event_stream, json_answer
+from gateway.leaving import ClientLeft, asking_client_has_left
 from gateway.openai_compatible import errors
 from gateway.openai_compatible.shapes import Answer, Dialect
 from gateway.openai_compatible.standing import Diverged, StandingText
 from gateway.services import Services
 from gateway.submitting import submit
-from schemas.events import Cancelled, Done, Event, Failed
+from schemas.events import FINAL_KINDS, Cancelled, Done, Event, Failed, Queued, Started
 from schemas.openai_models import OpenAIError
 from schemas.requests import AcceptedRequest, JobRequest
 
 #: The end of an OpenAI-style stream.
 DONE_LINE = "data: [DONE]\n\n"
+#: Seconds between looks whether the client is still there.
+LOOK_S = 2.0
 #: Written where nothing happened for a while: the write that notices a client that has left.
 HEARTBEAT = ": still here\n\n"
 
@@ -32,12 +36,17 @@ class NoAnswer(Exception):
         self.error = error
 
 
+#: An event with the place of the choice that it happens to; None for a sign of life.
+Told = tuple[int, Event] | None
+
+
 class Jobs:
     """The jobs of one request, one for each choice."""
 
     def __init__(self, services: Services, bodies: Sequence[JobRequest], note: str = "") -> None:
         """Submit them all. Raises `Refused`, with none of them left behind."""
         self._services = services
+        self._client_has_left = asking_client_has_left()
         self.accepted: list[AcceptedRequest] = []
         self._ended: set[str] = set()
         try:
@@ -53,33 +62,64 @@ class Jobs:
             if request.request_id not in self._ended:
                 self._services.store.cancel(request.request_id)
 
-    def follow(self) -> Iterator[tuple[int, Event] | None]:
-        """What happens, with the choice that it happens to; None for a sign of life. Raises `NoAnswer`."""
+    def events(self) -> Iterator[Told]:
+        """What happens, from the beginning on.
+
+        Raises `NoAnswer` where it takes longer than `gateway.max_answer_s`, and `ClientLeft`.
+        """
         limit_s = self._services.settings.max_answer_s
         places = {request.request_id: place for place, request in enumerate(self.accepted)}
         positions = dict.fromkeys(places, BEGINNING)
+        looked_at = time.monotonic()
         for told in self._services.hub.follow_all(positions, time.monotonic() + limit_s):
+            if told is None or time.monotonic() - looked_at > LOOK_S:
+                looked_at = time.monotonic()
+                if self._client_has_left():
+                    raise ClientLeft
             if told is None:
                 yield None
                 continue
             request_id, streamed = told
-            match streamed.event:
-                case Done():
-                    self._ended.add(request_id)
-                case Failed(failure=failure):
-                    self._ended.add(request_id)
-                    raise NoAnswer(*errors.from_failure(failure))
-                case Cancelled():
-                    self._ended.add(request_id)
-                    raise NoAnswer(*errors.cancelled())
+            if streamed.event.type in FINAL_KINDS:
+                self._ended.add(request_id)
             yield places[request_id], streamed.event
         if len(self._ended) < len(self.accepted):
             raise NoAnswer(*errors.not_in_time(limit_s))
 
+    def beginning(self, events: Iterator[Told]) -> list[Told]:
+        """What of the events shows, for each prompt, that there will be an answer.
+
+        Or what came within `gateway.status_s`. Blocks; raises `NoAnswer` where a prompt will have none, so that a
+        stream can still say so with its status.
+        """
+        undecided = {request.messages for request in self.accepted}
+        deadline = time.monotonic() + self._services.settings.status_s
+        past: list[Told] = []
+        for told in events:
+            if told is not None:
+                past.append(told)
+                place, event = checked(*told)
+                if not isinstance(event, Queued | Started):
+                    undecided.discard(self.accepted[place].messages)
+            if not undecided or time.monotonic() >= deadline:
+                break
+        return past
+
     def answers(self) -> list[Answer]:
-        """All answers, in the order of the choices. Blocks; raises `NoAnswer`."""
-        results = {place: event.result for place, event in filter(None, self.follow()) if isinstance(event, Done)}
+        """All answers, in the order of the choices. Blocks; raises `NoAnswer` and `ClientLeft`."""
+        told = (checked(*told) for told in self.events() if told is not None)
+        results = {place: event.result for place, event in told if isinstance(event, Done)}
         return [Answer(request.request_id, results[place]) for place, request in enumerate(self.accepted)]
+
+
+def checked(place: int, event: Event) -> tuple[int, Event]:
+    """The same, unless it says that there will be no answer: raises `NoAnswer`."""
+    match event:
+        case Failed(failure=failure):
+            raise NoAnswer(*errors.from_failure(failure))
+        case Cancelled():
+            raise NoAnswer(*errors.cancelled())
+    return place, event
 
 
 def answer_whole(
@@ -104,11 +144,44 @@ def answer_in_pieces(
     include_usage: bool,
 ) -> Response:
     """Submit, and send text that will stand as soon as that is known. A client that leaves cancels the jobs."""
+
+    def lines(jobs: Jobs, events: Iterator[Told]) -> Iterator[str]:
+        return _lines(jobs, events, dialect(jobs.accepted[0]), include_usage=include_usage)
+
+    return answer_streamed(services, bodies, lines)
+
+
+def answer_streamed(
+    services: Services,
+    bodies: Sequence[JobRequest],
+    lines: Callable[[Jobs, Iterator[Told]], Iterator[str]],
+    note: str = "",
+) -> Response:
+    """Submit, and answer with the lines that the jobs' events become, once it is known that there will be an answer.
+
+    A client that leaves cancels the jobs.
+    """
     with services.slots.taken() as slot:
-        jobs = Jobs(services, bodies)
-        response = event_stream(_lines(jobs, dialect(jobs.accepted[0]), include_usage=include_usage))
+        jobs = Jobs(services, bodies, note)
+        events = jobs.events()
+        try:
+            past = jobs.beginning(events)
+        except NoAnswer as reason:
+            jobs.cancel()
+            return json_answer(reason.error, reason.status)
+        except Exception:
+            jobs.cancel()
+            raise
+        response = event_stream(_until_the_client_leaves(lines(jobs, chain(past, events))))
         response.call_on_close(jobs.cancel)
         return slot.held_by(response)
+
+
+def _until_the_client_leaves(lines: Iterator[str]) -> Iterator[str]:
+    try:
+        yield from lines
+    except ClientLeft:
+        return
 
 
 def data_line(document: str) -> str:
@@ -116,7 +189,7 @@ def data_line(document: str) -> str:
     return f"data: {document}\n\n"
 
 
-def _lines(jobs: Jobs, dialect: Dialect, *, include_usage: bool) -> Iterator[str]:
+def _lines(jobs: Jobs, events: Iterator[Told], dialect: Dialect, *, include_usage: bool) -> Iterator[str]:
     for place in range(len(jobs.accepted)):
         opening = dialect.opening(place)
         if opening is not None:
@@ -126,11 +199,11 @@ def _lines(jobs: Jobs, dialect: Dialect, *, include_usage: bool) -> Iterator[str
     held_back = [request.sampling.logprobs for request in jobs.accepted]
     answers: dict[int, Answer] = {}
     try:
-        for told in jobs.follow():
+        for told in events:
             if told is None:
                 yield HEARTBEAT
                 continue
-            place, event = told
+            place, event = checked(*told)
             text = standing[place].take(event)
             if isinstance(event, Done):
                 answers[place] = Answer(jobs.accepted[place].request_id, event.result)
@@ -156,7 +229,7 @@ def in_openais_form(response: Response) -> Response:
         return response
     status, error = errors.from_problem(json.loads(response.get_data()))
     translated = json_answer(error, status)
-    for name in ("Retry-After", "WWW-Authenticate"):
-        if name in response.headers:
-            translated.headers[name] = response.headers[name]
+    for name, value in response.headers:
+        if name not in {"Content-Type", "Content-Length"}:
+            translated.headers[name] = value
     return translated

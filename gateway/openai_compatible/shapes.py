@@ -3,6 +3,7 @@
 A dialect is one route's way of saying the same: a whole answer, or pieces of one.
 """
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,7 +27,7 @@ from schemas.openai_answers import (
 )
 from schemas.openai_models import report_of
 from schemas.policy import Tier
-from schemas.results import Result, TokenLogprob
+from schemas.results import Result, RivalLogprob, TokenLogprob
 from schemas.wire import Wire
 
 
@@ -64,6 +65,8 @@ class ChatDialect:
     id: str
     created: int
     model: str
+    #: Whether log-probabilities were asked for.
+    logprobs: bool = False
 
     def whole(self, answers: Sequence[Answer]) -> ChatCompletion:
         """See `Dialect`."""
@@ -71,7 +74,7 @@ class ChatDialect:
             ChatChoice(
                 index=index,
                 message=AssistantMessage(content=answer.result.text),
-                logprobs=_chat_logprobs(answer.result.logprobs),
+                logprobs=_chat_logprobs(answer.result) if self.logprobs else None,
                 finish_reason=answer.result.finish_reason,
                 firstdraft=report_of(answer.job_id, answer.result),
             )
@@ -99,7 +102,7 @@ class ChatDialect:
         choice = ChatChunkChoice(
             index=index,
             delta=Delta(content=text or None),
-            logprobs=_chat_logprobs(answer.result.logprobs),
+            logprobs=_chat_logprobs(answer.result) if self.logprobs else None,
             finish_reason=answer.result.finish_reason,
         )
         return self._chunk(choice).model_copy(update={"firstdraft": report_of(answer.job_id, answer.result)})
@@ -122,6 +125,8 @@ class TextDialect:
     #: What comes before each choice's text: the prompt where it is to be echoed.
     echoed: Sequence[str] = ()
     num_prompts: int = 1
+    #: Whether log-probabilities were asked for.
+    logprobs: bool = False
 
     def whole(self, answers: Sequence[Answer]) -> TextCompletion:
         """See `Dialect`."""
@@ -156,7 +161,7 @@ class TextDialect:
         return TextChoice(
             index=index,
             text=text,
-            logprobs=_text_logprobs(answer.result.logprobs, len(self._echo(index))),
+            logprobs=_text_logprobs(answer.result, len(self._echo(index))) if self.logprobs else None,
             finish_reason=answer.result.finish_reason,
             firstdraft=report_of(answer.job_id, answer.result),
         )
@@ -193,24 +198,43 @@ def cached_tokens(result: Result) -> int:
 
 def chat_logprob(token: TokenLogprob) -> ChatLogprob:
     """One token's log-probabilities as OpenAI has them."""
-    top = tuple(TopLogprob(token=text, logprob=value, bytes=tuple(text.encode())) for text, value in token.top)
-    return ChatLogprob(token=token.token, logprob=token.logprob, bytes=tuple(token.token.encode()), top_logprobs=top)
+    top = tuple(
+        # OpenAI's word for a token that no bytes represent, as a control token, is null.
+        TopLogprob(token=rival.token, logprob=rival.logprob, bytes=rival.bytes or None)
+        for rival in token.top
+    )
+    return ChatLogprob(token=token.token, logprob=token.logprob, bytes=token.bytes, top_logprobs=top)
 
 
-def _chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
-    return ChatLogprobs(content=tuple(chat_logprob(token) for token in tokens)) if tokens else None
+def _chat_logprobs(result: Result) -> ChatLogprobs | None:
+    return ChatLogprobs(content=tuple(map(chat_logprob, result.logprobs))) if _has_logprobs(result) else None
 
 
-def _text_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> TextLogprobs | None:
-    if not tokens:
+def _text_logprobs(result: Result, offset: int) -> TextLogprobs | None:
+    if not _has_logprobs(result):
         return None
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     offsets = []
-    for token in tokens:
+    for token in result.logprobs:
         offsets.append(offset)
-        offset += len(token.token)
+        offset += len(decoder.decode(bytes(token.bytes)))
     return TextLogprobs(
-        tokens=tuple(token.token for token in tokens),
-        token_logprobs=tuple(token.logprob for token in tokens),
-        top_logprobs=tuple(dict(token.top) for token in tokens),
+        tokens=tuple(map(_text_token, result.logprobs)),
+        token_logprobs=tuple(token.logprob for token in result.logprobs),
+        top_logprobs=tuple({_text_token(rival): rival.logprob for rival in token.top} for token in result.logprobs),
         text_offset=tuple(offsets),
     )
+
+
+def _has_logprobs(result: Result) -> bool:
+    """Whether they can be told: a remote cloud's may be missing. An empty answer has none, and that is all of them."""
+    return bool(result.logprobs) or not result.text
+
+
+def _text_token(token: RivalLogprob) -> str:
+    """A token where only strings are told: one that is no whole characters by its bytes, as OpenAI spells it."""
+    raw = bytes(token.bytes)
+    try:
+        return raw.decode() or token.token
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

@@ -68,11 +68,17 @@ def conversation(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
 
 
 def schema_of(wanted: ResponseFormat | None) -> dict[str, Any] | None:
-    """The JSON schema that the answer must match, if any."""
-    if wanted is None or wanted.type == "text":
+    """The JSON schema that the answer must match, if any. Raises `Refused` for one where the type has none."""
+    if wanted is None:
         return None
+    if wanted.json_schema is not None and wanted.type != "json_schema":
+        raise Refused("response_format.json_schema", wanted.json_schema.json_schema, f"{wanted.type} has none")
+    if wanted.object_schema is not None and wanted.type != "json_object":
+        raise Refused("response_format.schema", wanted.object_schema, f"{wanted.type} has none there")
     if wanted.type == "json_object":
-        return ANY_OBJECT
+        return {**ANY_OBJECT, **(wanted.object_schema or {})}
+    if wanted.type == "text":
+        return None
     if wanted.json_schema is None:
         raise Refused("response_format.json_schema", None, "is needed where the type is json_schema")
     return wanted.json_schema.json_schema

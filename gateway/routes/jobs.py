@@ -12,6 +12,7 @@ from broker.holds import Record
 from broker.states import FINISHED
 from gateway.answers import RETRY_AFTER_S, json_answer, no_such_job
 from gateway.documents import JOBS, problems
+from gateway.leaving import asking_client_has_left
 from gateway.reports import described
 from gateway.services import Services
 from gateway.slots import TooManyStreams
@@ -50,9 +51,13 @@ def add(app: OpenAPI, services: Services) -> None:
     store, limits = services.store, services.settings
 
     def wait(job_id: str, wait_s: float) -> None:
-        """Block until the job has finished or the time is up. Raises `TooManyStreams`."""
+        """Block until the job has finished, the time is up or the client has left. Raises `TooManyStreams`.
+
+        The job of a client that has left goes on: its address was given to it, or its idempotency key finds it.
+        """
         with services.slots.taken():
-            services.hub.wait_for_end(job_id, time.monotonic() + min(wait_s, limits.max_wait_s))
+            deadline = time.monotonic() + min(wait_s, limits.max_wait_s)
+            services.hub.wait_for_end(job_id, deadline, asking_client_has_left())
 
     @app.post("/v1/jobs", tags=[JOBS], responses={200: Job, 202: Job})
     def submit(header: IdempotencyHeader, query: WaitQuery, body: JobRequest) -> Response:

@@ -33,7 +33,9 @@ def add(app: OpenAPI, services: Services) -> None:
         jobs = chat_jobs(body, models.policy(body.model))
 
         def dialect(first: AcceptedRequest) -> ChatDialect:
-            return ChatDialect(f"chatcmpl-{first.request_id}", int(first.accepted_at_s), body.model)
+            return ChatDialect(
+                f"chatcmpl-{first.request_id}", int(first.accepted_at_s), body.model, logprobs=first.sampling.logprobs
+            )
 
         if body.stream:
             usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -49,7 +51,12 @@ def add(app: OpenAPI, services: Services) -> None:
 
         def dialect(first: AcceptedRequest) -> TextDialect:
             return TextDialect(
-                f"cmpl-{first.request_id}", int(first.accepted_at_s), body.model, tuple(echoed), len(prompts)
+                f"cmpl-{first.request_id}",
+                int(first.accepted_at_s),
+                body.model,
+                tuple(echoed),
+                len(prompts),
+                logprobs=first.sampling.logprobs,
             )
 
         if body.stream:

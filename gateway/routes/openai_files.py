@@ -2,18 +2,19 @@
 
 import uuid
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, Self, cast
 
 from flask import Response, request
 from flask_openapi3.models.file import FileStorage
 from flask_openapi3.openapi import OpenAPI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from broker.batches import BatchStore
 from gateway.answers import json_answer
 from gateway.authentication import asking_owner, may_see
 from gateway.documents import FILES, openai_errors
 from gateway.files import CHUNK, Files
+from gateway.pages import Page, page_of, unknown_after
 from gateway.problems import problem
 from gateway.services import Services
 from schemas.openai_files import (
@@ -32,11 +33,31 @@ from schemas.owners import NOBODY
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
+#: The fewest and the most seconds for which a file can be asked to be kept, as OpenAI has them.
+LEAST_KEPT_S, LONGEST_KEPT_S = 3600, 30 * 24 * 3600
+
+
 class UploadForm(BaseModel):
     """A file to keep."""
 
     file: FileStorage = Field(description="JSON lines: custom_id, method, url and body of each request.")
     purpose: Purpose = "batch"
+    anchor: Literal["created_at"] | None = Field(
+        None, alias="expires_after[anchor]", description="From when on `expires_after[seconds]` count."
+    )
+    kept_s: int | None = Field(
+        None,
+        alias="expires_after[seconds]",
+        ge=LEAST_KEPT_S,
+        le=LONGEST_KEPT_S,
+        description="Seconds after which the file may be deleted.",
+    )
+
+    @model_validator(mode="after")
+    def _expiry_is_whole(self) -> Self:
+        if (self.anchor is None) != (self.kept_s is None):
+            raise ValueError("expires_after needs both its anchor and its seconds")
+        return self
 
 
 class FilePath(BaseModel):
@@ -56,11 +77,13 @@ class PageQuery(BaseModel):
 
     after: str | None = Field(None, description="The last id of the page before.")
     limit: int = Field(20, ge=1, le=10_000)
+    order: Literal["asc", "desc"] = Field("desc", description="By the time of creation.")
 
 
 class FilesQuery(PageQuery):
     """Which page of files."""
 
+    limit: int = Field(10_000, ge=1, le=10_000)
     purpose: Purpose | None = None
 
 
@@ -77,10 +100,12 @@ def _add_files(app: OpenAPI, services: Services) -> None:
     @app.post("/v1/files", tags=[FILES], responses={200: StoredFile, **errors})
     def upload(form: UploadForm) -> Response:
         """Keep a file."""
+        created_at = int(services.clock())
         description = StoredFile(
             id=f"file-{uuid.uuid4().hex}",
             bytes=0,
-            created_at=int(services.clock()),
+            created_at=created_at,
+            expires_at=None if form.kept_s is None else created_at + form.kept_s,
             filename=form.file.filename or "upload.jsonl",
             purpose=form.purpose,
             owner=(asking_owner() or NOBODY).name,
@@ -89,18 +114,11 @@ def _add_files(app: OpenAPI, services: Services) -> None:
 
     @app.get("/v1/files", tags=[FILES], responses={200: FileList, **errors})
     def list_files(query: FilesQuery) -> Response:
-        """The files, the newest first."""
+        """The files, the newest first unless `order` is `asc`."""
         found = [one for one in files.listed(query.purpose) if may_see(one.owner)]
-        ids = [one.id for one in found]
-        start = ids.index(query.after) + 1 if query.after in ids else 0
-        page = found[start : start + query.limit]
+        page = page_of(found if query.order == "desc" else found[::-1], query.after, query.limit)
         return json_answer(
-            FileList(
-                data=tuple(page),
-                first_id=page[0].id if page else None,
-                last_id=page[-1].id if page else None,
-                has_more=start + query.limit < len(found),
-            )
+            FileList(data=page.data, first_id=page.first_id, last_id=page.last_id, has_more=page.has_more)
         )
 
     @app.get("/v1/files/<file_id>", tags=[FILES], responses={200: StoredFile, **errors})
@@ -115,9 +133,14 @@ def _add_files(app: OpenAPI, services: Services) -> None:
         found = _own_file(files, path.file_id)
         if found is None:
             return _no_such("file", path.file_id)
-        response = Response(_chunks(files.open(path.file_id)), content_type="application/octet-stream")
-        response.content_length = found.bytes
-        return response
+        with services.transfers.taken() as slot:
+            response = Response(content_type="application/octet-stream")
+            if request.method != "HEAD":
+                content = files.open(path.file_id)
+                response.response = _chunks(content)
+                response.call_on_close(content.close)  # where the client has left before the first piece
+            response.content_length = found.bytes
+            return slot.held_by(response)
 
     @app.delete("/v1/files/<file_id>", tags=[FILES], responses={200: FileDeleted, **errors})
     def delete_file(path: FilePath) -> Response:
@@ -153,15 +176,19 @@ def _add_batches(app: OpenAPI, services: Services) -> None:
 
     @app.get("/v1/batches", tags=[FILES], responses={200: BatchList, **errors})
     def list_batches(query: PageQuery) -> Response:
-        """The batches, the newest first."""
-        page, more = batches.listed(query.after, query.limit, lambda batch: may_see(batch.owner.name))
-        return json_answer(
-            BatchList(
-                data=tuple(page),
-                first_id=page[0].id if page else None,
-                last_id=page[-1].id if page else None,
-                has_more=more,
+        """The batches, the newest first unless `order` is `asc`."""
+        if query.after is not None and _own_batch(batches, query.after) is None:
+            raise unknown_after(query.after)
+        page = Page(
+            *batches.listed(
+                query.after,
+                query.limit,
+                lambda batch: may_see(batch.owner.name),
+                newest_first=query.order == "desc",
             )
+        )
+        return json_answer(
+            BatchList(data=page.data, first_id=page.first_id, last_id=page.last_id, has_more=page.has_more)
         )
 
     @app.get("/v1/batches/<batch_id>", tags=[FILES], responses={200: Batch, **errors})

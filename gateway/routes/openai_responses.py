@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from flask import Response
@@ -24,7 +25,8 @@ from gateway.openai_compatible.responses import (
     response_job,
     response_of,
 )
-from gateway.openai_compatible.serving import HEARTBEAT, Jobs, NoAnswer
+from gateway.openai_compatible.serving import HEARTBEAT, Jobs, NoAnswer, Told, answer_streamed
+from gateway.pages import page_of
 from gateway.problems import problem
 from gateway.services import Services
 from gateway.submitting import submit
@@ -95,13 +97,14 @@ def add(app: OpenAPI, services: Services) -> None:
         if note.background and not body.stream:
             request = submit(services, job, note=note.model_dump_json())
             return json_answer(response_of(request, note, waits=True))
-        with services.slots.taken() as slot:
+        if body.stream and note.background:
+            with services.slots.taken() as slot:
+                request = submit(services, job, note=note.model_dump_json())
+                return slot.held_by(event_stream(_lines(services, request, note, after=-1)))
+        if body.stream:
+            return answer_streamed(services, [job], partial(_told, note), note=note.model_dump_json())
+        with services.slots.taken():
             jobs = Jobs(services, [job], note=note.model_dump_json())
-            if body.stream:
-                response = event_stream(_lines(services, jobs.accepted[0], note, after=-1))
-                if not note.background:
-                    response.call_on_close(jobs.cancel)
-                return slot.held_by(response)
             try:
                 (answer,) = jobs.answers()
             except NoAnswer as reason:
@@ -143,16 +146,9 @@ def _add_stored(app: OpenAPI, services: Services) -> None:
         """The turns that a response answers, the last first unless `order` is `asc`."""
         found = _find(services, path.response_id)
         items = input_items(found.record.request, found.note)[:: 1 if query.order == "asc" else -1]
-        ids = [item.id for item in items]
-        start = ids.index(query.after) + 1 if query.after in ids else 0
-        page = items[start : start + query.limit]
+        page = page_of(items, query.after, query.limit)
         return json_answer(
-            InputItemList(
-                data=tuple(page),
-                first_id=page[0].id if page else None,
-                last_id=page[-1].id if page else None,
-                has_more=start + len(page) < len(items),
-            )
+            InputItemList(data=page.data, first_id=page.first_id, last_id=page.last_id, has_more=page.has_more)
         )
 
 
@@ -176,7 +172,22 @@ def _earlier(services: Services, response_id: str | None) -> Sequence[Message]:
     return continued(found.record.request, found.note, found.record.result)
 
 
+def _told(note: ResponseNote, jobs: Jobs, events: Iterator[Told]) -> Iterator[str]:
+    """The stream of a response that ends with it, or after `gateway.max_answer_s`."""
+    story = ResponseStory(jobs.accepted[0], note)
+    yield from _said(story.opening())
+    try:
+        for told in events:
+            if told is None:
+                yield HEARTBEAT
+            else:
+                yield from _said(story.tell(told[1]))
+    except NoAnswer as reason:
+        yield from _said(iter([story.broken_off(reason.error.error.code or "server_error", str(reason))]))
+
+
 def _lines(services: Services, request: AcceptedRequest, note: ResponseNote, after: int) -> Iterator[str]:
+    """The stream of a stored response, or of one in the background, which goes on without it: to its end."""
     story = ResponseStory(request, note)
     yield from _said(story.opening(), after)
     for streamed in services.hub.follow(request.request_id, BEGINNING, deadline=float("inf")):
@@ -186,7 +197,7 @@ def _lines(services: Services, request: AcceptedRequest, note: ResponseNote, aft
             yield from _said(story.tell(streamed.event), after)
 
 
-def _said(events: Iterator[ResponseEvent], after: int) -> Iterator[str]:
+def _said(events: Iterator[ResponseEvent], after: int = -1) -> Iterator[str]:
     for event in events:
         if event.sequence_number > after:
             yield f"event: {event.type}\ndata: {event.model_dump_json(include=event.model_fields_set)}\n\n"

@@ -19,6 +19,16 @@ READY_S = 240.0
 ANSWER_S = 120.0
 
 
+#: Seconds that one test may take with its fixtures: several engines may have to start, and compile, before it.
+LIMIT_S = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("e2e") is not None:
+            item.add_marker(pytest.mark.timeout(LIMIT_S))
+
+
 class System:
     """A running system, spoken to as a user would."""
 

@@ -33,7 +33,7 @@ def test_an_expanded_model_has_more_layers_and_the_same_logits_once_loaded(
 ) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     command = [sys.executable, "-c", COMPARE, cloud_model_path, str(source), str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     change, largest = (float(number) for number in done.stdout.splitlines()[-1].split())
     assert change == 0.0

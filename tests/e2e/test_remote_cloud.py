@@ -9,6 +9,7 @@ from config.settings import read_settings
 from schemas.events import WrittenText
 from schemas.results import FailureKind, FinishReason
 from tests.e2e.cloud_orders import a_draft, order
+from tests.e2e.joining import JOINING, check_joining
 from tests.polling import until
 from tests.processes import free_port, running
 from workers.cloud.remote import NOT_VERIFIED, RemoteEngine
@@ -94,6 +95,13 @@ def test_stop_strings_and_logprobs_reach_the_server(engine):
     assert answer.text == plain.text[: plain.text.index(stop)]
     assert answer.finish_reason is FinishReason.STOP
     assert all(entry.logprob <= 0 and len(entry.top) == 2 for entry in answer.logprobs)
+
+
+@pytest.mark.parametrize(("prompt", "options"), JOINING, ids=str)
+def test_logprobs_join_to_the_text(engine, prompt, options):
+    answer = engine.submit(order(prompt, logprobs=True, top_logprobs=2, **options)).result(ANSWER_S)
+    check_joining(answer.logprobs, answer.text, answer.token_ids)
+    assert bool(answer.logprobs) == bool(answer.text)
 
 
 def test_many_requests_are_answered_over_one_pool_of_connections(engine):

@@ -76,7 +76,9 @@ def test_an_unsure_draft_is_verified(system: System) -> None:
 def test_a_verified_answer_is_the_cloud_models_own_token_for_token(system: System) -> None:
     def token_ids(prompt: str, policy: str) -> list[int]:
         result = system.ask(prompt, policy=policy, logprobs=True)
-        assert len(result.logprobs) == result.usage.completion_tokens
+        assert b"".join(bytes(token.bytes) for token in result.logprobs).decode() == result.text
+        # The end of the turn is counted, and no part of the text.
+        assert len(result.logprobs) == result.usage.completion_tokens - (result.finish_reason == "stop")
         return [token.token_id for token in result.logprobs]
 
     different = [p for p in PROMPTS if token_ids(p, "no_confidence") != token_ids(p, "cloud_only")]

@@ -4,7 +4,7 @@ They keep the interfaces that `workers.edge.drafting` and `workers.cloud.verifyi
 promise about futures, listeners and cancelling. A prompt may ask for behaviour by words of its last message:
 
     empty         an answer without text: the end-of-text token alone
-    unsure        the edge's confidence is 0.1 instead of 0.9
+    unsure        the edge's confidence is 0.1 instead of 0.95
     slow          ten times the delay a token
     forever       a token every delay, until cancelled
     unspeakable   its words hold half of a surrogate pair, which no message can
@@ -30,19 +30,19 @@ from typing import Generic, TypeVar
 from schemas.drafts import Draft, TokenFigures
 from schemas.events import AcceptedText, CorrectedText, DraftText, WrittenText
 from schemas.requests import Message
-from schemas.results import DraftStatistics, FailureKind, FinishReason
+from schemas.results import DraftStatistics, FailureKind, FinishReason, RivalLogprob, TokenLogprob
 from schemas.workers import CacheStatistics, VerificationStatistics
 from tests.fakes.death import Death
 from workers.cloud.answering import AnswerOrder, CloudAnswer
 from workers.edge.engine import DraftOrder
-from workers.failures import EngineDied, RequestCancelled, RequestRefused
+from workers.failures import BeyondModel, EngineDied, RequestCancelled, RequestRefused
 
 OrderT = TypeVar("OrderT", DraftOrder, AnswerOrder)
 ProductT = TypeVar("ProductT", Draft, CloudAnswer)
 
 #: Tokens of an answer where `max_tokens` allows more.
 NUM_TOKENS = 12
-SURE, UNSURE = 0.9, 0.1
+SURE, UNSURE = 0.95, 0.1
 #: How many orders an engine remembers.
 REMEMBERED = 256
 
@@ -71,6 +71,17 @@ def words(order: DraftOrder | AnswerOrder) -> list[str]:
     spoken = order.messages[-1].content.split()[::-1] or ["nothing"]
     num = min(order.sampling.max_tokens, NUM_TOKENS)
     return [f"{spoken[place % len(spoken)]} " for place in range(num)]
+
+
+def logprobs(order: DraftOrder | AnswerOrder, written: Sequence[str]) -> tuple[TokenLogprob, ...]:
+    """A token a word, each with the end of text as its only rival."""
+    if not order.sampling.logprobs:
+        return ()
+    rivals = (RivalLogprob(token="<|end|>", bytes=(), token_id=0, logprob=-9.0),)[: order.sampling.top_logprobs]
+    return tuple(
+        TokenLogprob(token=word, bytes=tuple(word.encode()), token_id=place, logprob=-0.1, top=rivals)
+        for place, word in enumerate(written)
+    )
 
 
 @dataclass
@@ -232,6 +243,8 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
     model_name = "fake-small"
 
     def write(self, flight: Flight[DraftOrder, Draft], listener: Callable[[DraftText], None]) -> Draft:
+        if "beyond" in flight.order.messages[-1].content:
+            raise BeyondModel("json_schema: the fake edge keeps none")
         text, cached = "", self.cached_words(flight.order)
         written = words(flight.order)
         for word in written:
@@ -257,6 +270,7 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
             cached_tokens=cached,
             model=self.model_name,
             vocabulary=self.vocabulary,
+            logprobs=logprobs(flight.order, written),
         )
 
 
@@ -292,6 +306,7 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
             prompt_tokens=len(flight.order.messages[-1].content.split()) or 1,
             cached_tokens=cached,
             draft=statistics,
+            logprobs=logprobs(flight.order, written),
         )
 
     def _count(self, draft: Draft | None, accepted: int, num_tokens: int) -> DraftStatistics | None:

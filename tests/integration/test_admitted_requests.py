@@ -16,6 +16,7 @@ from schemas.events import EventKind
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
 from schemas.results import FailureKind
+from tests.polling import joined
 from tests.samples import a_draft, a_request, a_result
 
 
@@ -57,14 +58,14 @@ def test_a_key_that_comes_many_times_at_once_makes_one_request(store):
     start, ids = threading.Barrier(8), []
 
     def submit() -> None:
-        start.wait()
+        start.wait(10)
         ids.append(store.create(of("someone"), Idempotency("someone", "order-7", "digest")))
 
     threads = [threading.Thread(target=submit) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        joined(thread)
     assert len(ids) == 8
     assert len(set(ids)) == 1
     assert store.counters() == {"accepted": 1}

@@ -114,6 +114,32 @@ def test_a_batch_with_lines_that_fail_says_so_in_its_exit_status(run, prompts, t
     assert json.loads(error)["custom_id"] == "31"
 
 
+@pytest.mark.parametrize("wrapped", [True, False], ids=["requests", "bodies"])
+@pytest.mark.parametrize("before", ["\ufeff", "\ufeff\n\n", "\n \n"])
+def test_a_byte_order_mark_and_blank_lines_before_a_batch_are_no_part_of_it(run, tmp_path, wrapped, before):
+    source = tmp_path / "in.jsonl"
+    bodies = [{"prompt": f"word{n}", "max_tokens": 1} for n in range(2)]
+    head = {"method": "POST", "url": "/v1/jobs"}
+    lines = [{"custom_id": f"w{n}", **head, "body": body} if wrapped else body for n, body in enumerate(bodies)]
+    source.write_text(before + "".join(json.dumps(line) + "\r\n" for line in lines), encoding="utf-8")
+    ran = run("batch", str(source), "-o", str(tmp_path / "out.jsonl"))
+    assert ran.exit_code == 0, ran.output
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sorted(answer["response"]["body"]["result"]["text"] for answer in answers) == ["word0 ", "word1 "]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("command", [["batch", "IN", "-o", "OUT"], ["ablate", "IN"], ["bench", "IN"]])
+def test_prompts_in_another_encoding_are_said_to_be(run, tmp_path, command, encoding):
+    source = tmp_path / "in.jsonl"
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    source.write_bytes((mark + '{"prompt": "x"}\n').encode(encoding))
+    places = {"IN": str(source), "OUT": str(tmp_path / "out")}
+    refused = run(*(places.get(part, part) for part in command))
+    assert refused.exit_code == 1
+    assert f"Error: {source} is UTF-16: save it as UTF-8" in refused.output
+
+
 def test_an_interrupted_batch_is_followed_again_and_another_input_is_another_batch(run, system, prompts, tmp_path):
     memory = tmp_path / "out.jsonl.batch"
     with Client(system.url) as client:

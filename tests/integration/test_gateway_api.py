@@ -13,6 +13,7 @@ from schemas.events import Decision, DraftText
 from schemas.policy import Tier
 from schemas.results import Failure, FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
+from tests.polling import joined
 from tests.samples import a_draft, a_result
 
 PROMPT = {"prompt": "why is the sky blue"}
@@ -112,6 +113,8 @@ def test_everything_a_job_may_say_reaches_its_record(client, store):
         (PROMPT | {"colour": "blue"}, "colour", "blue"),
         (PROMPT | {"top_logprobs": 2}, "top_logprobs", 2),
         (PROMPT | {"json_schema": {"maximum": 2**70}}, "json_schema", {"maximum": 2**70}),
+        (PROMPT | {"grammar": "root ::= ("}, "grammar", "root ::= ("),
+        (PROMPT | {"logit_bias": {"-1": 5}}, "logit_bias.-1.[key]", "-1"),
         (PROMPT | {"policy": "bold"}, "policy", "bold"),
         (PROMPT | {"confidence": {"strategy": "hunch"}}, "confidence.strategy", "hunch"),
         (PROMPT | {"confidence": {"weights": {"hunch": 1}}}, "confidence.weights", "hunch"),
@@ -220,7 +223,7 @@ def test_waiting_ends_when_the_job_does(client, store, submitted):
     timer = threading.Timer(0.1, store.succeed, [hold, a_result(), []])
     timer.start()
     assert client.get(f"/v1/jobs/{job}?wait=0.5").json["status"] == "succeeded"
-    timer.join()
+    joined(timer)
 
 
 def test_a_submission_may_wait_for_its_answer(client, store):
@@ -230,7 +233,7 @@ def test_a_submission_may_wait_for_its_answer(client, store):
     timer = threading.Timer(0.1, store.succeed, [hold, a_result(), []])
     timer.start()
     answer = client.post("/v1/jobs?wait=0.5", json=PROMPT, headers=once)
-    timer.join()
+    joined(timer)
     assert (answer.status_code, answer.json["id"], answer.json["status"]) == (200, job, "succeeded")
     assert answer.headers["Location"] == f"/v1/jobs/{job}"
     assert "Retry-After" not in answer.headers

@@ -127,7 +127,7 @@ def at_once():
         start = threading.Barrier(len(calls))
 
         def one(ask):
-            start.wait()
+            start.wait(10)
             return ask()
 
         with ThreadPoolExecutor(len(calls)) as pool:

@@ -14,7 +14,7 @@ from firstdraft.embedded import embedded_server
 from schemas.events import DraftText
 from schemas.policy import Tier
 from tests.integration.conftest import LIFETIMES
-from tests.polling import until
+from tests.polling import joined, until
 from tests.processes import free_port, running
 from tests.samples import a_result
 
@@ -55,7 +55,7 @@ def test_waiting_over_http_ends_when_the_job_does(client, store, job):
     timer = threading.Timer(0.3, store.succeed, [hold, a_result(), []])
     timer.start()
     answer = client.get(f"/v1/jobs/{job}?wait=8")
-    timer.join()
+    joined(timer)
     assert answer.json()["status"] == "succeeded"
     assert answer.elapsed.total_seconds() < 4
 

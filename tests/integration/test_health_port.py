@@ -17,7 +17,8 @@ def test_health_answers_while_streams_have_taken_every_thread(redis_url, tmp_pat
         "XDG_STATE_HOME": str(tmp_path),
         "FIRSTDRAFT_GATEWAY__PORT": str(port),
         "FIRSTDRAFT_GATEWAY__HEALTH_PORT": str(health),
-        "FIRSTDRAFT_GATEWAY__THREADS": "3",
+        "FIRSTDRAFT_GATEWAY__THREADS": "4",
+        "FIRSTDRAFT_GATEWAY__MAX_TRANSFERS": "1",
         "FIRSTDRAFT_GATEWAY__MAX_STREAMS": "2",
     }
     url, health_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{health}"

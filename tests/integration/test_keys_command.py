@@ -29,6 +29,13 @@ def test_keys_are_made_listed_and_revoked(run, redis_connection):
     assert ApiKeys(redis_connection).find(made.output.strip()) is None
 
 
+@pytest.mark.parametrize("label", ["firstdraft[edge]", "[/x]", "[bold]b[/bold]", "p:smile:q"])
+def test_a_label_is_shown_as_it_was_given(run, label, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    run("create", "alice", "--label", label)
+    assert label in run("list").output
+
+
 def test_a_key_that_is_not_there_and_an_owner_that_cannot_be_are_said_so(run):
     missing = run("revoke", "nothing")
     assert missing.exit_code == 1

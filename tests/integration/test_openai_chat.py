@@ -120,8 +120,8 @@ def test_a_job_that_fails_is_an_error_whole_and_in_a_stream(client):
 
 
 def test_options_of_ours_go_along(client):
-    report = chat(client, SURE, extra_body={"firstdraft": {"confidence": {"threshold": 0.95}}}).firstdraft
-    assert (report["tier"], report["confidence_report"]["threshold"]) == ("cloud", 0.95)
+    report = chat(client, SURE, extra_body={"firstdraft": {"confidence": {"threshold": 0.99}}}).firstdraft
+    assert (report["tier"], report["confidence_report"]["threshold"]) == ("cloud", 0.99)
 
 
 def test_text_completions_take_several_prompts_and_echo(client):

@@ -112,7 +112,9 @@ def test_a_response_that_fails_says_why(client):
         respond(client, "break")
     failed = finished(client, respond(client, "break", background=True))
     assert (failed.status, failed.error.code) == ("failed", "server_error")
-    assert list(respond(client, "break", stream=True))[-1].type == "response.failed"
+    with pytest.raises(openai.InternalServerError):
+        respond(client, "break", stream=True)
+    assert list(respond(client, "break", stream=True, background=True))[-1].type == "response.failed"
 
 
 @pytest.mark.parametrize(

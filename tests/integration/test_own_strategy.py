@@ -47,5 +47,6 @@ def test_a_strategy_of_another_package_is_found_by_its_entry_point(package: Path
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
     assert done.stdout.strip() == answer, done.stderr

@@ -27,7 +27,7 @@ def prepared(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("deploy")
     command = [FOLDER / "prepare.sh", folder, "localhost", "127.0.0.1"]
     for _ in range(2):  # what is there already is kept
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
     return folder
 
 

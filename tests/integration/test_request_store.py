@@ -13,7 +13,7 @@ from broker.streams import EventHub
 from schemas.events import DraftText, EventKind
 from schemas.policy import Tier
 from schemas.results import Failure, FailureKind
-from tests.polling import until
+from tests.polling import joined, until
 from tests.samples import a_draft, a_request, a_result
 
 FAILURE = Failure(kind=FailureKind.ENGINE_ERROR, tier=Tier.EDGE, message="it broke")
@@ -210,7 +210,7 @@ def test_of_many_that_race_to_finish_a_request_exactly_one_wins(store, redis_con
         start, won = threading.Barrier(16), []
 
         def finish(place: int, hold=hold, start=start, won=won) -> None:
-            start.wait()
+            start.wait(10)
             ends = [
                 lambda: store.succeed(hold, a_result(), []),
                 lambda: store.fail(hold, FAILURE),
@@ -224,7 +224,7 @@ def test_of_many_that_race_to_finish_a_request_exactly_one_wins(store, redis_con
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            joined(thread)
         ends = [place for place in won if place != 3]
         assert len(ends) == 1
         told = [kind for kind in kinds(redis_connection, hold.request_id) if kind in {"done", "failed", "cancelled"}]
@@ -356,14 +356,14 @@ def test_of_many_reapers_one_has_each_request(store, make_due, reaper):
     pushed, start = [], threading.Barrier(8)
 
     def reap() -> None:
-        start.wait()
+        start.wait(10)
         pushed.extend(reaper.reap())
 
     threads = [threading.Thread(target=reap) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        joined(thread)
     assert sorted(pushed) == sorted(hold.request_id for hold in holds)
 
 

@@ -42,8 +42,9 @@ class Project:
         """Run it, and give what it said."""
         (self.folder / "calls").write_text("")
         command = ["/bin/bash", "deploy/setup.sh"]
+        whole = {**os.environ, **environment}
         return subprocess.run(
-            command, cwd=self.folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+            command, cwd=self.folder, env=whole, capture_output=True, text=True, check=False, timeout=120
         )
 
     @property

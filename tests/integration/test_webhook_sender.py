@@ -14,6 +14,7 @@ from gateway.app import create_app
 from gateway.webhook_sender import WebhookSender
 from gateway.webhooks import RETRY_DELAYS_S, owners_secret, signed_headers
 from schemas.policy import Tier
+from tests.polling import joined
 from tests.samples import a_request, a_result
 
 MASTER, NOW_S = "the deployment's secret", 1_700_000_000
@@ -47,7 +48,7 @@ def receiving():
     finally:
         server.shutdown()
         server.server_close()
-        thread.join()
+        joined(thread)
 
 
 @pytest.fixture

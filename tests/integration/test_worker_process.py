@@ -55,6 +55,29 @@ def rq_workers(redis, tier):
     return Worker.all(queue=queue(redis, tier), job_class=TransportJob, serializer=MsgpackSerializer)
 
 
+def test_what_the_edge_cannot_write_is_left_to_the_cloud_without_a_draft(
+    ask, ended, start_worker, redis_connection, worker_store
+):
+    start_worker("edge")
+    start_worker("cloud")
+    request_id = ask("beyond the edge")
+    result = ended(request_id).result
+    assert (result.tier, result.draft, result.confidence) == (Tier.CLOUD, None, None)
+    assert result.text.split() == ["edge", "the", "BEYOND"] * 4
+    events = [streamed.event for streamed in EventHub(redis_connection).read(request_id)]
+    (decision,) = [event for event in events if event.type == "decision"]
+    assert (decision.escalated, decision.confidence) == (True, None)
+    assert decision.reason == "the edge cannot write it: json_schema: the fake edge keeps none"
+    assert worker_store.read(request_id).draft is None
+
+
+def test_where_the_policy_has_no_cloud_what_the_edge_cannot_write_is_refused(ask, ended, start_worker):
+    start_worker("edge")
+    failure = ended(ask("beyond the edge", policy="edge_only")).failure
+    assert (failure.kind, failure.tier) == (FailureKind.UNSUPPORTED_OPTION, Tier.EDGE)
+    assert failure.message == "json_schema: the fake edge keeps none"
+
+
 def test_32_requests_over_both_tiers_end_in_exactly_one_outcome_each(
     ask, ended, start_worker, redis_connection, worker_store
 ):

@@ -3,6 +3,7 @@
 import math
 import sys
 
+from broker.tls import check_tls
 from config.logs import configure_logs
 from config.settings import InvalidSettings, read_settings
 from schemas.policy import Tier
@@ -18,6 +19,7 @@ def main() -> int:
     """Run until told to stop. Answers the exit status."""
     settings = read_settings()
     configure_logs(settings.log_level)
+    check_tls(settings.redis)  # before the engine, which takes a while to start
     step_back(settings.cloud.niceness)
     model_path = cloud_model_path(settings) if settings.cloud.engine == "vllm" else ""
     engine = build_engine(settings.cloud, model_path)

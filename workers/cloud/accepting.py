@@ -48,11 +48,10 @@ def standing_prefix(logprobs: Sequence[float], favourites: Sequence[float], thre
 def can_be_scored(sampling: Sampling) -> bool:
     """Whether letting tokens stand unsampled keeps the request's options.
 
-    Penalties, biases and grammars act while the model writes, and logprobs are of what it wrote: such requests are
-    verified exactly.
+    Penalties, biases and grammars act while the model writes: such requests are verified exactly.
     """
     plain = Sampling()
-    names = ("repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "grammar")
+    names = ("repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias", "grammar")
     return sampling.json_schema is None and all(getattr(sampling, name) == getattr(plain, name) for name in names)
 
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 import httpx
 
 from config.settings import CloudSettings, read_secret
+from schemas.event_lines import EventLines
 from schemas.requests import EVERYBODYS_NAMESPACE
 from schemas.results import DraftStatistics, FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics
@@ -124,7 +125,7 @@ class RemoteEngine:
                 if response.status_code != httpx.codes.OK:
                     await response.aread()
                 _check(response)
-                async for chunk in pieces(response.aiter_lines()):
+                async for chunk in pieces(_lines(response)):
                     yield chunk
         except httpx.TransportError as error:
             if reply.written:
@@ -218,6 +219,15 @@ async def _sent(request: Any) -> httpx.Response:
     except httpx.TransportError as error:
         raise _TryAgain(repr(error)) from error
     return response
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    lines = EventLines()
+    async for chunk in response.aiter_bytes():
+        for line in lines.take(chunk):
+            yield line
+    for line in lines.last():
+        yield line
 
 
 def _check(response: httpx.Response) -> None:

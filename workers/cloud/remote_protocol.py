@@ -1,15 +1,19 @@
 """An order as the body of an OpenAI chat completion, and its stream of chunks as an answer. Knows no connection."""
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from schemas.requests import Sampling
-from schemas.results import DraftStatistics, FailureKind, FinishReason, TokenLogprob
+from schemas.results import DraftStatistics, FailureKind, FinishReason, RivalLogprob, TokenBytes, TokenLogprob
 from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
 from workers.cloud.narrating import Narration
 from workers.failures import RequestRefused
+from workers.joining import DoesNotJoin, joined
+
+log = logging.getLogger(__name__)
 
 #: What a token id is where the protocol tells none.
 UNKNOWN_TOKEN_ID = -1
@@ -38,6 +42,8 @@ class _Told(BaseModel):
 class _Rival(_Told):
     token: str
     logprob: float
+    #: A token may be a part of a character; many servers leave this out.
+    bytes: TokenBytes | None = None
 
 
 class _Token(_Rival):
@@ -196,14 +202,24 @@ class Reply:
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self.cached_tokens,
             draft=draft,
-            logprobs=tuple(self._logprobs),
+            logprobs=self._joined_logprobs(),
         )
+
+    def _joined_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Those of the tokens with a part in the text; none where the server's do not join to its own text."""
+        try:
+            return joined(self._logprobs, self._text)
+        except DoesNotJoin as reason:
+            log.warning("remote_logprobs_left_out entries=%d reason=%r", len(self._logprobs), str(reason))
+            return ()
 
 
 def _logprob(entry: _Token) -> TokenLogprob:
-    return TokenLogprob(
-        token=entry.token,
-        token_id=UNKNOWN_TOKEN_ID,
-        logprob=entry.logprob,
-        top=tuple((rival.token, rival.logprob) for rival in entry.top_logprobs),
-    )
+    own = _told(entry)
+    top = tuple(map(_told, entry.top_logprobs))
+    return TokenLogprob(token=own.token, bytes=own.bytes, token_id=own.token_id, logprob=own.logprob, top=top)
+
+
+def _told(entry: _Rival) -> RivalLogprob:
+    raw = tuple(entry.token.encode()) if entry.bytes is None else entry.bytes
+    return RivalLogprob(token=entry.token, bytes=raw, token_id=UNKNOWN_TOKEN_ID, logprob=entry.logprob)

@@ -2,6 +2,7 @@
 
 import sys
 
+from broker.tls import check_tls
 from config.logs import configure_logs
 from config.settings import InvalidSettings, read_settings
 from schemas.policy import Tier
@@ -16,6 +17,7 @@ def main() -> int:
     """Run until told to stop. Answers the exit status."""
     settings = read_settings()
     configure_logs(settings.log_level)
+    check_tls(settings.redis)  # before the engine, which takes a while to start
     engine = EdgeEngine(settings.edge, edge_model_path(settings))
     engine.start()
     assembly = Assembly(settings, Tier.EDGE, engine)

@@ -3,20 +3,21 @@
 Refuses what this model can never answer. Knows no KV cells and no scheduling.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 from config.settings import EarlyEscalationSettings
 from schemas.drafts import Draft
-from schemas.requests import Message, Sampling
+from schemas.requests import Message
 from schemas.results import FailureKind
+from workers.control_tokens import PromptTokens
 from workers.edge.chat_template import ChatTemplate, TemplateRefused
 from workers.edge.confidence import UnknownStrategy, members
+from workers.edge.constraint import Constraints
 from workers.edge.flight import DraftOrder, Flight, Listener
-from workers.edge.llama import Grammar, Llama, schema_grammar
+from workers.edge.llama import Llama
 from workers.edge.outlook import Outlook
-from workers.failures import RequestRefused
+from workers.failures import BeyondModel, RequestRefused
 
 
 class Admission:
@@ -24,17 +25,20 @@ class Admission:
 
     def __init__(self, model: Llama, context_tokens: int, early: EarlyEscalationSettings) -> None:
         self._model, self._context_tokens, self._early = model, context_tokens, early
-        self._template = ChatTemplate(model.chat_template, bos_text=model.bos_text, eos_text=model.eos_text)
+        template = ChatTemplate(model.chat_template, bos_text=model.bos_text, eos_text=model.eos_text)
+        self._prompts = PromptTokens(model, template.render, model.chat_template or "")
+        self._constraints = Constraints(model)
 
     def prepare(self, order: DraftOrder, arrival: int, future: Future[Draft], listener: Listener | None) -> Flight:
-        """The flight, ready to be scheduled. Raises `RequestRefused`. Safe on any thread."""
+        """The flight, ready to be scheduled. Raises `RequestRefused`. Safe on any thread; blocks to read a grammar."""
         tokens = self.prompt_of(order.messages)
         limit = min(order.sampling.max_tokens, self._context_tokens - len(tokens))
         try:
             members(order.rule)
-            grammar = self._read_grammar(order.sampling)
-        except (UnknownStrategy, ValueError) as error:
+        except UnknownStrategy as error:
             raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, str(error)) from error
+        self._check_biases(order.sampling.logit_bias)
+        grammar = self._constraints.of(order.sampling)
         early = order.may_escalate_early and self._early.enabled
         outlook = Outlook(order.rule, self._early, limit) if early else None
         return Flight(order, arrival, tokens, limit, future, listener, grammar, outlook)
@@ -42,7 +46,7 @@ class Admission:
     def prompt_of(self, messages: Sequence[Message]) -> list[int]:
         """The conversation in the model's tokens. Raises `RequestRefused` where it cannot be answered."""
         try:
-            tokens = self._model.tokenize(self._template.render(messages))
+            tokens = self._prompts.of(messages)
         except TemplateRefused as error:
             raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, str(error)) from error
         if len(tokens) >= self._context_tokens:
@@ -55,7 +59,12 @@ class Admission:
             raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, "the prompt has no tokens")
         return tokens
 
-    def _read_grammar(self, sampling: Sampling) -> Grammar | None:
-        if sampling.json_schema is not None:
-            return self._model.grammar(schema_grammar(json.dumps(sampling.json_schema)))
-        return None if sampling.grammar is None else self._model.grammar(sampling.grammar)
+    def _check_biases(self, biases: Mapping[int, float]) -> None:
+        num_tokens = self._model.vocab_size
+        foreign = [token for token in biases if not 0 <= token < num_tokens]
+        if foreign:
+            raise BeyondModel(f"logit_bias: the edge model has no token {foreign[0]}; its ids are below {num_tokens}")
+
+    def close(self) -> None:
+        """End what reading grammars needs. Idempotent."""
+        self._constraints.close()

@@ -1,4 +1,4 @@
-"""Whether a draft is the answer. Pure: a policy and a report in, a decision out."""
+"""Whether a draft is the answer, or the edge can write none. Pure: a policy and a report in, a decision out."""
 
 from schemas.events import Decision
 from schemas.policy import Policy, Tier
@@ -14,3 +14,8 @@ def decide(policy: Policy, report: ConfidenceReport) -> Decision:
     comparison = "at least" if report.sure else "below"
     reason = f"confidence {report.value:.3f} is {comparison} the threshold {report.threshold:.3f}"
     return Decision(escalated=not report.sure, reason=reason, confidence=report)
+
+
+def beyond_edge(limit: str) -> Decision:
+    """The edge can write no draft, and the policy has a cloud tier, which may."""
+    return Decision(escalated=True, reason=f"the edge cannot write it: {limit}")

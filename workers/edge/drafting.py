@@ -10,8 +10,9 @@ from schemas.drafts import Draft
 from schemas.policy import Policy, Tier
 from schemas.results import ConfidenceReport, DraftStatistics, Models, Result, Timings, Usage
 from workers.edge.confidence import assess
-from workers.edge.decision import decide
+from workers.edge.decision import beyond_edge, decide
 from workers.edge.engine import DraftOrder, EdgeEngine
+from workers.failures import BeyondModel
 from workers.held_prefixes import Served
 from workers.holding import Holdings
 
@@ -38,8 +39,12 @@ class Drafting:
         self._served = served
         self._early_escalation = early_escalation
 
-    def submit(self, taken: Taken) -> "Future[Draft]":
-        """Hand the request to the engine; its text is published as it is written."""
+    def submit(self, taken: Taken) -> "Future[Draft | BeyondModel]":
+        """Hand the request to the engine; its text is published as it is written.
+
+        Where the edge's model cannot do what an option asks and the policy has a cloud, that is the product, not a
+        failure: the cloud's may.
+        """
         request, hold = taken.request, taken.hold
         order = DraftOrder(
             request_id=hold.work_id,
@@ -50,10 +55,23 @@ class Drafting:
             cache_namespace=request.cache_namespace,
             may_escalate_early=self._early_escalation and _may_be_given_up(request.policy),
         )
-        return self._engine.submit(order, lambda text: self._holdings.say(hold, text))
+        drafted = self._engine.submit(order, lambda text: self._holdings.say(hold, text))
+        return _or_beyond(drafted, wanted=request.policy.has(Tier.CLOUD))
 
-    def conclude(self, taken: Taken, draft: Draft, drafting_s: float) -> bool:
+    def conclude(self, taken: Taken, product: Draft | BeyondModel, drafting_s: float) -> bool:
         """Commit the answer, or hand the draft on. False where the hold was lost."""
+        if isinstance(product, BeyondModel):
+            return self._leave_to_cloud(taken, product)
+        return self._judge(taken, product, drafting_s)
+
+    def _leave_to_cloud(self, taken: Taken, limit: BeyondModel) -> bool:
+        """Hand the request on without a draft."""
+        request, hold = taken.request, taken.hold
+        log.info("left_to_cloud request_id=%s reason=%r", hold.request_id, str(limit))
+        route = self._router.route(request, Tier.CLOUD)
+        return self._store.escalate(hold, None, [*self._holdings.unsaid(hold), beyond_edge(str(limit))], route)
+
+    def _judge(self, taken: Taken, draft: Draft, drafting_s: float) -> bool:
         request, hold = taken.request, taken.hold
         report = assess(draft.figures, request.confidence)
         decision = decide(request.policy, report)
@@ -76,9 +94,28 @@ class Drafting:
         )
         return moved
 
-    def publish(self, taken: Taken, draft: Draft) -> None:
+    def publish(self, taken: Taken, product: Draft | BeyondModel) -> None:
         """Have the prefix index told what the engine's cache holds now."""
-        self._served(taken.request, draft.text)
+        if isinstance(product, Draft):
+            self._served(taken.request, product.text)
+
+
+def _or_beyond(drafted: "Future[Draft]", *, wanted: bool) -> "Future[Draft | BeyondModel]":
+    """The same, but that the model's own limits are what comes of it, where that is wanted, and no failure."""
+    product: Future[Draft | BeyondModel] = Future()
+    product.set_running_or_notify_cancel()
+
+    def pass_on(done: "Future[Draft]") -> None:
+        error = done.exception()
+        if wanted and isinstance(error, BeyondModel):
+            product.set_result(error)
+        elif error is not None:
+            product.set_exception(error)
+        else:
+            product.set_result(done.result())
+
+    drafted.add_done_callback(pass_on)
+    return product
 
 
 def _may_be_given_up(policy: Policy) -> bool:

@@ -109,7 +109,6 @@ class EdgeEngine:
         request_id = flight.order.request_id
         with self._changed:
             if request_id in self._flights:
-                flight.end()
                 raise ValueError(f"request {request_id} is in flight already")
             self._flights[request_id] = flight
             self._arrived.append(flight)
@@ -174,6 +173,7 @@ class EdgeEngine:
             self._thread.join()
         self._fail_all(EngineDied("the edge engine was closed"))
         self._save_prefixes()
+        self._admission.close()
         self._model.close()
 
     def _save_prefixes(self) -> None:
@@ -309,7 +309,6 @@ class EdgeEngine:
         if flight.sequence is not None:
             self._cache.close(flight.sequence, flight.tokens)
             flight.sequence = None
-        flight.end()
         with self._changed:
             self._flights.pop(flight.order.request_id, None)
 
@@ -317,7 +316,6 @@ class EdgeEngine:
         with self._changed:
             flights, self._flights = list(self._flights.values()), {}
         for flight in flights:
-            flight.end()
             flight.future.set_exception(error)
 
 

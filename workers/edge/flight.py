@@ -16,12 +16,13 @@ from workers.edge.figures import Floats, Row
 from workers.edge.outlook import Outlook
 from workers.edge.sampling import Chooser
 from workers.edge.text_stream import TextStream
+from workers.joining import joined
 
 Listener = Callable[[DraftText], None]
 
 
 class Constraint(Protocol):
-    """Which tokens an answer may go on with (`workers.edge.llama.Grammar`)."""
+    """Which tokens an answer may go on with (`workers.edge.constraint.Grammar`). Each may raise `BeyondModel`."""
 
     def permits(self, token: int) -> bool:
         """Whether the answer may go on with this token."""
@@ -31,9 +32,6 @@ class Constraint(Protocol):
 
     def accept(self, token: int) -> None:
         """Go on past a permitted token."""
-
-    def close(self) -> None:
-        """Free it. Idempotent."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ class Flight:
     finish_reason: FinishReason | None = None
     escalated_early: bool = False
     rows: list[Row] = field(default_factory=list)
+    #: Where they are wanted, of every token that was written.
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -96,13 +95,15 @@ class Flight:
         return len(self.rows)
 
     def choose(self, logits: Floats, likeliest: int) -> int:
-        """The next token, given the row of raw logits and its likeliest token."""
+        """The next token, given the row of raw logits and its likeliest token. Raises `BeyondModel`."""
         chooser, constraint = self.chooser, self.constraint
-        token = likeliest if chooser.takes_likeliest else chooser.choose(logits)
-        if constraint is not None:
-            if not constraint.permits(token):  # rare with a fitting prompt, and the full mask is dear
-                token = chooser.choose(constraint.mask(logits))
-            constraint.accept(token)
+        if constraint is None:
+            return likeliest if chooser.takes_likeliest else chooser.choose(logits)
+        if chooser.takes_likeliest and constraint.permits(likeliest):  # mostly so, and cheaper than a mask
+            token = likeliest
+        else:
+            token = chooser.choose(constraint.mask(logits))
+        constraint.accept(token)
         return token
 
     def write(self, token: int, row: Row, piece: bytes, *, ends_text: bool) -> None:
@@ -132,13 +133,8 @@ class Flight:
             cached_tokens=self.cached_tokens,
             model=model,
             vocabulary=vocabulary,
-            logprobs=tuple(self.logprobs),
+            logprobs=joined(self.logprobs, self._stream.text),
         )
-
-    def end(self) -> None:
-        """Free what the flight holds. Idempotent."""
-        if self.constraint is not None:
-            self.constraint.close()
 
     def _is_hopeless(self) -> bool:
         outlook = self.outlook

@@ -1,4 +1,4 @@
-"""llama.cpp: the model, its KV cells and its grammars. The only module that imports `llama_cpp`.
+"""llama.cpp: the model, its vocabulary and its KV cells. The only module that imports `llama_cpp`.
 
 Owns every C handle and frees it. Knows nothing about requests, scheduling, caching or confidence. Only one thread at a
 time may call `decode` and what touches KV cells; the vocabulary may be read from any thread.
@@ -14,9 +14,13 @@ from typing import Any
 import llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
+from llguidance import LLTokenizer
+from llguidance.llamacpp import lltokenizer_from_vocab
 
+from workers.control_tokens import AddedToken
 from workers.edge.feed import CellsExhausted, Feed
 from workers.edge.step_batch import StepBatch
+from workers.failures import BeyondModel
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +91,7 @@ class Llama:
         self._batch = StepBatch(llama.llama_batch(), capacity.step_tokens)
         self._rows: tuple[int, Logits] | None = None
         self._pieces: dict[int, bytes] = {}
+        self._labels: dict[int, str] = {}
 
     def _new_context(self) -> Any:
         params = llama.llama_context_default_params()
@@ -130,12 +135,38 @@ class Llama:
         for token in range(self.vocab_size):
             yield llama.llama_vocab_get_text(self._vocab, token).decode(errors="surrogateescape")
 
-    def tokenize(self, text: str) -> list[int]:
+    def added_tokens(self) -> Iterator[AddedToken]:
+        """The tokens that llama.cpp knows by their letters."""
+        control = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        for token, text in enumerate(self.token_texts()):
+            attributes = llama.llama_vocab_get_attr(self._vocab, token)
+            if attributes & (control | llama.LLAMA_TOKEN_ATTR_USER_DEFINED):
+                yield AddedToken(
+                    text=text,
+                    token_id=token,
+                    is_control=bool(attributes & control),
+                    strips_left=bool(attributes & llama.LLAMA_TOKEN_ATTR_LSTRIP),
+                    strips_right=bool(attributes & llama.LLAMA_TOKEN_ATTR_RSTRIP),
+                )
+
+    def rendered_tokens(self, rendered: str) -> list[int]:
         """Token ids of a rendered prompt, control tokens recognised; a begin-of-text token is never doubled."""
+        add_special = not (self.bos_text and rendered.startswith(self.bos_text))
+        return self._tokenize(rendered, add_special=add_special, parse_special=True)
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Token ids of a text, which may spell control tokens and yet has none."""
+        return self._tokenize(text, add_special=False, parse_special=False)
+
+    @property
+    def first_token(self) -> int | None:
+        """The begin-of-text token, where the vocabulary puts it in front of a prompt."""
+        return llama.llama_vocab_bos(self._vocab) if llama.llama_vocab_get_add_bos(self._vocab) else None
+
+    def _tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         raw = text.encode()
-        add_special = not (self.bos_text and text.startswith(self.bos_text))
         room = (llama.llama_token * (len(raw) + 8))()
-        count = llama.llama_tokenize(self._vocab, raw, len(raw), room, len(room), add_special, True)
+        count = llama.llama_tokenize(self._vocab, raw, len(raw), room, len(room), add_special, parse_special)
         return list(room[:count])
 
     @property
@@ -164,7 +195,10 @@ class Llama:
 
     def label(self, token: int) -> str:
         """The token for a person to read, control tokens included."""
-        return self._read_piece(token, special=True).decode(errors="replace")
+        known = self._labels.get(token)
+        if known is None:
+            known = self._labels[token] = self._read_piece(token, special=True).decode(errors="replace")
+        return known
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         room = ctypes.create_string_buffer(PIECE_BYTES)
@@ -179,12 +213,13 @@ class Llama:
         size = llama.llama_model_meta_val_str(self._model, key.encode(), room, len(room))
         return room.value.decode(errors="replace") if size > 0 else None
 
-    def grammar(self, gbnf: str) -> "Grammar":
-        """A grammar's state at its start. Raises `ValueError` if llama.cpp does not understand it."""
-        sampler = llama.llama_sampler_init_grammar(self._vocab, gbnf.encode(), b"root")
-        if not sampler:
-            raise ValueError("llama.cpp does not understand the grammar (it must be GBNF and have a rule `root`)")
-        return Grammar(sampler, self.vocab_size)
+    def constraint_tokenizer(self) -> LLTokenizer:
+        """The vocabulary as llguidance reads it. Blocks for half a second; it must not outlive the model."""
+        ends = [token for token in range(self.vocab_size) if self.ends_text(token)]
+        if not ends:
+            raise BeyondModel("grammar: the model has no token that ends a text")
+        tokenizer: LLTokenizer = lltokenizer_from_vocab(self._vocab, eos_token=ends)
+        return tokenizer
 
     # One step
 
@@ -234,53 +269,6 @@ class Llama:
         """Read into an empty sequence what `state` gave; False, the sequence being empty, if there is no room."""
         memory = (ctypes.c_uint8 * len(state)).from_buffer(state)
         return bool(llama.llama_state_seq_set_data(self._context, memory, len(state), sequence))
-
-
-class Grammar:
-    """Where one answer stands in its grammar. `close` frees it; idempotent."""
-
-    def __init__(self, sampler: Any, vocab_size: int) -> None:
-        self._sampler = sampler
-        self._vocab_size = vocab_size
-
-    def permits(self, token: int) -> bool:
-        """Whether the answer may go on with this token."""
-        return bool(np.isfinite(self._apply(np.array([token], np.int32), np.zeros(1, np.float32)))[0])
-
-    def mask(self, logits: Logits) -> Logits:
-        """The row with minus infinity for each token that the grammar forbids here."""
-        return self._apply(np.arange(self._vocab_size, dtype=np.int32), logits)
-
-    def accept(self, token: int) -> None:
-        """Go on past a token that `permits` allows."""
-        llama.llama_sampler_accept(self._sampler, token)
-
-    def _apply(self, tokens: npt.NDArray[np.int32], logits: Logits) -> Logits:
-        table = np.zeros(len(tokens), dtype=[("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-        table["id"], table["logit"] = tokens, logits
-        rows = llama.llama_token_data_array(
-            data=ctypes.cast(table.ctypes.data, llama.llama_token_data_p), size=len(table), selected=-1, sorted=False
-        )
-        llama.llama_sampler_apply(self._sampler, ctypes.byref(rows))
-        masked: Logits = table["logit"].copy()
-        return masked
-
-    def close(self) -> None:
-        """Free the grammar's state."""
-        if self._sampler:
-            llama.llama_sampler_free(self._sampler)
-        self._sampler = None
-
-
-def schema_grammar(schema_json: str) -> str:
-    """The GBNF grammar of a JSON schema. Raises `ValueError` with the reason where it cannot be expressed."""
-    from llama_cpp.llama_grammar import json_schema_to_gbnf  # noqa: PLC0415 - few requests need it
-
-    try:
-        grammar: str = json_schema_to_gbnf(schema_json)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"the JSON schema cannot be made a grammar: {error}") from error
-    return grammar
 
 
 def quantize(source: Path, target: Path) -> None:

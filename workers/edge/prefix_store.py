@@ -77,7 +77,7 @@ class PrefixStore:
             saved.append(_Saved(file=name, namespace=namespace, digest=_digest(namespace, raw)))
         manifest = _Manifest(model=fingerprint(self._origin.path), build=self._origin.build, segments=saved)
         fresh = self._folder / (MANIFEST + ".new")
-        fresh.write_text(manifest.model_dump_json())
+        fresh.write_text(manifest.model_dump_json(), encoding="utf-8")
         fresh.replace(self._folder / MANIFEST)
         self._drop_all_but({entry.file for entry in saved})
         log.info("prefixes_saved folder=%s segments=%d", self._folder, len(saved))

@@ -1,7 +1,7 @@
 """Which token comes next: biases, penalties, temperature, top-k and top-p over one row of logits.
 
 Pure numpy. The order is vLLM's, so that both tiers mean the same by an option: bias, penalties, temperature, top-k,
-top-p. Grammars mask the row before it gets here (`workers.edge.llama.Grammar`).
+top-p. Grammars mask the row before it gets here (`workers.edge.constraint.Grammar`).
 """
 
 from collections import Counter
@@ -13,6 +13,8 @@ import numpy.typing as npt
 from schemas.requests import Sampling
 from workers.edge.figures import Floats, largest
 
+#: Lower temperatures above 0 mean this one, as in vLLM: what they are divided by must not come near 0.
+LEAST_TEMPERATURE = 0.01
 #: Likeliest tokens that are looked at first when `top_p` cuts; only if they do not reach it is the whole row sorted.
 TOP_P_CANDIDATES = 64
 
@@ -22,6 +24,7 @@ class Chooser:
 
     def __init__(self, sampling: Sampling, prompt: Iterable[int]) -> None:
         self._sampling = sampling
+        self._temperature = max(sampling.temperature, LEAST_TEMPERATURE)
         self._random = np.random.default_rng(sampling.seed)
         self._written: Counter[int] = Counter()
         self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
@@ -48,8 +51,7 @@ class Chooser:
             return logits
         row = logits.copy()
         for token, bias in sampling.logit_bias.items():
-            if token < len(row):
-                row[token] += bias
+            row[token] += bias
         if sampling.repetition_penalty != 1.0 and self._seen:
             seen = np.fromiter(self._seen, np.intp, len(self._seen))
             values = row[seen]
@@ -69,15 +71,15 @@ class Chooser:
         sampling = self._sampling
         if sampling.top_k:
             values, places = largest(row, min(sampling.top_k, len(row)))
-            probabilities = _softmax(values, sampling.temperature)
+            probabilities = _softmax(values, self._temperature)
             kept = _nucleus(probabilities, sampling.top_p)
         elif sampling.top_p < 1.0:
-            probabilities = _softmax(row, sampling.temperature)
+            probabilities = _softmax(row, self._temperature)
             places = _likeliest_until(row, probabilities, sampling.top_p)
             probabilities = probabilities[places]
             kept = len(places)
         else:
-            probabilities, places, kept = _softmax(row, sampling.temperature), None, len(row)
+            probabilities, places, kept = _softmax(row, self._temperature), None, len(row)
         cumulated = np.cumsum(probabilities[:kept])
         place = int(np.searchsorted(cumulated, self._random.random() * cumulated[-1], side="right"))
         place = min(place, kept - 1)

@@ -2,7 +2,7 @@
 
 from config.settings import ConfidenceSettings
 from schemas.drafts import Draft
-from schemas.results import TokenLogprob
+from schemas.results import RivalLogprob, TokenLogprob
 from workers.edge.confidence import assess
 from workers.edge.figures import Meter, largest
 from workers.edge.flight import Flight
@@ -32,12 +32,12 @@ class Writer:
         return draft.model_copy(update={"confidence": assess(draft.figures, flight.order.rule)})
 
     def _logprob(self, token: int, logits: Logits, log_total: float, num_top: int) -> TokenLogprob:
-        top: tuple[tuple[str, float], ...] = ()
-        if num_top:
-            values, places = largest(logits, num_top)
-            top = tuple(
-                (self._model.label(int(place)), float(value) - log_total)
-                for value, place in zip(values, places, strict=True)
-            )
-        label = self._model.label(token)
-        return TokenLogprob(token=label, token_id=token, logprob=float(logits[token]) - log_total, top=top)
+        rivals = zip(*largest(logits, num_top), strict=True) if num_top else ()
+        top = tuple(self._told(int(place), float(value) - log_total) for value, place in rivals)
+        told = self._told(token, float(logits[token]) - log_total)
+        return TokenLogprob(token=told.token, bytes=told.bytes, token_id=token, logprob=told.logprob, top=top)
+
+    def _told(self, token: int, logprob: float) -> RivalLogprob:
+        return RivalLogprob(
+            token=self._model.label(token), bytes=tuple(self._model.piece(token)), token_id=token, logprob=logprob
+        )

@@ -84,6 +84,13 @@ def test_the_server_is_given_the_time_that_it_asks_for():
     assert 3.0 <= said[1].seconds <= 3.5
 
 
+@pytest.mark.parametrize("year", [2001, 2099])
+def test_a_date_to_try_again_at_is_by_the_servers_clock_and_not_by_ours(year):
+    headers = {"date": f"Thu, 01 Jan {year} 00:00:00 GMT", "retry-after": f"Thu, 01 Jan {year} 00:00:03 GMT"}
+    said, _ = play(exchange(Call("GET", "/x"), RULE, Counters()), [Reply(503, BUSY.content, headers), FINE])
+    assert 3.0 <= said[1].seconds <= 3.5
+
+
 @pytest.mark.parametrize("method", ["PATCH"])
 def test_what_may_have_arrived_and_cannot_be_repeated_is_not(method):
     with pytest.raises(Unreachable):

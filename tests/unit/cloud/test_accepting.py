@@ -65,7 +65,6 @@ def test_the_text_held_back_is_the_longest_possible_beginning_of_a_stop_string(t
         {"frequency_penalty": 0.5},
         {"presence_penalty": 0.5},
         {"logit_bias": {5: 1.0}},
-        {"logprobs": True},
         {"grammar": 'root ::= "a"'},
         {"json_schema": {}},
     ],
@@ -75,4 +74,4 @@ def test_options_that_act_while_writing_are_verified_exactly(options):
 
 
 def test_plain_sampling_can_be_scored():
-    assert can_be_scored(Sampling(temperature=0.7, top_p=0.9, stop=("x",), max_tokens=5))
+    assert can_be_scored(Sampling(temperature=0.7, top_p=0.9, stop=("x",), max_tokens=5, logprobs=True))

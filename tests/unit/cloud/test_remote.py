@@ -81,6 +81,12 @@ def test_the_answer_is_put_together_from_the_stream(engine_of):
     assert (answer.prompt_tokens, answer.cached_tokens) == (9, 4)
 
 
+def test_a_text_with_a_line_separator_in_it_is_one_text(engine_of):
+    chunk = {"choices": [{"delta": {"content": "a\u2028b\x85c"}, "finish_reason": "stop"}]}
+    whole = httpx.Response(200, content=f"data: {json.dumps(chunk, ensure_ascii=False)}\r\n\r\ndata: [DONE]".encode())
+    assert engine_of(Server(whole)).submit(order()).result().text == "a\u2028b\x85c"
+
+
 def test_events_tell_each_piece_with_its_position(engine_of):
     told = []
     engine_of(Server(streamed("Be", "cause"))).submit(order(), told.append).result()

@@ -19,13 +19,12 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=5,
 )
-LOGPROB = {"token": "w", "logprob": -1.0, "top_logprobs": [{"token": "v", "logprob": -2.0}]}
 GOOD = {
     "choices": [
         {
             "delta": {"content": "word"},
             "logprobs": {
-                "content": [{"token": "w", "logprob": -1.0, "top_logprobs": [{"token": "v", "logprob": -2.0}]}]
+                "content": [{"token": "word", "logprob": -1.0, "top_logprobs": [{"token": "v", "logprob": -2.0}]}]
             },
             "finish_reason": "stop",
         }
@@ -44,6 +43,7 @@ PARTS = [
     ("choices", 0, "logprobs", "content", 0),
     ("choices", 0, "logprobs", "content", 0, "token"),
     ("choices", 0, "logprobs", "content", 0, "logprob"),
+    ("choices", 0, "logprobs", "content", 0, "bytes"),
     ("choices", 0, "logprobs", "content", 0, "top_logprobs"),
     ("choices", 0, "logprobs", "content", 0, "top_logprobs", 0),
     ("usage",),
@@ -91,7 +91,43 @@ def data(chunk: object) -> str:
 def test_a_good_chunk_is_read_whole():
     answer = answered(": a comment", data(GOOD), "", "data: [DONE]")
     assert (answer.text, answer.prompt_tokens, answer.cached_tokens, len(answer.token_ids)) == ("word", 3, 2, 1)
-    assert [(entry.token, entry.top) for entry in answer.logprobs] == [("w", (("v", -2.0),))]
+    assert [(entry.token, entry.top[0].token, entry.top[0].logprob) for entry in answer.logprobs] == [
+        ("word", "v", -2.0)
+    ]
+
+
+def chunk_of(text: str, *tokens: dict, **choice: object) -> str:
+    logprobs = {"content": [{"logprob": -1.0, **token} for token in tokens]}
+    return data({"choices": [{"delta": {"content": text}, "logprobs": logprobs, **choice}]})
+
+
+END = data({"choices": [{"finish_reason": "stop"}]})
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        # vLLM tells the end of the turn as well, and the tokens of a stop string.
+        ([chunk_of("Paris", {"token": "Paris"}), chunk_of("", {"token": "<|im_end|>"})], [b"Paris"]),
+        ([chunk_of("one", {"token": "one"}, {"token": " tw"}, {"token": "o"})], [b"one"]),
+        ([chunk_of("one t", {"token": "one"}, {"token": " two"})], [b"one", b" t"]),
+        # A part of a character: by its bytes, and as vLLM tells it, empty before the token that ends it.
+        (
+            [chunk_of("🙂", {"token": "\\xf0\\x9f", "bytes": [240, 159]}, {"token": "", "bytes": [153, 130]})],
+            [b"\xf0\x9f", b"\x99\x82"],
+        ),
+        ([chunk_of("", {"token": "", "bytes": []}), chunk_of("🙂", {"token": "🙂"})], ["🙂".encode()]),
+        # What does not join is left out rather than told of another text.
+        ([chunk_of("🙂", {"token": "\ufffd"}, {"token": "\ufffd"})], []),
+        ([chunk_of("one", {"token": "two"})], []),
+        ([chunk_of("one")], []),
+    ],
+)
+def test_logprobs_join_to_the_text_or_are_left_out(lines, kept):
+    answer = answered(*lines, END)
+    assert [bytes(entry.bytes) for entry in answer.logprobs] == kept
+    if kept:
+        assert b"".join(kept).decode() == answer.text
 
 
 @pytest.mark.parametrize(

@@ -114,12 +114,12 @@ def test_the_environment_wins_over_the_file_the_file_over_the_profile_the_profil
     assert default.edge.max_in_flight != 64
     monkeypatch.setenv("FIRSTDRAFT_PROFILE", "gpu")
     assert read_settings().edge.max_in_flight == 64
-    user_file("edge: {max_in_flight: 8, confidence: {threshold: 0.9}}")
+    user_file("edge: {max_in_flight: 8, confidence: {threshold: 0.7}}")
     assert read_settings().edge.max_in_flight == 8
     monkeypatch.setenv("FIRSTDRAFT_EDGE__MAX_IN_FLIGHT", "4")
     settings = read_settings()
     assert settings.edge.max_in_flight == 4
-    assert settings.edge.confidence.threshold == 0.9
+    assert settings.edge.confidence.threshold == 0.7
     assert settings.edge.model.gpu_layers == -1
     assert settings.gateway == default.gateway
 

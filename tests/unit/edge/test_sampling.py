@@ -53,7 +53,20 @@ def test_the_same_seed_draws_the_same_tokens_and_another_does_not():
 
 def test_greedy_takes_the_likeliest_after_a_bias():
     assert Chooser(Sampling(logit_bias={0: -100.0}), []).choose(ROW) == 1
-    assert Chooser(Sampling(logit_bias={5: 100.0, 99: 1.0}), []).choose(ROW) == 5
+    assert Chooser(Sampling(logit_bias={5: 100.0, 0: 1.0}), []).choose(ROW) == 5
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-30, 1e-5, 0.01])
+def test_a_temperature_next_to_nothing_draws_the_likeliest_and_no_infinities(temperature):
+    chooser = Chooser(Sampling(temperature=temperature, seed=1), [])
+    with np.errstate(all="raise", under="ignore"):
+        assert {chooser.choose(ROW) for _ in range(50)} == {0}
+
+
+def test_the_least_repetition_penalty_leaves_finite_logits():
+    chooser = Chooser(Sampling(repetition_penalty=0.01, temperature=1.0, seed=1), [0, 4])
+    with np.errstate(all="raise", under="ignore"):
+        assert chooser.choose(ROW * 1e3) == 0
 
 
 def test_the_repetition_penalty_divides_positive_and_multiplies_negative_logits_of_prompt_and_answer():

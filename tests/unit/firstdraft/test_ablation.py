@@ -65,6 +65,12 @@ def test_a_file_of_prompts_that_cannot_be_used_says_where(tmp_path: Path, text: 
         read_prompts(tmp_path / "prompts.jsonl")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file_of_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('\ufeff{"prompt": "a\u2028b"}\n\n{"prompt": "ü"}\n', encoding="utf-8")
+    assert [body["prompt"] for body in read_prompts(path)] == ["a\u2028b", "ü"]
+
+
 def test_the_shipped_prompts_are_all_requests() -> None:
     assert len(read_prompts(Path("experiments/prompts.jsonl"))) == 20
 

@@ -13,6 +13,7 @@ from firstdraft.model_store import (
     prepare_configured_models,
     prepare_edge_model,
 )
+from tests.polling import joined
 from workers.model_paths import model_folder, prepared_cloud_model, prepared_edge_model
 
 
@@ -59,14 +60,14 @@ def test_two_at_once_make_it_once(stored: Settings) -> None:
     made: list[bool] = []
 
     def one() -> None:
-        together.wait()
+        together.wait(10)
         made.append(make(stored, target))
 
     threads = [Thread(target=one) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        joined(thread)
     assert sorted(made) == [False, True]
 
 

@@ -48,6 +48,13 @@ def test_the_designs_table_has_all_policies(settings):
     assert set(Admission(settings).policies) == set(ROWS)
 
 
+@pytest.mark.parametrize("grammar", ["root ::= (", 'start: "lark"', "root ::= " + "(" * 32_700])
+def test_what_is_no_grammar_is_refused_before_it_is_stored(settings, grammar):
+    with pytest.raises(Refused, match="the grammar is no GBNF") as refusal:
+        accept(settings, grammar=grammar)
+    assert refusal.value.field == "grammar"
+
+
 def test_a_request_that_leaves_everything_out_gets_the_settings(settings):
     request = accept(settings)
     confidence = settings.edge.confidence

@@ -1,4 +1,5 @@
 import pytest
+from pydantic import ValidationError
 
 from gateway.admission import Refused
 from gateway.openai_compatible.errors import from_failure, from_problem
@@ -64,6 +65,25 @@ def test_a_json_object_may_be_asked_for_without_a_schema():
     assert chat(response_format={"type": "text"})[0].json_schema is None
 
 
+def test_a_json_object_keeps_the_schema_beside_it():
+    (job,) = chat(response_format={"type": "json_object", "schema": {"required": ["a"]}})
+    assert job.json_schema == {"type": "object", "required": ["a"]}
+    assert chat(response_format={"type": "json_object", "schema": SCHEMA})[0].json_schema == SCHEMA
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"type": "json_object", "colour": "blue"},
+        {"type": "json_schema", "json_schema": {"schema": SCHEMA, "colour": "blue"}},
+        {"type": "grammar", "grammar": "root ::= [a-z]"},
+    ],
+)
+def test_a_form_with_what_is_not_known_is_refused_and_not_half_obeyed(form):
+    with pytest.raises(ValidationError):
+        chat(response_format=form)
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -74,6 +94,11 @@ def test_a_json_object_may_be_asked_for_without_a_schema():
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
         ({"messages": [*TURNS, {"role": "assistant", "content": "x"}]}, "messages"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_schema", "schema": SCHEMA}}, "response_format.schema"),
+        ({"response_format": {"type": "text", "schema": SCHEMA}}, "response_format.schema"),
+        ({"response_format": {"type": "json_object", "json_schema": {"schema": {}}}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_object", "schema": {"minItems": 10**9}}}, "json_schema"),
+        ({"logit_bias": {"-1": 5}}, "logit_bias.-1.[key]"),
         ({"max_tokens": 10**9}, "max_tokens"),
         ({"firstdraft": {"top_k": -1}}, "top_k"),
     ],
@@ -126,9 +151,10 @@ def test_problems_become_openais_errors():
     invalid = {"status": 422, "title": "x", "detail": "d", "errors": [{"field": "max_tokens", "reason": "r"}]}
     status, error = from_problem(invalid)
     assert (status, error.error.type, error.error.param) == (400, "invalid_request_error", "max_tokens")
-    unknown = {"status": 422, "title": "x", "detail": "d", "errors": [{"field": "model", "reason": "r"}]}
-    assert from_problem(unknown)[0] == 404
-    assert from_problem(unknown)[1].error.code == "model_not_found"
+    missing = {"status": 422, "title": "x", "detail": "d", "errors": [{"field": "model", "reason": "r"}]}
+    assert from_problem(missing)[0] == 400
+    status, error = from_problem(missing | {"status": 404, "code": "model_not_found"})
+    assert (status, error.error.param, error.error.code) == (404, "model", "model_not_found")
     assert from_problem({"status": 503, "title": "x", "detail": "d"})[1].error.type == "server_error"
 
 

@@ -52,7 +52,7 @@ def samplings(draw: st.DrawFn) -> Sampling:
         temperature=draw(st.floats(0.0, 2.0)),
         seed=draw(st.none() | st.integers(0, 2**31 - 1)),
         stop=tuple(draw(st.lists(st.text(min_size=1, max_size=256), max_size=16))),
-        logit_bias=draw(st.dictionaries(st.integers(), st.floats(-100.0, 100.0), max_size=5)),
+        logit_bias=draw(st.dictionaries(st.integers(0, 2**31 - 1), st.floats(-100.0, 100.0), max_size=5)),
         logprobs=logprobs,
         top_logprobs=draw(st.integers(0, 20)) if logprobs else 0,
         grammar=grammar,
@@ -65,7 +65,13 @@ st.register_type_strategy(Policy, policies())
 st.register_type_strategy(Sampling, samplings())
 st.register_type_strategy(float, FINITE)
 
+#: As many as a token has.
+BYTES = st.binary(max_size=8).map(tuple)
+RIVALS = st.builds(results.RivalLogprob, bytes=BYTES)
+
 WITH_RULES = {
+    results.RivalLogprob: RIVALS,
+    results.TokenLogprob: st.builds(results.TokenLogprob, bytes=BYTES, top=st.lists(RIVALS, max_size=3).map(tuple)),
     Message: st.builds(Message, content=st.text(min_size=1)),
     requests.ConfidenceRule: st.builds(
         requests.ConfidenceRule,
@@ -159,7 +165,7 @@ def test_what_could_not_be_decoded_is_not_repeated_in_the_error():
 
 
 def test_an_impossible_token_keeps_its_infinite_logprob():
-    message = results.TokenLogprob(token="a", token_id=1, logprob=float("-inf"))
+    message = results.TokenLogprob(token="a", bytes=(97,), token_id=1, logprob=float("-inf"))
     assert wire.decode(results.TokenLogprob, wire.encode(message)) == message
 
 
@@ -184,6 +190,19 @@ def test_every_kind_of_event_is_told_apart_by_its_type(kind: EventKind):
 
 def test_nothing_follows_an_outcome():
     assert {EventKind.DONE, EventKind.FAILED, EventKind.CANCELLED} == FINAL_KINDS
+
+
+@pytest.mark.parametrize("raw", [b"", b"a", b"\xf0\x9f", b"\x00\xff"])
+def test_a_part_of_a_character_keeps_its_bytes(raw: bytes):
+    message = results.TokenLogprob(
+        token=raw.decode(errors="replace"),
+        bytes=tuple(raw),
+        token_id=1,
+        logprob=-0.5,
+        top=(results.RivalLogprob(token="", bytes=tuple(raw), token_id=2, logprob=-1.0),),
+    )
+    decoded = wire.decode(results.TokenLogprob, wire.encode(message))
+    assert (bytes(decoded.bytes), bytes(decoded.top[0].bytes)) == (raw, raw)
 
 
 def test_a_time_is_no_plain_value():

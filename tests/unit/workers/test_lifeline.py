@@ -24,4 +24,4 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no signal for a parent's end")
 def test_a_process_whose_parent_ended_before_the_tie_was_made_ends_too():
-    assert subprocess.run([sys.executable, "-c", TOO_LATE], check=False).returncode == 9
+    assert subprocess.run([sys.executable, "-c", TOO_LATE], check=False, timeout=60).returncode == 9

@@ -19,7 +19,7 @@ print(os.nice(0), GROUP.read_text().split()[-1] if GROUP.exists() else "{nicenes
 def test_a_worker_and_its_session_step_back(niceness):
     before = GROUP.read_text() if GROUP.exists() else None
     command = [sys.executable, "-c", STEPS_BACK.format(niceness=niceness)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, start_new_session=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, start_new_session=True, timeout=60)
     assert done.stdout.split() == [str(niceness), str(niceness)]
     assert before == (GROUP.read_text() if GROUP.exists() else None)
 

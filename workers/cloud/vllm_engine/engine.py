@@ -40,6 +40,7 @@ class VllmEngine:
         self._folder = tempfile.mkdtemp(prefix="firstdraft-")
         self._llm: Any = None
         self._writer: Any = None
+        self._options: Any = None
         self._events: Any = None
         self._closed = False
 
@@ -66,6 +67,7 @@ class VllmEngine:
 
         from workers.cloud.vllm_engine.kv_events import KvEventReader  # noqa: PLC0415
         from workers.cloud.vllm_engine.metrics import PrefixCacheCounter, VerificationCounter  # noqa: PLC0415
+        from workers.cloud.vllm_engine.options import Options  # noqa: PLC0415
         from workers.cloud.vllm_engine.prompts import Prompts  # noqa: PLC0415
         from workers.cloud.vllm_engine.starting import engine_arguments  # noqa: PLC0415
         from workers.cloud.vllm_engine.writing import AnswerWriter  # noqa: PLC0415
@@ -79,8 +81,10 @@ class VllmEngine:
             stat_loggers=[self._cache_counter.logger_factory],
         )
         self._cache_config = self._llm.vllm_config.cache_config
-        self._prompts = Prompts(self._llm.get_tokenizer(), self._llm.model_config.max_model_len)
-        self._writer = AnswerWriter(self._llm, self._prompts, self._settings.draft_verifier)
+        model = self._llm.model_config
+        self._prompts = Prompts(self._llm.get_tokenizer(), model.max_model_len)
+        self._options = Options(self._llm.get_tokenizer(), model.get_vocab_size())
+        self._writer = AnswerWriter(self._llm, self._prompts, self._options, self._settings.draft_verifier)
         return any(await self._llm.collective_rpc("bind_proposer"))
 
     @property
@@ -189,6 +193,8 @@ class VllmEngine:
         self._flights.close(self._stop())
         if self._events is not None:
             self._events.close()
+        if self._options is not None:
+            self._options.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _stop(self) -> None:

@@ -5,6 +5,7 @@ proposed tokens, `MinTokensLogitsProcessor`; ours is one for that reason alone. 
 `extra_args`.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class SpeculativeLogitBias(MinTokensLogitsProcessor):
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """One row a request."""
-        for row, (tokens, biases) in self._biases.items():
+        for row, (tokens, biases) in self._within(logits):
             logits[row, tokens] += biases
         return logits
 
@@ -42,7 +43,17 @@ class SpeculativeLogitBias(MinTokensLogitsProcessor):
         begins = [0]
         for count in num_draft_tokens:
             begins.append(begins[-1] + count)
-        for request, (tokens, biases) in self._biases.items():
+        for request, (tokens, biases) in self._within(logits):
             if request < len(num_draft_tokens):
                 logits[begins[request] : begins[request + 1], tokens] += biases
         return logits
+
+    def _within(self, logits: torch.Tensor) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
+        """Each request's biases on tokens that the logits have.
+
+        Others are refused before (`parameters`); an index out of range here would end the engine for everybody.
+        """
+        width = logits.shape[-1]
+        for row, (tokens, biases) in self._biases.items():
+            there = (tokens >= 0) & (tokens < width)
+            yield row, (tokens[there], biases[there])

@@ -7,6 +7,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from schemas.requests import Sampling
 from workers.cloud.vllm_engine.keys import BIASES_KEY, HINT_KEY
+from workers.constraints import lark_of
 
 
 def sampling_params(
@@ -36,15 +37,20 @@ def sampling_params(
 
 
 def _structure(sampling: Sampling) -> StructuredOutputsParams | None:
-    if sampling.grammar is not None:
-        return StructuredOutputsParams(grammar=sampling.grammar)
-    if sampling.json_schema is not None:
-        return StructuredOutputsParams(json=sampling.json_schema)
-    return None
+    """The same grammar that the edge's drafts keep, schemas included: vLLM takes llguidance's own dialect for one."""
+    lark = lark_of(sampling)
+    return None if lark is None else StructuredOutputsParams(grammar=lark)
 
 
-def scoring_params() -> SamplingParams:
-    """For the pass that scores a draft as part of the prompt: the log-probability of each token and the favourite's."""
+def scoring_params(top_logprobs: int) -> SamplingParams:
+    """For the pass that scores a draft as part of the prompt: each token's log-probability and those of the likeliest.
+
+    They are the favourite, and as many as the request wants to see.
+    """
     return SamplingParams(
-        max_tokens=1, temperature=0.0, prompt_logprobs=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        max_tokens=1,
+        temperature=0.0,
+        prompt_logprobs=max(1, top_logprobs),
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )

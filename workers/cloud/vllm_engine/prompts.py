@@ -1,14 +1,18 @@
 """Prompts, drafts and pieces of text in the cloud model's own tokens."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import tokenizers
 import tokenizers.decoders
 
 from schemas.drafts import Draft
 from schemas.requests import Message
 from schemas.results import FailureKind, FinishReason
 from workers.cloud.accepting import begun_stop, cut_at_stop
+from workers.cloud.token_bytes import Spelling
+from workers.control_tokens import AddedToken, PromptTokens
 from workers.failures import RequestRefused
 from workers.vocabulary import fingerprint
 
@@ -17,6 +21,8 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+#: What `DecodeStream` complains of where bytes that are no UTF-8 change the text that it gave before.
+INVALID_PREFIX = "Invalid prefix encountered"
 
 
 class TextLengths:
@@ -28,11 +34,49 @@ class TextLengths:
 
     def text_of(self, token: int) -> str:
         """Text that this next token added; none for half a character or a control token."""
+        try:
+            return self._stream.step(self._tokenizer, token) or ""
+        except Exception as error:
+            if not str(error).startswith(INVALID_PREFIX):
+                raise
+        self._stream = tokenizers.decoders.DecodeStream(skip_special_tokens=True)
         return self._stream.step(self._tokenizer, token) or ""
 
     def added_by(self, token: int) -> int:
         """Characters that this next token added."""
         return len(self.text_of(token))
+
+
+class HuggingFaceTokenizer:
+    """A `workers.control_tokens.Tokenizer`. `first_token` is None where the template writes it itself."""
+
+    def __init__(self, tokenizer: Any, first_token: int | None) -> None:
+        self._tokenizer = tokenizer
+        # One of its own: the switch is the tokenizer's, and others need the one that knows control tokens.
+        self._plain = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._plain.encode_special_tokens = True
+        self.first_token = first_token
+
+    def added_tokens(self) -> Iterator[AddedToken]:
+        """All tokens that are known by their letters."""
+        for token_id, token in self._tokenizer.added_tokens_decoder.items():
+            yield AddedToken(
+                text=token.content,
+                token_id=token_id,
+                is_control=token.special,
+                strips_left=token.lstrip,
+                strips_right=token.rstrip,
+            )
+
+    def rendered_tokens(self, rendered: str) -> list[int]:
+        """A rendered prompt with every added token known, `first_token` in front."""
+        token_ids: list[int] = self._tokenizer.encode(rendered, add_special_tokens=False)
+        return token_ids if self.first_token is None else [self.first_token, *token_ids]
+
+    def text_tokens(self, text: str) -> list[int]:
+        """A text in which no control token is known."""
+        token_ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return token_ids
 
 
 class Prompts:
@@ -41,23 +85,24 @@ class Prompts:
     def __init__(self, tokenizer: Any, context_tokens: int) -> None:
         self._tokenizer = tokenizer
         self._context_tokens = context_tokens
-        self.vocabulary = fingerprint(
+        self._spellings: list[str] = [
             text or "" for text in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        ]
+        self.vocabulary = fingerprint(self._spellings)
+        decoder = tokenizer.backend_tokenizer.decoder
+        self._spelling = Spelling.of_decoder(json.loads(decoder.__getstate__()) if decoder else {})
+        self._control = frozenset(
+            token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         )
+        self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
+        # A template writes the first token itself; without one, the text begins with the model's own.
+        first = None if tokenizer.chat_template else tokenizer.bos_token_id
+        template = str(tokenizer.chat_template or PLAIN_TEMPLATE)
+        self._prompts = PromptTokens(HuggingFaceTokenizer(tokenizer, first), self._render, template)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         """The conversation as the model reads it. Raises `RequestRefused` if nothing could be written after it."""
-        template = None if self._tokenizer.chat_template else PLAIN_TEMPLATE
-        text = self._tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content} for message in messages],
-            chat_template=template,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        # A template writes the control tokens itself; without one, the text begins with the model's own first token.
-        first = self._tokenizer.bos_token_id if template is not None else None
-        token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        token_ids = [first, *token_ids] if first is not None else token_ids
+        token_ids = self._prompts.of(messages)
         if len(token_ids) >= self._context_tokens:
             raise RequestRefused(
                 FailureKind.PROMPT_TOO_LONG,
@@ -66,10 +111,26 @@ class Prompts:
             )
         return token_ids
 
+    def _render(self, messages: Sequence[Message]) -> str:
+        rendered: str = self._tokenizer.apply_chat_template(
+            [{"role": message.role, "content": message.content} for message in messages],
+            chat_template=self._template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        return rendered
+
     def text_tokens(self, text: str) -> list[int]:
-        """A piece of text in this model's tokens, nothing added."""
-        token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return token_ids
+        """A piece of text in this model's tokens: none of them is a control token, and nothing is added."""
+        return self._prompts.of_text(text)
+
+    def bytes_of(self, token: int) -> bytes:
+        """What the token adds to a text, perhaps a part of a character; control tokens add nothing."""
+        return b"" if token in self._control else self._spelling.bytes_of(self._spellings[token])
+
+    def label(self, token: int) -> str:
+        """The token for a person to read, control tokens included."""
+        return self._spellings[token] if token in self._control else self.bytes_of(token).decode(errors="replace")
 
     def room(self, prompt: Sequence[int]) -> int:
         """Tokens that fit behind the prompt."""
@@ -109,4 +170,7 @@ class Prompts:
             held_back = begun_stop(text, stops)
             while held_back > 0:
                 held_back -= len(texts.pop())
+            # So is half a character, which vLLM would not put together with the other half.
+            while texts and not texts[-1] and self.bytes_of(kept[len(texts) - 1]):
+                texts.pop()
         return "".join(texts), len(texts), ended

@@ -15,6 +15,8 @@ from config.settings import CloudSettings
 #: The two classes that vLLM's worker processes load.
 PROPOSER = "workers.cloud.vllm_engine.extension.EdgeDraftProposer"
 WORKER_EXTENSION = "workers.cloud.vllm_engine.extension.WorkerExtension"
+#: What keeps answers in their form: llguidance, as at the edge, so that a draft's form is the answer's.
+STRUCTURE_BACKEND = "guidance"
 #: Bytes in a GiB.
 GIB = 2**30
 
@@ -47,6 +49,7 @@ def common_arguments(settings: CloudSettings, model_path: str) -> dict[str, Any]
         "tensor_parallel_size": settings.model.tensor_parallel,
         "max_num_seqs": settings.max_in_flight,
         "enable_prefix_caching": settings.kv_cache.enabled,
+        "structured_outputs_config": {"backend": STRUCTURE_BACKEND},
         "block_size": settings.kv_cache.block_size,
         "num_gpu_blocks_override": settings.kv_cache.max_blocks,
     }

@@ -1,6 +1,8 @@
 """One answer on vLLM, from order to answer: exactly verified, scored against a threshold, or written from nothing."""
 
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -9,30 +11,50 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from config.settings import VerifierSettings
 from schemas.requests import AcceptanceMode
-from schemas.results import DraftStatistics, FailureKind, FinishReason
+from schemas.results import DraftStatistics, FailureKind, FinishReason, TokenLogprob
 from workers.cloud.accepting import Standing, can_be_scored, standing_prefix
 from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
 from workers.cloud.drafts_in_flight import DraftHint
 from workers.cloud.flights import Progressed
+from workers.cloud.vllm_engine.options import Options
 from workers.cloud.vllm_engine.parameters import sampling_params, scoring_params
 from workers.cloud.vllm_engine.prompts import Prompts
 from workers.cloud.vllm_engine.transcript import Transcript
 from workers.failures import RequestRefused
+from workers.joining import DoesNotJoin
+
+log = logging.getLogger(__name__)
 
 #: vLLM's words for why it stopped, as ours.
 FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
+@dataclass(frozen=True)
+class _Written:
+    """An answer, and whether the model ended it: not a stop string, and not its length."""
+
+    answer: CloudAnswer
+    ended_itself: bool
+
+
 class AnswerWriter:
     """Writes one order after another on one engine; holds nothing between them."""
 
-    def __init__(self, llm: AsyncLLM, prompts: Prompts, verifier: VerifierSettings) -> None:
+    def __init__(self, llm: AsyncLLM, prompts: Prompts, options: Options, verifier: VerifierSettings) -> None:
         self._llm = llm
         self._prompts = prompts
+        self._options = options
         self._verifier = verifier
 
     async def write(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> CloudAnswer:
         """The answer to one order. Raises `RequestRefused`, or what vLLM raises."""
+        await self._options.check(order.sampling)
+        written = await self._write(order, listener, progressed)
+        if written.ended_itself:
+            await self._options.check_answer(order.sampling, written.answer.token_ids)
+        return written.answer
+
+    async def _write(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> "_Written":
         verifier = order.tuning or self._verifier
         answer = _Answer(self._llm, self._prompts, order, verifier, listener, progressed)
         if answer.draft is None:
@@ -76,16 +98,23 @@ class _Answer:
         lengths = prompts.text_lengths(self._prompt) if draft and listener else None
         self._transcript = Transcript(self.draft_tokens if draft else None, lengths, listener, rejoin=verifier.rejoin)
 
-    async def written(self, hint: dict[str, Any]) -> CloudAnswer:
+    async def written(self, hint: dict[str, Any]) -> "_Written":
         """Written by the model, which a draft only makes cheaper."""
         await self._write_on(self._most, hint)
         return self._answer(None)
 
-    async def scored(self, threshold: float) -> CloudAnswer:
+    async def scored(self, threshold: float) -> "_Written":
         """The draft as far as it stands, and the model's own from there on."""
-        standing = await self._score(threshold)
-        transcript, tokens = self._transcript, self.draft_tokens[: standing.num_tokens]
-        text, kept, stopped = self._prompts.cut(self._prompt, tokens, self._order.sampling.stop)
+        # The pass that scores writes one token itself, which must fit into the context behind the draft.
+        scored = self.draft_tokens[: min(self._most, self._prompts.room(self._prompt) - 1)]
+        entries = await self._score(scored)
+        chosen = [entry[token].logprob for token, entry in zip(scored, entries, strict=True)]
+        favourites = [max(item.logprob for item in entry.values()) for entry in entries]
+        standing = standing_prefix(chosen, favourites, threshold)
+        sampling, transcript, tokens = self._order.sampling, self._transcript, scored[: standing.num_tokens]
+        text, kept, stopped = self._prompts.cut(self._prompt, tokens, sampling.stop)
+        if sampling.logprobs:
+            transcript.note_logprobs(tokens[:kept], entries[:kept], self._prompts, sampling.top_logprobs)
         transcript.write(tokens[:kept], text)
         transcript.steps = 1
         transcript.finish_reason = "stop" if stopped else "length"
@@ -93,17 +122,13 @@ class _Answer:
             await self._write_on(self._most - kept, None)
         return self._answer(Standing(kept, standing.shortfalls[:kept]))
 
-    async def _score(self, threshold: float) -> Standing:
-        """One pass over prompt and draft at once."""
-        tokens = self.draft_tokens[: self._most]
-        # The pass itself writes one token, which must fit into the context behind them.
-        tokens = tokens[: self._prompts.room(self._prompt) - 1]
+    async def _score(self, tokens: Sequence[int]) -> Sequence[Any]:
+        """One pass over prompt and draft at once: what vLLM says of each of the draft's tokens and the likeliest."""
         entries: Sequence[Any] = ()
-        async for output in self._generate([*self._prompt, *tokens], scoring_params(), "score"):
+        params = scoring_params(self._order.sampling.top_logprobs)
+        async for output in self._generate([*self._prompt, *tokens], params, "score"):
             entries = (output.prompt_logprobs or ())[len(self._prompt) :]
-        chosen = [entry[token].logprob for token, entry in zip(tokens, entries, strict=True)]
-        favourites = [max(item.logprob for item in entry.values()) for entry in entries]
-        return standing_prefix(chosen, favourites, threshold)
+        return entries
 
     async def _write_on(self, most_tokens: int, hint: dict[str, Any] | None) -> None:
         """Let the model write on behind what is written. `hint` None: behind a scored draft, whose blocks are held."""
@@ -111,7 +136,7 @@ class _Answer:
         reads = order.use_cache or hint is None
         params = sampling_params(order.sampling, max_tokens=most_tokens, use_cache=reads, hint=hint)
         async for output in self._generate([*self._prompt, *transcript.token_ids], params, "write"):
-            transcript.take(output, order.sampling.top_logprobs)
+            transcript.take(output, self._prompts, order.sampling.top_logprobs)
             self._progressed(len(transcript.token_ids))
         if hint is None:
             transcript.cached_tokens = 0
@@ -120,22 +145,32 @@ class _Answer:
         request_id = f"{self._order.request_id}-{pass_name}"
         return self._llm.generate({"prompt_token_ids": prompt, **self._salt}, params, request_id)
 
-    def _answer(self, standing: Standing | None) -> CloudAnswer:
+    def _answer(self, standing: Standing | None) -> "_Written":
         transcript = self._transcript
         if transcript.finish_reason not in FINISH_REASONS:
             raise RequestRefused(
                 FailureKind.ENGINE_ERROR,
                 f"vLLM ended request {self._order.request_id} with {transcript.finish_reason!r}",
             )
-        return CloudAnswer(
+        answer = CloudAnswer(
             text=transcript.text,
             token_ids=tuple(transcript.token_ids),
             finish_reason=FINISH_REASONS[transcript.finish_reason],
             prompt_tokens=len(self._prompt),
             cached_tokens=transcript.cached_tokens,
             draft=self._statistics(standing) if self.draft else None,
-            logprobs=tuple(transcript.logprobs),
+            logprobs=self._logprobs(),
         )
+        return _Written(answer, ended_itself=transcript.finish_reason == "stop" and transcript.stop_reason is None)
+
+    def _logprobs(self) -> tuple[TokenLogprob, ...]:
+        if not self._order.sampling.logprobs:
+            return ()
+        try:
+            return self._transcript.joined_logprobs(self._prompts.text_lengths(self._prompt))
+        except DoesNotJoin as reason:
+            log.warning("logprobs_left_out request_id=%s reason=%r", self._order.request_id, str(reason))
+            return ()
 
     def _statistics(self, standing: Standing | None) -> DraftStatistics:
         drafted, accepted = len(self.draft_tokens), self._transcript.accepted

@@ -1,0 +1,123 @@
+"""Grammars that would end an engine or hold it up, tried out where they cannot: in a process of their own."""
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import psutil
+import pytest
+
+from schemas.requests import Sampling
+from tests.polling import until
+from workers.constraint_check import MAX_BYTES, ConstraintCheck, UnfitGrammar
+from workers.constraints import Vocabulary, lark_of
+
+#: All bytes, 17,576 words of six letters, and an end: as many and as long as a small model's.
+WORDS = ["".join(letters).encode() * 2 for letters in product("abcdefghijklmnopqrstuvwxyz", repeat=3)]
+TOKENS = [*(bytes([byte]) for byte in range(256)), *WORDS, b"<end>"]
+VOCABULARY = Vocabulary(tokens=TOKENS, special=[len(TOKENS) - 1], ends=[len(TOKENS) - 1])
+#: Seconds of one refusal: the second of processor time that the child has, on a machine that does other things too.
+REFUSED_WITHIN_S = 5.0
+GOOD = [
+    {"json_schema": {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 10}}}},
+    {"json_schema": {"type": "object", "properties": {"child": {"$ref": "#"}}}},
+    {"json_schema": {"type": "string", "pattern": "^[a-z]{3}$"}},
+    {"json_schema": {"enum": [f"value {place}" for place in range(2_000)]}},
+    {"grammar": 'root ::= "yes" | "no"'},
+    {"grammar": 'root ::= [^"]* "x"'},
+    {"grammar": 'root ::= e\ne ::= e "+" e | [0-9]+'},
+]
+#: Too deep for a compiler's stack, too large for memory or for its limits, too slow for each token.
+BAD = {
+    "deep": {"grammar": "root ::= r0\n" + "".join(f"r{n} ::= r{n + 1}\n" for n in range(3_500)) + 'r3500 ::= "x"'},
+    "many": {"grammar": 'root ::= a{2000}\na ::= b{2000}\nb ::= c{2000}\nc ::= "x"{2000}'},
+    "long": {"grammar": f'root ::= "{"a" * 65_000}"'},
+    "ambiguous": {"grammar": "root ::= a a\na ::= a a | [a-z] |"},
+    "endless": {"grammar": "root ::= root"},
+    "items": {"json_schema": {"type": "array", "maxItems": 10**9, "items": {}}},
+    "patterns": {"json_schema": {"allOf": [{"pattern": f"^.*{'x' * n}.*$"} for n in range(1, 40)], "type": "string"}},
+    "no pattern": {"json_schema": {"type": "string", "pattern": "("}},
+    "no type": {"json_schema": {"type": "no-such"}},
+    "elsewhere": {"json_schema": {"$ref": "http://127.0.0.1:1/schema"}},
+    "itself": {"json_schema": {"$ref": "#"}},
+    "never": {"json_schema": {"type": "integer", "minimum": 10, "maximum": 1}},
+    "unknown keyword": {"json_schema": {"type": "array", "uniqueItems": True}},
+}
+
+
+def lark(options):
+    text = lark_of(Sampling(**options))
+    assert text is not None
+    return text
+
+
+@pytest.fixture(scope="module")
+def check():
+    checking = ConstraintCheck(VOCABULARY)
+    checking.check(lark(GOOD[0]))
+    yield checking
+    checking.close()
+
+
+def child_of(check):
+    return psutil.Process(check._child._process.pid)
+
+
+@pytest.mark.parametrize("options", GOOD)
+def test_what_people_write_passes(check, options):
+    check.check(lark(options))
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_what_would_hurt_an_engine_is_refused_soon_and_nothing_else_is_hurt(check, name):
+    grammar = lark(BAD[name])
+    began = time.monotonic()
+    with pytest.raises(UnfitGrammar) as first:
+        check.check(grammar)
+    assert time.monotonic() - began < REFUSED_WITHIN_S
+    began = time.monotonic()
+    with pytest.raises(UnfitGrammar) as again:
+        check.check(grammar)
+    assert time.monotonic() - began < 0.1, "a verdict is remembered"
+    assert str(first.value) == str(again.value) != ""
+    check.check(lark({"grammar": f'root ::= "after {name}"'}))
+
+
+def test_the_child_never_has_more_memory_than_it_may(check):
+    for options in GOOD:
+        check.check(lark(options))
+    assert child_of(check).memory_info().rss < MAX_BYTES // 4
+
+
+def test_a_child_that_somebody_killed_is_replaced_and_no_grammar_is_blamed(check):
+    child = child_of(check)
+    os.kill(child.pid, signal.SIGKILL)
+    until(lambda: child.status() == psutil.STATUS_ZOMBIE, "the child is dead", within_s=10)
+    check.check(lark({"grammar": 'root ::= "alive"'}))
+    assert child_of(check).pid != child.pid
+
+
+def test_many_at_once_are_answered_each_with_its_own(check):
+    def verdict(number):
+        good = number % 2
+        try:
+            check.check(lark({"grammar": f'root ::= "{number}"' if good else f'root ::= root "{number}"'}))
+        except UnfitGrammar:
+            return not good
+        return bool(good)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(verdict, range(40)))
+
+
+def test_a_check_that_was_closed_has_no_child_and_makes_none():
+    checking = ConstraintCheck(VOCABULARY)
+    checking.check(lark(GOOD[0]))
+    child = child_of(checking)
+    checking.close()
+    checking.close()
+    assert not child.is_running()
+    with pytest.raises(UnfitGrammar):
+        checking.check(lark({"grammar": 'root ::= "late"'}))
