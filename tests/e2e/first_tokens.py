@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 #: Long prompts that share no beginning, so that each is fresh to everybody.
 SECRETS = ("tides", "ovens", "rivers", "clocks", "bees")
-#: The first token of a cached prompt of this length takes about a quarter of a fresh one's time or less (measured: 0.08 at the
-#: edge, 0.27 on vLLM, both on a machine with five times as much to do as it has cores); a stranger's takes all of it.
+#: The first token of a cached prompt takes less than half of a fresh one's time (measured: 0.08 of it at the
+#: edge, 0.27 on vLLM, on a machine with five times as much to do as it has cores), and a stranger's takes all of it.
 ALIKE = 0.5
 
 
