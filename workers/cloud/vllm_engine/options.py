@@ -27,13 +27,13 @@ class Options:
         self._making = threading.Lock()
         self._made: tuple[LLTokenizer, ConstraintCheck] | None = None
 
-    async def check(self, sampling: Sampling) -> None:
+    async def check(self, sampling: Sampling, namespace: str) -> None:
         """Raise `BeyondModel` for an option that vLLM cannot honour, or that would hurt it."""
         self._check_biases(sampling.logit_bias)
         try:
             lark = lark_of(sampling)
             if lark is not None:
-                await asyncio.to_thread(self._check_grammar, lark)
+                await asyncio.to_thread(self._check_grammar, lark, namespace)
         except ValueError as error:
             field = "grammar" if sampling.json_schema is None else "json_schema"
             raise BeyondModel(f"{field}: {error}") from error
@@ -59,8 +59,8 @@ class Options:
             most = self._num_tokens
             raise BeyondModel(f"logit_bias: the cloud model has no token {foreign[0]}; its ids are below {most}")
 
-    def _check_grammar(self, lark: str) -> None:
-        self._for_grammars()[1].check(lark)
+    def _check_grammar(self, lark: str, namespace: str) -> None:
+        self._for_grammars()[1].check(lark, namespace)
 
     def _is_complete(self, lark: str, token_ids: Sequence[int]) -> bool:
         tokenizer, _ = self._for_grammars()

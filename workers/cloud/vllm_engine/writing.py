@@ -48,7 +48,7 @@ class AnswerWriter:
 
     async def write(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> CloudAnswer:
         """The answer to one order. Raises `RequestRefused`, or what vLLM raises."""
-        await self._options.check(order.sampling)
+        await self._options.check(order.sampling, order.cache_namespace)
         written = await self._write(order, listener, progressed)
         if written.ended_itself:
             await self._options.check_answer(order.sampling, written.answer.token_ids)
