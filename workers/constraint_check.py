@@ -45,8 +45,8 @@ TRIED_TOKENS = 64
 MAX_TOKEN_S = 0.05
 #: Seconds until a child must be ready: it reads a vocabulary, on a machine that may be loading a model.
 READY_S = 60.0
-#: Verdicts that are remembered, refusals too: whoever repeats a grammar costs nothing. Each is its cache namespace's, or
-#: the time until the next would tell who else has sent the same grammar.
+#: Verdicts that are remembered, refusals too: whoever repeats a grammar costs nothing. Each is its cache namespace's
+#: own, or the time until the next would tell who else has sent the same grammar.
 MAX_REMEMBERED = 512
 #: In front of each message: its length.
 _LENGTH = struct.Struct("<I")
