@@ -45,7 +45,8 @@ TRIED_TOKENS = 64
 MAX_TOKEN_S = 0.05
 #: Seconds until a child must be ready: it reads a vocabulary, on a machine that may be loading a model.
 READY_S = 30.0
-#: Verdicts that are remembered, refusals too: whoever repeats a grammar costs nothing.
+#: Verdicts that are remembered, refusals too: whoever repeats a grammar costs nothing. Each is its cache namespace's
+#: own, or the time until the next would tell who else has sent the same grammar.
 MAX_REMEMBERED = 512
 #: In front of each message: its length.
 _LENGTH = struct.Struct("<I")
@@ -68,9 +69,9 @@ class ConstraintCheck:
         self._verdicts: OrderedDict[bytes, str] = OrderedDict()
         self._closed = False
 
-    def check(self, lark: str) -> None:
+    def check(self, lark: str, namespace: str) -> None:
         """Return if an engine can bear the grammar, or else raise `UnfitGrammar`. Blocks: a millisecond, a second."""
-        digest = hashlib.sha256(lark.encode()).digest()
+        digest = hashlib.sha256(namespace.encode() + b"\xff" + lark.encode()).digest()
         verdict = self._remembered(digest)
         if verdict is None:
             with self._turn:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 #: Long prompts that share no beginning, so that each is fresh to everybody.
 SECRETS = ("tides", "ovens", "rivers", "clocks", "bees")
-#: A first token of a cached prompt takes a tenth of a fresh one's time or less; a fresh one's own times differ by less
-#: than a factor of two on a machine that does other things too.
+#: The first token of a cached prompt takes less than half of a fresh one's time (measured: 0.08 of it at the
+#: edge, 0.27 on vLLM, on a machine with five times as much to do as it has cores), and a stranger's takes all of it.
 ALIKE = 0.5
 
 

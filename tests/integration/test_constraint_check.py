@@ -47,6 +47,9 @@ BAD = {
 }
 
 
+OWNER = "owner:alice"
+
+
 def lark(options):
     text = lark_of(Sampling(**options))
     assert text is not None
@@ -56,7 +59,7 @@ def lark(options):
 @pytest.fixture(scope="module")
 def check():
     checking = ConstraintCheck(VOCABULARY)
-    checking.check(lark(GOOD[0]))
+    checking.check(lark(GOOD[0]), OWNER)
     yield checking
     checking.close()
 
@@ -67,7 +70,7 @@ def child_of(check):
 
 @pytest.mark.parametrize("options", GOOD)
 def test_what_people_write_passes(check, options):
-    check.check(lark(options))
+    check.check(lark(options), OWNER)
 
 
 @pytest.mark.parametrize("name", list(BAD))
@@ -75,19 +78,33 @@ def test_what_would_hurt_an_engine_is_refused_soon_and_nothing_else_is_hurt(chec
     grammar = lark(BAD[name])
     began = time.monotonic()
     with pytest.raises(UnfitGrammar) as first:
-        check.check(grammar)
+        check.check(grammar, OWNER)
     assert time.monotonic() - began < REFUSED_WITHIN_S
     began = time.monotonic()
     with pytest.raises(UnfitGrammar) as again:
-        check.check(grammar)
+        check.check(grammar, OWNER)
     assert time.monotonic() - began < 0.1, "a verdict is remembered"
     assert str(first.value) == str(again.value) != ""
-    check.check(lark({"grammar": f'root ::= "after {name}"'}))
+    check.check(lark({"grammar": f'root ::= "after {name}"'}), OWNER)
+
+
+def test_a_verdict_is_remembered_for_its_owner_alone_so_that_time_tells_of_nobody_elses_grammars(check):
+    grammar = lark(BAD["long"]) + "\n"  # another one than the test above had
+
+    def seconds(namespace):
+        began = time.monotonic()
+        with pytest.raises(UnfitGrammar):
+            check.check(grammar, namespace)
+        return time.monotonic() - began
+
+    first, again, stranger = (seconds(namespace) for namespace in (OWNER, OWNER, "owner:bob"))
+    assert again < 0.1 * first
+    assert stranger > 0.2 * first
 
 
 def test_the_child_never_has_more_memory_than_it_may(check):
     for options in GOOD:
-        check.check(lark(options))
+        check.check(lark(options), OWNER)
     assert child_of(check).memory_info().rss < MAX_BYTES // 4
 
 
@@ -95,7 +112,7 @@ def test_a_child_that_somebody_killed_is_replaced_and_no_grammar_is_blamed(check
     child = child_of(check)
     os.kill(child.pid, signal.SIGKILL)
     until(lambda: child.status() == psutil.STATUS_ZOMBIE, "the child is dead", within_s=10)
-    check.check(lark({"grammar": 'root ::= "alive"'}))
+    check.check(lark({"grammar": 'root ::= "alive"'}), OWNER)
     assert child_of(check).pid != child.pid
 
 
@@ -103,7 +120,7 @@ def test_many_at_once_are_answered_each_with_its_own(check):
     def verdict(number):
         good = number % 2
         try:
-            check.check(lark({"grammar": f'root ::= "{number}"' if good else f'root ::= root "{number}"'}))
+            check.check(lark({"grammar": f'root ::= "{number}"' if good else f'root ::= root "{number}"'}), OWNER)
         except UnfitGrammar:
             return not good
         return bool(good)
@@ -114,10 +131,10 @@ def test_many_at_once_are_answered_each_with_its_own(check):
 
 def test_a_check_that_was_closed_has_no_child_and_makes_none():
     checking = ConstraintCheck(VOCABULARY)
-    checking.check(lark(GOOD[0]))
+    checking.check(lark(GOOD[0]), OWNER)
     child = child_of(checking)
     checking.close()
     checking.close()
     assert not child.is_running()
     with pytest.raises(UnfitGrammar):
-        checking.check(lark({"grammar": 'root ::= "late"'}))
+        checking.check(lark({"grammar": 'root ::= "late"'}), OWNER)

@@ -38,7 +38,7 @@ class Admission:
         except UnknownStrategy as error:
             raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, str(error)) from error
         self._check_biases(order.sampling.logit_bias)
-        grammar = self._constraints.of(order.sampling)
+        grammar = self._constraints.of(order.sampling, order.cache_namespace)
         early = order.may_escalate_early and self._early.enabled
         outlook = Outlook(order.rule, self._early, limit) if early else None
         return Flight(order, arrival, tokens, limit, future, listener, grammar, outlook)

@@ -30,7 +30,7 @@ class Constraints:
         self._tokenizer: LLTokenizer | None = None
         self._check: ConstraintCheck | None = None
 
-    def of(self, sampling: Sampling) -> "Grammar | None":
+    def of(self, sampling: Sampling, namespace: str) -> "Grammar | None":
         """The form that the answer must have, tried out before; None where any will do. Raises `BeyondModel`.
 
         Blocks: milliseconds, and about a second for the first grammar of all and for one that is refused.
@@ -40,7 +40,7 @@ class Constraints:
             if lark is None:
                 return None
             tokenizer, check = self._made()
-            check.check(lark)
+            check.check(lark, namespace)
         except ValueError as error:
             raise BeyondModel(f"{_field(sampling)}: {error}") from error
         return Grammar(LLMatcher(tokenizer, lark, log_level=0, limits=limits()), tokenizer)

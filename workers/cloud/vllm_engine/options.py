@@ -27,7 +27,7 @@ class Options:
         self._making = threading.Lock()
         self._made: tuple[LLTokenizer, ConstraintCheck] | None = None
 
-    async def check(self, sampling: Sampling) -> str | None:
+    async def check(self, sampling: Sampling, namespace: str) -> str | None:
         """The grammar that the answer must match, tried out before (`constraints.lark_of`).
 
         Raises `BeyondModel` for an option that vLLM cannot honour, or that would hurt it.
@@ -36,7 +36,7 @@ class Options:
         if sampling.grammar is None and sampling.json_schema is None:
             return None
         try:
-            return await asyncio.to_thread(self._tried_out, sampling)
+            return await asyncio.to_thread(self._tried_out, sampling, namespace)
         except ValueError as error:
             field = "grammar" if sampling.json_schema is None else "json_schema"
             raise BeyondModel(f"{field}: {error}") from error
@@ -61,10 +61,10 @@ class Options:
             most = self._num_tokens
             raise BeyondModel(f"logit_bias: the cloud model has no token {foreign[0]}; its ids are below {most}")
 
-    def _tried_out(self, sampling: Sampling) -> str | None:
+    def _tried_out(self, sampling: Sampling, namespace: str) -> str | None:
         lark = lark_of(sampling)
         if lark is not None:
-            self._for_grammars()[1].check(lark)
+            self._for_grammars()[1].check(lark, namespace)
         return lark
 
     def _is_complete(self, lark: str, token_ids: Sequence[int]) -> bool:

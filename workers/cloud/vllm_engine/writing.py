@@ -48,7 +48,7 @@ class AnswerWriter:
 
     async def write(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> CloudAnswer:
         """The answer to one order. Raises `RequestRefused`, or what vLLM raises."""
-        lark = await self._options.check(order.sampling)
+        lark = await self._options.check(order.sampling, order.cache_namespace)
         verifier = order.tuning or self._verifier
         answer = _Answer(self._llm, self._prompts, order, verifier, lark=lark, listener=listener, progressed=progressed)
         written = await self._written(order, answer, verifier)
