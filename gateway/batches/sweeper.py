@@ -7,6 +7,7 @@ from broker.connection import REDIS_AWAY
 from gateway.files import Locked
 from gateway.services import Services
 from schemas.openai_files import ENDED
+from schemas.wire import UndecodableMessage
 
 log = logging.getLogger(__name__)
 
@@ -56,5 +57,9 @@ class FileSweeper:
                 return
 
     def _is_over(self, batch_id: str) -> bool:
-        batch = self._services.batches.read(batch_id)
+        try:
+            batch = self._services.batches.read(batch_id)
+        except UndecodableMessage as error:  # another version's, which may still run it
+            log.warning("batch_unreadable batch_id=%s error=%s", batch_id, error)
+            return False
         return batch is None or batch.status in ENDED
