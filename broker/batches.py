@@ -4,6 +4,7 @@ After its creation a batch is written by the one process that runs it; a cancell
 two never overwrite each other.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import cast
 
@@ -14,6 +15,8 @@ from broker import keys
 from broker.idempotency import IDEMPOTENCY_TTL_S, Idempotency
 from schemas import wire
 from schemas.openai_files import ENDED, MAX_WINDOW_S, Batch
+
+log = logging.getLogger(__name__)
 
 #: Seconds for which a batch is remembered after its last change.
 KEPT_S = 30 * 24 * 3600
@@ -95,11 +98,17 @@ class BatchStore:
         return batch.id
 
     def read(self, batch_id: str) -> Batch | None:
-        """The batch, or None where there is none (any more)."""
-        return self.read_all([batch_id]).get(batch_id)
+        """The batch, or None where there is none (any more). Raises `UndecodableMessage`."""
+        raw, cancelling_at = cast(
+            "list[bytes | None]", self._redis.hmget(keys.batch(batch_id), "batch", "cancelling_at")
+        )
+        return None if raw is None else _batch(raw, cancelling_at)
 
     def read_all(self, batch_ids: Iterable[str]) -> dict[str, Batch]:
-        """Those of the batches that are there, by id, in one round trip for each `PAGE`."""
+        """Those of the batches that are there, by id, in one round trip for each `PAGE`.
+
+        What cannot be read keeps no other from being read: it is left out, and logged.
+        """
         asked = list(batch_ids)
         found = {}
         for start in range(0, len(asked), PAGE):
@@ -109,8 +118,12 @@ class BatchStore:
                     pipeline.hmget(keys.batch(batch_id), "batch", "cancelling_at")
                 answers = pipeline.execute()
             for batch_id, (raw, cancelling_at) in zip(page, answers, strict=True):
-                if raw is not None:
+                if raw is None:
+                    continue
+                try:
                     found[batch_id] = _batch(raw, cancelling_at)
+                except wire.UndecodableMessage as error:
+                    log.error("batch_unreadable batch_id=%s error=%s", batch_id, error)  # noqa: TRY400 - says it all
         return found
 
     def write(self, batch: Batch) -> None:
@@ -133,10 +146,11 @@ class BatchStore:
         """Ids of batches that someone must run."""
         return sorted(one.decode() for one in cast("set[bytes]", self._redis.smembers(keys.unfinished_batches())))
 
-    def drop(self, batch_ids: Iterable[str]) -> None:
-        """Nobody need run these any more: they are not remembered."""
+    def drop_expired(self, batch_ids: Iterable[str]) -> None:
+        """Nobody need run those of the batches any more that are not remembered."""
         for batch_id in batch_ids:
-            self._redis.srem(keys.unfinished_batches(), batch_id)
+            if not self._redis.exists(keys.batch(batch_id)):
+                self._redis.srem(keys.unfinished_batches(), batch_id)
 
     def listed(
         self, after: str | None, limit: int, owner: str | None, *, newest_first: bool = True

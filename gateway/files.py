@@ -6,6 +6,7 @@ it ends; a lock on the batch lives exactly as long as the process that holds it.
 
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import time
@@ -16,7 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
+from pydantic import ValidationError
+
 from schemas.openai_files import StoredFile
+
+log = logging.getLogger(__name__)
 
 #: Bytes that are copied at a time.
 CHUNK = 1 << 16
@@ -316,6 +321,9 @@ class DiskFiles:
         try:
             return StoredFile.model_validate_json(self._description(file_id).read_bytes())
         except FileNotFoundError:
+            return None
+        except ValidationError as error:  # torn by a power cut, or another version's: it keeps no other from being read
+            log.warning("file_unreadable file_id=%s error=%s", file_id, error)
             return None
 
     def _describe(self, description: StoredFile) -> StoredFile:

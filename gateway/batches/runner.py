@@ -71,7 +71,7 @@ class BatchRunner:
         """Whose the batches are that have not ended; forget all others."""
         unknown = [one for one in unfinished if one not in self._waiting]
         batches = self._services.batches.read_all(unknown)
-        self._services.batches.drop(one for one in unknown if one not in batches)  # it was not remembered for so long
+        self._services.batches.drop_expired(one for one in unknown if one not in batches)
         found = {one.id: Waiting(one.id, one.owner.name, one.created_at) for one in batches.values()}
         with self._lock:
             self._waiting = {one: known for one in unfinished if (known := self._waiting.get(one) or found.get(one))}

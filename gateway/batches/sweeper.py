@@ -6,6 +6,7 @@ from broker.background import Loop
 from gateway.files import Locked
 from gateway.services import Services
 from schemas.openai_files import ENDED
+from schemas.wire import UndecodableMessage
 
 log = logging.getLogger(__name__)
 
@@ -39,5 +40,9 @@ class FileSweeper:
             log.info("files_swept expired=%d orphans=%d leftovers=%d", swept.expired, swept.orphans, swept.leftovers)
 
     def _is_over(self, batch_id: str) -> bool:
-        batch = self._services.batches.read(batch_id)
+        try:
+            batch = self._services.batches.read(batch_id)
+        except UndecodableMessage as error:  # another version's, which may still run it
+            log.warning("batch_unreadable batch_id=%s error=%s", batch_id, error)
+            return False
         return batch is None or batch.status in ENDED

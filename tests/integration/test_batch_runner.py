@@ -131,6 +131,26 @@ def test_a_batch_that_is_not_remembered_is_not_looked_for_for_ever(services, mak
     assert services.batches.unfinished() == []
 
 
+def test_what_cannot_be_read_keeps_no_other_batch_from_being_run_listed_or_swept(
+    services, make_batch, running, redis_connection, tmp_path
+):
+    for name in ("batch_a", "batch_b"):
+        make_batch(name)
+    raw = redis_connection.hget(keys.batch("batch_a"), "batch")
+    redis_connection.hset(keys.batch("batch_a"), "batch", b"of another version")
+    (tmp_path / "files" / "file-torn.json").write_text("{")
+    with services.files.lock("batch_a"):
+        pass
+    FileSweeper(services).step()
+    assert (tmp_path / "files" / "locks" / "batch_a").exists()
+    running().step()
+    until(lambda: is_running(services, "batch_b"), "the other runs")
+    assert [batch.id for batch in services.batches.listed(None, 9, "alice")[0]] == ["batch_b"]
+    assert len(services.files.listed(None, None)) == 2
+    assert services.batches.unfinished() == ["batch_a", "batch_b"]
+    redis_connection.hset(keys.batch("batch_a"), "batch", raw)  # so that it can end
+
+
 class Ear:
     """Hears nothing, at once; remembers how much memory there was in use after so many waits."""
 

@@ -170,9 +170,7 @@ class Keys(RuleBasedStateMachine):
 
     @rule()
     def look_for_batches(self) -> None:
-        unfinished = self.batch_store.unfinished()
-        known = self.batch_store.read_all(unfinished)
-        self.batch_store.drop(one for one in unfinished if one not in known)
+        self.batch_store.drop_expired(self.batch_store.unfinished())
         self.batch_store.tidy(float(self.redis.time()[0]))
 
     @rule(tier=tiers, job=places, tokens=st.integers(0, 5), front=st.booleans())

@@ -1,6 +1,7 @@
 """deploy/redis: its users can do their work and nothing else, and its server speaks TLS alone."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from broker import keys
 from broker.connection import connect
 from firstdraft.embedded import server_binary
 from tests.polling import until
@@ -171,6 +173,16 @@ def test_a_process_may_not_do_anothers_work(as_user, user, command):
 def refuses(redis: Redis, *command: str) -> None:
     with pytest.raises(ResponseError, match=r"[Nn]o permissions"):  # scripts give it another type
         redis.execute_command(*command)
+
+
+@pytest.mark.parametrize("described", keys.DESCRIPTIONS, ids=lambda described: described.pattern)
+def test_every_process_may_use_the_keys_that_it_is_said_to_use(as_user, described):
+    roles = {"gateway": ["gateway"], "worker": ["edge", "cloud"]}
+    key = re.sub(r"\{\w+\}", "x", described.pattern)
+    for told, command in ((described.writer, "DEL"), (described.reader, "EXISTS")):
+        for role in [user for word, users in roles.items() if word in told for user in users]:
+            if described.kind != "channel":
+                assert as_user["operator"].acl_dryrun(role, command, key) == b"OK", (role, command)
 
 
 def test_metrics_can_be_read(as_user):
