@@ -140,5 +140,8 @@ def _generator(settings: Settings) -> Iterator[Callable[[int], float]]:
 
         read()
         yield generate
-        process.stdin.close()
-        process.wait(END_S)
+        process.stdin.close()  # which ends it
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            end(process)

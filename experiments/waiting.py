@@ -18,7 +18,7 @@ T = TypeVar("T")
 #: Seconds between looks.
 LOOK_S = 0.02
 #: Seconds that a process may take to end once it was told to, before it is killed.
-END_S = 15.0
+END_S = 60.0
 #: Seconds that one answer of an engine may take, with others before it, on a slow machine.
 ANSWER_S = 600.0
 

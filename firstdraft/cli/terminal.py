@@ -46,11 +46,13 @@ class Words(click.ParamType):  # type: ignore[type-arg] # generic in newer relea
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """See click."""
         try:
-            return os.fsencode(value).decode()
-        except UnicodeEncodeError:  # text that the locale lacks, which so did not come from it
-            return value
-        except UnicodeDecodeError as error:
-            self.fail(f"it is not UTF-8: {error}", param, ctx)
+            value.encode()
+        except UnicodeEncodeError:  # bytes that were left
+            try:
+                return os.fsencode(value).decode()
+            except UnicodeError as error:
+                self.fail(f"it is no text: {error}", param, ctx)
+        return value
 
 
 WORDS = Words()

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from click.testing import CliRunner
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from broker.connection import connect
 from broker.tls import check_tls
@@ -32,9 +33,7 @@ def plain_port(tmp_path_factory):
     command = [server_binary(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
         try:
-            redis = connect(f"redis://127.0.0.1:{port}")
-            until(redis.ping, "the server answers")
-            redis.close()
+            until(lambda: answers(port), "the server answers")
             yield port
         finally:
             server.kill()
@@ -89,6 +88,12 @@ def listening(serve):
         finally:
             server.shutdown(socket.SHUT_RDWR)
             thread.join(10)
+
+
+def answers(port):
+    with contextlib.suppress(RedisConnectionError), contextlib.closing(connect(f"redis://127.0.0.1:{port}")) as redis:
+        return redis.ping()
+    return False
 
 
 def settings(url, index_url=None):
