@@ -99,7 +99,9 @@ def fuzz(url: str, seconds: float, seed: int, at_once: int = 8) -> Tally:
 
 def engine_deaths(system: System) -> int:
     """Worker processes that ended, and engines that were given up, since the start."""
-    given_up = sum(member.log.read_text(errors="replace").count("engine_died") for member in system.workers())
+    given_up = sum(
+        member.log.read_text(encoding="utf-8", errors="replace").count("engine_died") for member in system.workers()
+    )
     return sum(len(member.deaths) for member in system.workers()) + given_up
 
 
