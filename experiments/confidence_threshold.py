@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from experiments.short_questions import Question, questions
+from firstdraft.cli.terminal import terminal
 from firstdraft.client.sync import Client
 
 #: Thresholds of the table; the last one keeps nothing.
@@ -85,7 +85,7 @@ def main() -> None:
         kept, right = kept_and_right(asked, threshold)
         table.add_row(f"{threshold:.2f}", f"{kept:.0%}", f"{right:.1%}")
         figures |= {f"kept_{threshold:g}": kept, f"right_{threshold:g}": right}
-    console = Console()
+    console = terminal()
     console.print(table)
     by_kind = Counter(one.question.kind for one in asked)
     for kind, number in by_kind.items():

@@ -103,7 +103,7 @@ def test_repetitions_at_one_moment_make_one_thing(http, key, num_accepted, route
     start = threading.Barrier(6)
 
     def post(_):
-        start.wait()
+        start.wait(30)
         return http.post(route, json=body, headers=key, params={"wait": 30})
 
     with ThreadPoolExecutor(6) as pool:

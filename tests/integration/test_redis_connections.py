@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from broker.connection import REDIS_AWAY, NoFreeConnection, connect
-from tests.polling import until
+from tests.polling import joined, until
 
 
 def test_more_threads_than_connections_wait_for_each_other(redis_url):
@@ -31,7 +31,7 @@ def test_a_pool_that_is_used_up_says_so_and_does_not_blame_redis(redis_url):
             until(lambda: redis.ping() and not blocked.is_alive(), "the one connection is taken")
         assert not issubclass(NoFreeConnection, REDIS_AWAY)
     finally:
-        blocked.join()
+        joined(blocked)
         redis.close()
 
 

@@ -327,7 +327,7 @@ def test_a_receiver_that_trickles_its_answer_is_left_after_twice_the_time_out(ma
         assert sender.wait_until_idle(20.0)
         took_s = time.monotonic() - began
         ended.set()
-        thread.join()
+        joined(thread)
     assert took_s < 5.0
     assert redis_connection.hget(keys.request(request_id), "webhook_tries") == b"1"
 
