@@ -6,8 +6,22 @@ its receiver, and is given back where that does not help.
 
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from broker.outbox import Due
+
+class Addressed(Protocol):
+    """A webhook: whose it is, and who is to be called."""
+
+    @property
+    def owner(self) -> str:
+        """The owner of the request that it tells of."""
+
+    @property
+    def receiver(self) -> str:
+        """Host and port of the address."""
+
+
+DueT = TypeVar("DueT", bound=Addressed)
 
 
 @dataclass(frozen=True)
@@ -31,18 +45,18 @@ DEFAULT_BOUNDS = Bounds()
 
 
 @dataclass(frozen=True)
-class _Held:
-    due: Due
+class _Held(Generic[DueT]):
+    due: DueT
     until_s: float
 
 
-class WebhookQueue:
+class WebhookQueue(Generic[DueT]):
     """What was taken up and has not ended. Not for two threads at once; times are of any clock that only grows."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         #: What waits, by receiver; the receiver that was served last comes last.
-        self._lines: OrderedDict[str, deque[_Held]] = OrderedDict()
+        self._lines: OrderedDict[str, deque[_Held[DueT]]] = OrderedDict()
         self._num_held = 0
         self._owners: Counter[str] = Counter()
         self._receivers: Counter[str] = Counter()
@@ -57,7 +71,7 @@ class WebhookQueue:
         """Whether more may be held, for a receiver that holds none."""
         return self._num_held < self._bounds.held
 
-    def hold(self, due: Due, now_s: float) -> bool:
+    def hold(self, due: DueT, now_s: float) -> bool:
         """Take it in; False where as many wait for its receiver, or in all, as may."""
         line = self._lines.get(due.receiver, ())
         if not self.has_room or len(line) >= self._bounds.receiver_held:
@@ -66,7 +80,7 @@ class WebhookQueue:
         self._num_held += 1
         return True
 
-    def begin(self) -> Due | None:
+    def begin(self) -> DueT | None:
         """The next one that may be sent now; it is under way from here on. None where there is none."""
         if self.num_in_flight >= self._bounds.in_flight:
             return None
@@ -83,21 +97,21 @@ class WebhookQueue:
                     return held.due
         return None
 
-    def ended(self, due: Due) -> None:
+    def ended(self, due: DueT) -> None:
         """It is under way no longer."""
         for counter, name in ((self._owners, due.owner), (self._receivers, due.receiver)):
             counter[name] -= 1
             if not counter[name]:
                 del counter[name]
 
-    def give_back(self, now_s: float) -> list[Due]:
+    def give_back(self, now_s: float) -> list[DueT]:
         """Those that have waited for as long as they may; they are not held any more."""
         late = [(receiver, held) for receiver, line in self._lines.items() for held in line if held.until_s <= now_s]
         for receiver, held in late:
             self._remove(receiver, held)
         return [held.due for _, held in late]
 
-    def _remove(self, receiver: str, held: _Held) -> None:
+    def _remove(self, receiver: str, held: _Held[DueT]) -> None:
         line = self._lines[receiver]
         line.remove(held)
         self._num_held -= 1

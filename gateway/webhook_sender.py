@@ -63,7 +63,7 @@ class WebhookSender:
         self._settings = settings
         self._secret = secret
         self._clock = clock
-        self._queue = WebhookQueue(bounds)
+        self._queue: WebhookQueue[Due] = WebhookQueue(bounds)
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(bounds.in_flight, thread_name_prefix="webhook")
         #: Looks for what is due again and again, once it is started.

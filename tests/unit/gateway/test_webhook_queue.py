@@ -1,13 +1,22 @@
 from collections import Counter
+from dataclasses import dataclass
 from itertools import count
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.outbox import Due
 from gateway.webhook_queue import Bounds, WebhookQueue
 
 NUMBERS = count()
+
+
+@dataclass(frozen=True)
+class Due:
+    """A webhook that is to be called."""
+
+    request_id: str
+    owner: str
+    receiver: str
 
 
 def a_due(owner="alice", receiver="a.example"):
