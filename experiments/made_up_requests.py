@@ -1,7 +1,7 @@
 """Requests that nobody would send, and some that many do: what `make fuzz` sends to real engines. Pure, and seeded.
 
-Half of a request's options are ordinary, the others are at and beyond what native code takes: ids outside of
-vocabularies, grammars and schemas that are deep, huge, ambiguous or none, numbers next to zero, text that is no text.
+Most of a request's options are ordinary or at the borders of what is taken; a few are beyond what native code bears:
+ids outside of vocabularies, grammars and schemas that are deep, huge, ambiguous or none, text that is no text.
 """
 
 import random
@@ -22,8 +22,12 @@ TEXTS = (
     " ",
     "\n\n\n",
     "tea " * 200,
-    "\ud800",
+    "Count from 1 to 5.",
 )
+#: Text that is none, and is refused.
+NO_TEXT = "half a character: \ud800"
+#: Token ids that small vocabularies have too.
+COMMON_IDS = (0, 1, 2, 50, 260, 1000, 49151)
 #: Token ids at the borders of common vocabularies, and of what integers hold.
 IDS = (0, 1, 2, 50, 260, 1000, 49151, 49152, 50256, 50257, 151935, 2**31 - 1, 2**31, 2**63, -1, -49153)
 GRAMMARS = (
@@ -57,20 +61,36 @@ PATTERNS = (
     "(?:a*)*b",
 )
 NUMBERS = (0, 1, -1, 10, 0.5, 1e-308, 5e-324, 1e308, 2**31, 2**53, 2**63 - 1, 10**9)
-#: Values for plain numeric options, most of them at a border of what is taken.
+#: Values of plain options at the borders of what is taken.
 OPTIONS: dict[str, tuple[object, ...]] = {
-    "temperature": (0, 0.0, -0.0, 5e-324, 1e-30, 1e-5, 0.01, 0.7, 2.0, 2.1, "hot"),
-    "top_p": (1.0, 1e-300, 5e-324, 0.1, 0, 1.5),
-    "seed": (0, 1, 2**31 - 1, 2**31, 2**63, -1),
-    "frequency_penalty": (0, 2.0, -2.0, 1e-320, 3),
-    "presence_penalty": (0, 2.0, -2.0, -3),
-    "max_tokens": (1, 2, MOST_TOKENS, MOST_TOKENS, 0, -1, 2**31, 2**63),
+    "temperature": (0, 0.0, -0.0, 5e-324, 1e-30, 1e-5, 0.01, 0.7, 2.0),
+    "top_p": (1.0, 1e-300, 5e-324, 0.1, 0.9),
+    "seed": (0, 1, 2**31 - 1),
+    "frequency_penalty": (0, 2.0, -2.0, 1e-320),
+    "presence_penalty": (0, 2.0, -2.0),
+    "stop": ("e", ["\n", "."], "\u0000", "x" * 256, "é", ["a"] * 16, []),
+    "max_tokens": (1, 2, MOST_TOKENS),
 }
 #: The same for those that only Firstdraft's own route, or its own part of a body, has.
-OWN_OPTIONS: dict[str, tuple[object, ...]] = {
-    "top_k": (0, 1, 5, 1000, 1001, -1, 2**31),
-    "repetition_penalty": (1.0, 0.01, 1e-300, 2.0, 0, 5e-324),
-}
+OWN_OPTIONS: dict[str, tuple[object, ...]] = {"top_k": (0, 1, 5, 1000), "repetition_penalty": (1.0, 0.01, 2.0)}
+#: Values that are to be refused at once.
+BEYOND: tuple[tuple[str, object], ...] = (
+    ("temperature", 2.1),
+    ("temperature", "hot"),
+    ("top_p", 0),
+    ("top_p", 1.5),
+    ("seed", 2**63),
+    ("seed", -1),
+    ("frequency_penalty", 3),
+    ("presence_penalty", -3),
+    ("stop", ""),
+    ("stop", "\udc00"),
+    ("max_tokens", 0),
+    ("max_tokens", 2**63),
+    ("logit_bias", {"5": 101}),
+    ("logit_bias", {"-1": 1}),
+    ("logit_bias", {str(2**31): 1}),
+)
 
 
 def made_up(chance: random.Random) -> tuple[str, Body]:
@@ -78,17 +98,18 @@ def made_up(chance: random.Random) -> tuple[str, Body]:
     body: Body = {name: chance.choice(values) for name, values in OPTIONS.items() if chance.random() < 0.2}
     body.setdefault("max_tokens", MOST_TOKENS)
     if chance.random() < 0.25:
-        body["stop"] = chance.choice(["e", ["\n", "."], "\u0000", "x" * 256, "é", ["a"] * 16, [], "", "\udc00"])
-    if chance.random() < 0.3:
-        ids = chance.sample(IDS, chance.randint(1, 3))
-        body["logit_bias"] = {str(token): chance.choice([-100, 100, 1e-300, 0, 101]) for token in ids}
+        ids = chance.sample(IDS if chance.random() < 0.3 else COMMON_IDS, chance.randint(1, 3))
+        body["logit_bias"] = {str(token): chance.choice([-100, 100, 1e-300, 0]) for token in ids}
     if chance.random() < 0.2:
-        body |= {"logprobs": True, "top_logprobs": chance.choice([0, 1, 20, 21])}
+        body |= {"logprobs": True, "top_logprobs": chance.choice([0, 1, 20])}
+    if chance.random() < 0.1:
+        name, value = chance.choice(BEYOND)
+        body[name] = value
     own: Body = {name: chance.choice(values) for name, values in OWN_OPTIONS.items() if chance.random() < 0.2}
     form = chance.random()
-    if form < 0.2:
+    if form < 0.25:
         own["grammar"] = chance.choice(GRAMMARS)
-    schema = made_up_schema(chance) if 0.2 <= form < 0.55 else None
+    schema = made_up_schema(chance) if 0.25 <= form < 0.6 else None
     if chance.random() < 0.5:
         return "/v1/jobs", _job(chance, body | own, schema)
     return "/v1/chat/completions", _chat(chance, body, own, schema)
@@ -97,7 +118,7 @@ def made_up(chance: random.Random) -> tuple[str, Body]:
 def _job(chance: random.Random, body: Body, schema: Body | None) -> Body:
     if schema is not None:
         body["json_schema"] = schema
-    return {**body, "prompt": chance.choice(TEXTS), "policy": chance.choice(POLICIES)}
+    return {**body, "prompt": _text(chance), "policy": chance.choice(POLICIES)}
 
 
 def _chat(chance: random.Random, body: Body, own: Body, schema: Body | None) -> Body:
@@ -107,19 +128,30 @@ def _chat(chance: random.Random, body: Body, own: Body, schema: Body | None) -> 
                 {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
                 {"type": "json_object", "schema": schema},
                 {"type": "json_object"},
-                {"type": "json_object", "colour": "blue"},
             ]
         )
-    messages = [{"role": "user", "content": chance.choice(TEXTS)}]
+        if chance.random() < 0.05:
+            body["response_format"]["colour"] = "blue"
+    messages = [{"role": "user", "content": _text(chance)}]
     stream = {"stream": True} if chance.random() < 0.2 else {}
     return {**body, **stream, "model": chance.choice(POLICIES), "messages": messages, "firstdraft": own}
 
 
+def _text(chance: random.Random) -> str:
+    return NO_TEXT if chance.random() < 0.03 else chance.choice(TEXTS)
+
+
 def made_up_schema(chance: random.Random, depth: int = 3) -> Body:
     """A JSON schema: mostly of the kinds that people write, with a value here and there that nobody should."""
-    kinds: list[Callable[[random.Random, int], Body]] = [_string, _number, _odd]
+    if chance.random() < 0.1:
+        return _odd(chance)
+    kinds: list[Callable[[random.Random, int], Body]] = [_string, _number]
     kinds += [_object, _object, _array, _choice] if depth else []
     return chance.choice(kinds)(chance, depth)
+
+
+def _number_in(chance: random.Random) -> object:
+    return chance.choice(NUMBERS) if chance.random() < 0.15 else chance.randint(0, 12)
 
 
 def _string(chance: random.Random, _depth: int) -> Body:
@@ -127,7 +159,7 @@ def _string(chance: random.Random, _depth: int) -> Body:
     if chance.random() < 0.3:
         schema["pattern"] = chance.choice(PATTERNS)
     if chance.random() < 0.3:
-        schema[chance.choice(["minLength", "maxLength"])] = chance.choice(NUMBERS)
+        schema[chance.choice(["minLength", "maxLength"])] = _number_in(chance)
     if chance.random() < 0.1:
         schema["format"] = chance.choice(["date", "date-time", "email", "uuid", "ipv4", "no-such"])
     return schema
@@ -136,8 +168,8 @@ def _string(chance: random.Random, _depth: int) -> Body:
 def _number(chance: random.Random, _depth: int) -> Body:
     schema: Body = {"type": chance.choice(["integer", "number"])}
     for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"):
-        if chance.random() < 0.25:
-            schema[keyword] = chance.choice(NUMBERS)
+        if chance.random() < 0.15:
+            schema[keyword] = _number_in(chance)
     return schema
 
 
@@ -155,7 +187,7 @@ def _array(chance: random.Random, depth: int) -> Body:
     schema: Body = {"type": "array", "items": made_up_schema(chance, depth - 1)}
     for keyword in ("minItems", "maxItems"):
         if chance.random() < 0.3:
-            schema[keyword] = chance.choice(NUMBERS)
+            schema[keyword] = _number_in(chance)
     return schema
 
 
@@ -164,7 +196,7 @@ def _choice(chance: random.Random, depth: int) -> Body:
     return {chance.choice(["anyOf", "oneOf", "allOf"]): several}
 
 
-def _odd(chance: random.Random, _depth: int) -> Body:
+def _odd(chance: random.Random) -> Body:
     nested: Body = {}
     for _ in range(chance.choice([10, 60, 70])):
         nested = {"items": nested}

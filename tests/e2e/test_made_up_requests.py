@@ -15,6 +15,8 @@ def workers_of(system: System) -> set[str]:
     return {worker["worker"] for worker in system.stats()["workers"]}
 
 
+# Beside the fuzz itself, the last cases take their time on a busy machine.
+@pytest.mark.timeout(900)
 def test_made_up_requests_end_no_engine_and_are_never_our_fault(system: System) -> None:
     workers = workers_of(system)
     tally = fuzz(str(system.client.base_url), SECONDS, SEED, at_once=4)
