@@ -77,8 +77,9 @@ def test_a_verified_answer_is_the_cloud_models_own_token_for_token(system: Syste
     def token_ids(prompt: str, policy: str) -> list[int]:
         result = system.ask(prompt, policy=policy, logprobs=True)
         assert b"".join(bytes(token.bytes) for token in result.logprobs).decode() == result.text
-        # The end of the turn is counted, and no part of the text.
-        assert len(result.logprobs) == result.usage.completion_tokens - (result.finish_reason == "stop")
+        # Counted, and no part of the text: the end of the turn, or a character that the limit cut in its middle.
+        left_out = result.usage.completion_tokens - len(result.logprobs)
+        assert left_out == 1 if result.finish_reason == "stop" else 0 <= left_out <= 3
         return [token.token_id for token in result.logprobs]
 
     different = [p for p in PROMPTS if token_ids(p, "no_confidence") != token_ids(p, "cloud_only")]
