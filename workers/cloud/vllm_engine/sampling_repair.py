@@ -1,22 +1,43 @@
-"""A repair of sampling with drafts on CPUs, switched on only where a check shows that it is needed.
+"""Repairs of sampling with drafts on CPUs, each switched on only where a check shows that it is needed.
 
 vLLM 0.32 without Triton hands each request's temperature, top-k and top-p to the rejection sampler through a C++
 stand-in that writes into a copy and throws it away, so that the sampler divides by uninitialised memory and accepts
-drafted tokens that it should not. Greedy decoding is not touched by it. Runs in vLLM's worker process.
+drafted tokens that it should not. And where no request of a step has a proposed token, it looks for the largest top-k
+of none, which ends the engine. Greedy decoding is not touched by either. Runs in vLLM's worker process.
 """
 
 import torch
 from vllm.v1.sample import rejection_sampler
+from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p as _apply_top_k_top_p
 
 
 def repair_sampling() -> bool:
-    """Check the function, and replace it if its result is wrong; whether it was."""
+    """Check both functions, and replace what is wrong; whether anything was."""
+    bears_none = _bears_no_rows()
+    if not bears_none:
+        rejection_sampler.apply_top_k_top_p = _apply_to_some_rows
     if _is_right():
-        return False
+        return not bears_none
     rejection_sampler.expand_batch_to_tokens = _expand
     if not _is_right():
         raise RuntimeError("sampling with drafts is wrong in this release of vLLM and the repair does not cure it")
     return True
+
+
+def _bears_no_rows() -> bool:
+    """Whether top-k alone can be applied where no token is proposed."""
+    device = torch.get_default_device()
+    try:
+        _apply_top_k_top_p(torch.empty((0, 8), device=device), torch.empty(0, dtype=torch.int32, device=device), None)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _apply_to_some_rows(logits: torch.Tensor, k: torch.Tensor | None, p: torch.Tensor | None) -> torch.Tensor:
+    """What the replaced function does; nothing where there is no row."""
+    kept: torch.Tensor = _apply_top_k_top_p(logits, k, p) if len(logits) else logits
+    return kept
 
 
 def _is_right() -> bool:
