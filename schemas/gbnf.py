@@ -14,6 +14,10 @@ MAX_DEPTH = 64
 MAX_REPETITIONS = 2_000
 #: The rule with which every answer begins.
 ROOT = "root"
+#: What a grammar in llguidance's dialect begins with. Where one text alone can follow, llguidance would otherwise
+#: demand the tokens into which the tokenizer cuts that text, and a tokenizer that knows `<|im_end|>` by its letters
+#: makes a control token of it, which no text can hold: vLLM then ends the request.
+HEADER = '%llguidance {"no_forcing": true}'
 #: Everything that a dot, or a class that excludes nothing, stands for.
 ANY = r"/[\x{0}-\x{10FFFF}]/"
 #: The first and the last half of a surrogate pair: no characters.
@@ -49,7 +53,7 @@ def as_lark(text: str) -> str:
             raise reader.error(f"there is no rule `{name}`", place)
     lines = [f"{reader.lark_name(name)}: {body}" for name, body in rules.items()]
     lines += [f"g{number}: {body}" for number, body in enumerate(reader.groups)]
-    return "\n".join(["%llguidance {}", *lines, ""])
+    return "\n".join([HEADER, *lines, ""])
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Self
 
 from llguidance import LLParserLimits, LLTokenizer
 
-from schemas.gbnf import as_lark
+from schemas.gbnf import HEADER, as_lark
 from schemas.json_schema import closed
 from schemas.requests import Sampling
 
@@ -34,7 +34,7 @@ def lark_of(sampling: Sampling) -> str | None:
     """
     if sampling.json_schema is not None:
         schema = json.dumps({**closed(sampling.json_schema), GUIDANCE_KEY: ON_ONE_LINE})
-        return f"%llguidance {{}}\nstart: %json {schema}\n"
+        return f"{HEADER}\nstart: %json {schema}\n"
     return None if sampling.grammar is None else as_lark(sampling.grammar)
 
 

@@ -267,6 +267,13 @@ def test_scoring_cuts_at_stop_strings_and_at_max_tokens(engine, plain, use_cache
 SAMPLES, STANDARD_ERRORS = 80, 3.9
 
 
+def test_a_top_k_alone_ends_no_engine_where_nothing_is_proposed(engine):
+    options = {"temperature": 0.8, "top_k": 20, "seed": 1, "max_tokens": 8}
+    answer = engine.submit(order("Name a metal.", **options)).result()
+    assert answer.finish_reason in set(FinishReason)
+    assert engine.alive
+
+
 @pytest.mark.parametrize("options", [{"temperature": 1.0}, {"temperature": 0.9, "top_p": 0.9, "top_k": 20}])
 def test_sampled_answers_are_distributed_alike_with_and_without_a_draft(engine, options):
     question = "Name one color."

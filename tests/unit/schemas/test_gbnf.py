@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 
-from schemas.gbnf import MAX_DEPTH, MAX_REPETITIONS, GrammarError, as_lark
+from schemas.gbnf import HEADER, MAX_DEPTH, MAX_REPETITIONS, GrammarError, as_lark
 
 BYTES = LLTokenizer("byte")
 
@@ -111,4 +111,4 @@ def test_any_text_is_either_read_or_refused(text):
         lark = as_lark("root ::= " + text)
     except GrammarError:
         return
-    assert lark.startswith("%llguidance {}\nstart: ")
+    assert lark.startswith(f"{HEADER}\nstart: ")

@@ -20,7 +20,7 @@ from workers.cloud.vllm_engine.options import Options
 from workers.cloud.vllm_engine.parameters import sampling_params, scoring_params
 from workers.cloud.vllm_engine.prompts import Prompts
 from workers.cloud.vllm_engine.transcript import Transcript
-from workers.failures import RequestRefused
+from workers.failures import BeyondModel, RequestRefused
 from workers.joining import DoesNotJoin
 
 log = logging.getLogger(__name__)
@@ -151,6 +151,8 @@ class _Answer:
     def _answer(self, standing: Standing | None) -> "_Written":
         transcript = self._transcript
         if transcript.finish_reason not in FINISH_REASONS:
+            if self._lark is not None:  # what its parser said, vLLM does not tell
+                raise BeyondModel("the grammar became too complex for vLLM before the answer was complete")
             raise RequestRefused(
                 FailureKind.ENGINE_ERROR,
                 f"vLLM ended request {self._order.request_id} with {transcript.finish_reason!r}",
