@@ -10,6 +10,8 @@ from config.settings import InvalidSettings, Settings, cache_folder
 
 #: The names of prepared models. `demo-Nx` is the cloud's demo model at N times the cost per token.
 DEMO = "demo"
+#: The folder of exported cloud models. Its number rises when the export changes, so that models are made anew.
+CLOUD_FOLDER = "cloud-2"
 _SCALED = re.compile(r"demo-([2-9]|[1-9][0-9])x")
 #: A name on a model hub: owner/model.
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -36,7 +38,7 @@ def prepared_edge_model(settings: Settings) -> Path:
 def prepared_cloud_model(settings: Settings, name: str) -> Path:
     """Where a prepared cloud model is, or will be."""
     suffix = name.removeprefix(DEMO)
-    return model_folder(settings) / "cloud" / f"SmolLM2-135M-Instruct{suffix}"
+    return model_folder(settings) / CLOUD_FOLDER / f"SmolLM2-135M-Instruct{suffix}"
 
 
 def edge_model_path(settings: Settings) -> Path:
