@@ -170,9 +170,9 @@ class Assembly:
             )
 
         def broken() -> list[str]:
-            return [loop.name for loop in loops if loop.broken]
+            """Loops without which requests here would be lost, or taken twice, and that keep failing."""
+            return [loop.name for loop in (*self.holdings.loops, reporter.loop, *worker.loops) if loop.broken]
 
-        loops: list[Loop] = []
         worker = ConcurrentWorker(
             self.redis,
             self.tier,
@@ -188,22 +188,12 @@ class Assembly:
             ),
         )
         reporter = Reporter(self._presence, report, self.lease_s)
-        loops += [*self.holdings.loops, self.reaper.loop, reporter.loop, *worker.loops]
         self.holdings.start()
         self.reaper.loop.start()
         reporter.start()
         if self._publisher is not None:
-            loops.append(self._publisher.loop)
             self._publisher.loop.start()
-        if not is_measured(self.tier, self.engine.model_name):
-            log.warning(
-                "confidence_uncalibrated tier=%s model=%r threshold=%.2f measured_with=%r advice=%r",
-                self.tier,
-                self.engine.model_name,
-                self._threshold,
-                MEASURED_WITH[self.tier],
-                "measure edge.confidence.threshold with your models: docs/operations.md",
-            )
+        self._say_whether_calibrated()
         log.info("worker_ready tier=%s worker=%s model=%s", self.tier, self.worker_id, self.engine.model_name)
         try:
             worker.work(logging_level="WARNING")
@@ -217,6 +207,17 @@ class Assembly:
             self.engine.close()
         log.info("worker_ended worker=%s engine_alive=%s broken_loops=%s", self.worker_id, alive, broken())
         return 0 if alive and worker.told_to_stop else 1
+
+    def _say_whether_calibrated(self) -> None:
+        if not is_measured(self.tier, self.engine.model_name):
+            log.warning(
+                "confidence_uncalibrated tier=%s model=%r threshold=%.2f measured_with=%r advice=%r",
+                self.tier,
+                self.engine.model_name,
+                self._threshold,
+                MEASURED_WITH[self.tier],
+                "measure edge.confidence.threshold with your models: docs/operations.md",
+            )
 
     def _drain(self) -> None:
         """Let what is in flight finish for a while, then hand it back."""
