@@ -33,6 +33,10 @@ PUBLISHING_SHARE = 0.02
 #: Seconds between renewals of leases, at most: a cancelled request is noticed at one at the latest.
 RENEW_S = 0.5
 
+#: Seconds for which a request that was lost before keeps others out of its worker at most. One that writes nothing that
+#: can be read, or very slowly, must not stop them for longer; what ends an engine does so at its beginning.
+ALONE_S = 5.0
+
 _TEXT = (DraftText, AcceptedText, CorrectedText, WrittenText)
 
 
@@ -51,9 +55,11 @@ class _InHand:
     late: bool = False
     #: Because this kept its events from being published.
     unpublishable: Exception | None = None
-    #: Called once, soon after the engine has written its first text.
+    #: Called once, soon after the engine has written its first text, or after `ALONE_S`.
     on_first_text: Callable[[], None] | None = None
     has_text: bool = False
+    #: By `time.monotonic`.
+    began_s: float = field(default_factory=time.monotonic)
 
 
 class Holdings:
@@ -112,7 +118,8 @@ class Holdings:
     ) -> Iterator[None]:
         """Renew the hold's lease, publish its events and keep its deadline while the block runs.
 
-        `on_first_text` is called once, on a thread of this object, soon after the engine wrote its first text.
+        `on_first_text` is called once, on a thread of this object, soon after the engine wrote its first text, or when
+        it has written none for `ALONE_S`.
         """
         late = remaining_s <= 0
         deadline = time.monotonic() + remaining_s
@@ -201,7 +208,12 @@ class Holdings:
 
     def _tell_of_first_text(self) -> None:
         with self._lock:
-            told = [held for held in self._in_hand.values() if held.has_text and held.on_first_text is not None]
+            now_s = time.monotonic()
+            told = [
+                held
+                for held in self._in_hand.values()
+                if held.on_first_text is not None and (held.has_text or now_s - held.began_s >= ALONE_S)
+            ]
             calls = [held.on_first_text for held in told]
             for held in told:
                 held.on_first_text = None

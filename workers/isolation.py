@@ -2,7 +2,8 @@
 
 A prompt that kills its worker takes everything in flight there with it. Whatever was in flight is tried again alone:
 on the last attempt throughout, so that only the request whose fault it is can fail for it; before that until the
-engine has written its first text, so that a worker is not blocked by each of many bystanders for a whole answer.
+engine has written its first text (for a few seconds at most), so that a worker is not blocked by each of many
+bystanders for a whole answer.
 Nobody holds a request while they wait here.
 """
 

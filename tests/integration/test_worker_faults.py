@@ -85,6 +85,17 @@ def test_bystanders_of_a_death_hold_each_other_up_only_until_their_first_text(st
     )
 
 
+def test_a_request_that_was_lost_and_writes_nothing_keeps_others_out_for_seconds_only(start_worker, worker_store):
+    killed = start_worker("edge")
+    silent = ask(worker_store, "forever")
+    is_in(worker_store, silent, State.DRAFTING)
+    killed.signal(signal.SIGKILL)
+    start_worker("edge")
+    until(lambda: worker_store.read(silent).attempt == 2, "it is tried again", within_s=ENDS_S)
+    assert end_of(worker_store, ask(worker_store)).state == State.SUCCEEDED
+    assert worker_store.cancel(silent)
+
+
 @pytest.mark.parametrize("policy", ["edge_only", "cloud_only", "no_confidence"])
 def test_an_empty_answer_is_an_answer_and_kills_nobody(start_worker, worker_store, policy):
     workers = [start_worker("edge"), start_worker("cloud")]
