@@ -107,7 +107,7 @@ def worker_store(redis_connection: Redis) -> RequestStore:
 
 
 @pytest.fixture
-def start_worker(redis_url: str, tmp_path: Path):
+def start_worker(redis_url: str, redis_connection: Redis, tmp_path: Path):  # noqa: ARG001 - flushed before each test
     """Starts a worker around a stand-in engine, and waits until it is ready."""
     with ExitStack() as processes:
         numbers = count(1)

@@ -288,7 +288,7 @@ def test_a_key_makes_start_batch_the_same_in_another_process(system, tmp_path):
 
 
 @pytest.fixture
-def own_gateway(redis_url, tmp_path):
+def own_gateway(redis_url, redis_connection, tmp_path):  # noqa: ARG001 - flushed before each test
     """Runs a gateway of its own; gives its process and its address."""
     environment = {"REDIS_URL": redis_url, "XDG_STATE_HOME": str(tmp_path / "state")}
     port = str(free_port())

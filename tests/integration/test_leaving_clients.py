@@ -72,7 +72,7 @@ def test_pipelined_bytes_are_no_leaving(system):
 
 
 @pytest.fixture
-def start_gateway(redis_url, tmp_path):
+def start_gateway(redis_url, redis_connection, tmp_path):  # noqa: ARG001 - flushed before each test
     """A gateway without workers."""
     with ExitStack() as stack:
 

@@ -118,7 +118,7 @@ def test_a_batch_expires_and_keeps_what_was_answered(client):
 
 
 @pytest.fixture
-def gateway_environment(redis_url, tmp_path):
+def gateway_environment(redis_url, redis_connection, tmp_path):  # noqa: ARG001 - flushed before each test
     environment = {"REDIS_URL": redis_url, "XDG_STATE_HOME": str(tmp_path / "state")}
     return environment | {"FIRSTDRAFT_GATEWAY__PORT": str(free_port()), "FIRSTDRAFT_GATEWAY__BATCH_IN_FLIGHT": "16"}
 

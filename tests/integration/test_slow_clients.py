@@ -215,7 +215,7 @@ def test_connections_that_their_clients_do_not_close_hold_nobody_up(system, conn
 
 
 @pytest.fixture
-def start_gateway(redis_url, tmp_path):
+def start_gateway(redis_url, redis_connection, tmp_path):  # noqa: ARG001 - flushed before each test
     with ExitStack() as stack:
 
         def start(**settings: str) -> tuple[str, int]:
