@@ -289,8 +289,8 @@ def test_lists_go_both_ways_and_page_by_page(client, uploaded):
     answer = client.post(RESPONSES, json=MODEL | {"input": [{"role": "user", "content": str(one)} for one in range(3)]})
     items = f"/v1/responses/{answer.json()['id']}/input_items"
     for path, ids in (("/v1/files", uploaded), ("/v1/batches", made), (items, None)):
-        newest, _ = listed(client, path)
-        oldest, _ = listed(client, path, order="asc")
+        newest, _ = listed(client, path, limit=100)  # other tests' are among them
+        oldest, _ = listed(client, path, order="asc", limit=100)
         assert oldest == newest[::-1]
         assert set(ids or oldest) <= set(oldest)
         paged, more = [], True
