@@ -56,7 +56,7 @@ class _InHand:
     #: Because this kept its events from being published.
     unpublishable: Exception | None = None
     #: Called once, soon after the engine has written its first text, or after `ALONE_S`.
-    on_first_text: Callable[[], None] | None = None
+    end_sole_use: Callable[[], None] | None = None
     has_text: bool = False
     #: By `time.monotonic`.
     began_s: float = field(default_factory=time.monotonic)
@@ -113,18 +113,16 @@ class Holdings:
         return len(self._in_hand)
 
     @contextmanager
-    def holding(
-        self, hold: Hold, remaining_s: float, on_first_text: Callable[[], None] | None = None
-    ) -> Iterator[None]:
+    def holding(self, hold: Hold, remaining_s: float, end_sole_use: Callable[[], None] | None = None) -> Iterator[None]:
         """Renew the hold's lease, publish its events and keep its deadline while the block runs.
 
-        `on_first_text` is called once, on a thread of this object, soon after the engine wrote its first text, or when
+        `end_sole_use` is called once, on a thread of this object, soon after the engine wrote its first text, or when
         it has written none for `ALONE_S`.
         """
         late = remaining_s <= 0
         deadline = time.monotonic() + remaining_s
         with self._lock:
-            self._in_hand[hold] = _InHand(deadline, unwanted=late, late=late, on_first_text=on_first_text)
+            self._in_hand[hold] = _InHand(deadline, unwanted=late, late=late, end_sole_use=end_sole_use)
         try:
             yield
         finally:
@@ -196,7 +194,7 @@ class Holdings:
         """Publish what was gathered; the seconds for which to gather again."""
         began = time.monotonic()
         self._stop_the_late()
-        self._tell_of_first_text()
+        self._end_sole_uses()
         with self._sending:
             with self._lock:
                 batches = [(hold, held.events) for hold, held in self._in_hand.items() if self._has_news(held)]
@@ -206,17 +204,17 @@ class Holdings:
                 self._send(batches)
         return min(max(GATHER_S, (time.monotonic() - began) / PUBLISHING_SHARE), MOST_GATHER_S)
 
-    def _tell_of_first_text(self) -> None:
+    def _end_sole_uses(self) -> None:
         with self._lock:
             now_s = time.monotonic()
             told = [
                 held
                 for held in self._in_hand.values()
-                if held.on_first_text is not None and (held.has_text or now_s - held.began_s >= ALONE_S)
+                if held.end_sole_use is not None and (held.has_text or now_s - held.began_s >= ALONE_S)
             ]
-            calls = [held.on_first_text for held in told]
+            calls = [held.end_sole_use for held in told]
             for held in told:
-                held.on_first_text = None
+                held.end_sole_use = None
         for call in calls:
             if call is not None:
                 call()

@@ -88,7 +88,7 @@ class Stage(Generic[ProductT]):
             share = sole_use.share
             if not taken.num_lost:  # another's turn came, which need not be alone
                 share()
-        with self._holdings.holding(hold, taken.remaining_s, on_first_text=share):
+        with self._holdings.holding(hold, taken.remaining_s, end_sole_use=share):
             self._holdings.say(hold, Started(tier=self._tier, worker=self._worker_id, attempt=hold.attempt))
             self._attempt(taken)
 
