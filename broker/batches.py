@@ -1,4 +1,4 @@
-"""Batches in Redis: what they are and how far they have come. Their files are elsewhere (gateway/files.py).
+"""Batches in Redis: what they are and how far they have come. Their files are elsewhere (gateway/batches/files.py).
 
 After its creation a batch is written by the one process that runs it; a cancellation is a field of its own, so that the
 two never overwrite each other.

@@ -46,9 +46,9 @@ def _described(
 @_described(
     kind="hash",
     content="A request's record: `state`, `attempt` (counts up each time a worker takes it, and fences commits), "
-    "`owner`, `deadline_at`, `weight`, `worker`, `route_edge` and `route_cloud` (Route), `request` (AcceptedRequest), "
-    "`draft` (Draft), `result` (Result), `failure` (Failure), `lost` and `num_lost` (LostAttempts), its places in the "
-    "lines of the tiers, `tag_*`, and the times of its states, `at_*`, in seconds of Redis's clock.",
+    "`owner`, `deadline_at`, `weight`, `worker`, `route_edge` and `route_cloud` (RoutingDecision), `request` "
+    "(AcceptedRequest), `draft` (Draft), `result` (Result), `failure` (Failure), `lost` and `num_lost` (LostAttempts), "
+    "its places in the lines of the tiers, `tag_*`, and the times of its states, `at_*`, in seconds of Redis's clock.",
     lifetime="`requests.unfinished_ttl_s` until finished, `requests.result_ttl_s` after",
     writer="gateway (creation, cancellation), workers (all else), by the scripts in broker/scripts.py only",
     reader="gateway, workers",

@@ -13,9 +13,9 @@ from redis.exceptions import ResponseError
 from broker import keys, scripts, states
 from broker.background import Loop
 from broker.connection import REDIS_AWAY
-from broker.holds import Lifetimes, read_attempt
-from broker.queues import JobQueues
-from broker.records import WAITING_CHECK_S, RequestStore
+from broker.leases import Lifetimes, read_attempt
+from broker.request_store import WAITING_CHECK_S, RequestStore
+from broker.rq_transport import JobQueues
 from broker.states import State
 from schemas import wire
 from schemas.policy import Tier

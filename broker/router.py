@@ -24,7 +24,7 @@ from broker.run_queues import RunQueues
 from config.settings import Settings
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
-from schemas.routes import Route, RoutingPolicy
+from schemas.routing_decision import RoutingDecision, RoutingPolicy
 from schemas.workers import WorkerReport
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Router:
             max_waiting=routing.max_waiting,
         )
 
-    def route(self, request: AcceptedRequest, tier: Tier) -> Route:
+    def route(self, request: AcceptedRequest, tier: Tier) -> RoutingDecision:
         """Where the request's part in this tier should go, and why. Raises Redis's errors, but not the index's."""
         able = [report for report in self._workers() if report.tier == tier and report.ready]
         reports = {member_name(report.worker_id, report.epoch): report for report in able}

@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from schemas.routes import Route, RouteReason, RoutingPolicy
+from schemas.routing_decision import RoutingDecision, RoutingPolicy, RoutingReason
 
 #: Bytes of a prompt that count as a token; a gateway has no tokenizer, and only ratios of costs decide.
 BYTES_PER_TOKEN = 4
@@ -70,7 +70,7 @@ class Demand:
 
 
 def shortlist(workers: Sequence[str], held: Mapping[str, int], lots: random.Random) -> list[str]:
-    """The workers to compare for a request. `held`: how many blocks some of them hold."""
+    """The workers to compare for a request. `held`: how many blocks some of them lease."""
     if len(workers) <= COMPARED:
         return list(workers)
     in_any_order = lots.sample(list(held), len(held))  # of equals, not always the same
@@ -85,7 +85,7 @@ def choose(
     policy: RoutingPolicy,
     max_waiting: int,
     lots: random.Random,
-) -> Route:
+) -> RoutingDecision:
     """The route of a request; ties are broken by lot.
 
     `max_waiting`: a worker with so many jobs beyond its capacity is passed over.
@@ -93,9 +93,9 @@ def choose(
     open_ones = [candidate for candidate in candidates if candidate.num_jobs < candidate.capacity + max_waiting]
     most_cached = max((candidate.cached_tokens for candidate in candidates), default=0)
     if not open_ones:
-        return Route(
+        return RoutingDecision(
             worker=None,
-            reason=RouteReason.ALL_FULL if candidates else RouteReason.NO_WORKER,
+            reason=RoutingReason.ALL_FULL if candidates else RoutingReason.NO_WORKER,
             prompt_tokens=demand.prompt_tokens,
             work_tokens=demand.prompt_tokens + demand.writing_tokens,
             most_cached_tokens=most_cached,
@@ -111,7 +111,7 @@ def choose(
 
     counts_cache = policy is RoutingPolicy.PREFIX
     if policy is RoutingPolicy.RANDOM:
-        chosen, reason = lots.choice(open_ones), RouteReason.RANDOM
+        chosen, reason = lots.choice(open_ones), RoutingReason.RANDOM
     else:
         costs = [cost_s(candidate) for candidate in open_ones]
         lowest = min(costs)
@@ -121,9 +121,9 @@ def choose(
             if cost <= lowest + TIE_SHARE * demand.prompt_tokens / _speed(candidate, usual_speed)
         ]
         chosen = lots.choice(near)
-        reason = RouteReason.PREFIX if counts_cache and chosen.cached_tokens else RouteReason.LEAST_LOADED
+        reason = RoutingReason.PREFIX if counts_cache and chosen.cached_tokens else RoutingReason.LEAST_LOADED
     cached = min(chosen.cached_tokens, demand.prompt_tokens)
-    return Route(
+    return RoutingDecision(
         worker=chosen.worker,
         reason=reason,
         prompt_tokens=demand.prompt_tokens,

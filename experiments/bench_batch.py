@@ -27,7 +27,7 @@ from config.settings import read_settings
 from experiments.batch_sides import Peaks, Run, firstdraft_batch, peaks, run_batch
 from experiments.batch_workload import questions, write_chats, write_small_jobs
 from firstdraft.cli.terminal import terminal
-from firstdraft.model_store import prepare_configured_models
+from firstdraft.local.model_store import prepare_configured_models
 
 #: The cloud's model on both sides.
 CLOUD_MODEL = "demo-6x"

@@ -28,9 +28,9 @@ from experiments.waiting import outcome_of
 from firstdraft.cli.terminal import terminal
 from schemas.drafts import Draft
 from schemas.requests import AcceptanceRule, Sampling
-from workers.cloud.answering import AnswerOrder, CloudAnswer
+from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer
 from workers.cloud.vllm_engine.engine import VllmEngine
-from workers.model_paths import cloud_model_path
+from workers.runtime.model_paths import cloud_model_path
 
 #: Two tokens whose log-probabilities are this close may change places when a batch is summed in another order.
 TIE = 0.001

@@ -21,9 +21,9 @@ from rich.table import Table
 
 from config.settings import read_settings
 from experiments import edge_latency
-from firstdraft.ablation import read_prompts
+from firstdraft.cli.ablation import read_prompts
 from firstdraft.cli.terminal import terminal
-from workers.model_paths import edge_model_path
+from workers.runtime.model_paths import edge_model_path
 
 #: Seconds that one side may take in one round. The logprobs side needs hundreds of milliseconds a token.
 SIDE_S = 1800.0

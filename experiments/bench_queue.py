@@ -27,22 +27,22 @@ from rich.table import Table
 from rq import Queue
 
 from broker.connection import connect
-from broker.holds import Lifetimes, Taken
-from broker.queues import FUNCTION_NAMES, JobQueues, MsgpackSerializer
-from broker.records import RequestStore
+from broker.leases import LeasedRequest, Lifetimes
+from broker.request_store import RequestStore
+from broker.rq_transport import FUNCTION_NAMES, JobQueues, MsgpackSerializer
 from config.environment import child_environment
 from experiments.waiting import end, until
 from firstdraft.cli.terminal import terminal
 from firstdraft.client.retries import RetryRule
 from firstdraft.client.statistics import percentile
 from firstdraft.client.sync import Client
-from firstdraft.embedded import embedded_server
+from firstdraft.local.embedded import embedded_server
 from schemas.policy import Policy, Tier
 from schemas.requests import AcceptanceRule, AcceptedRequest, ConfidenceRule, Message, Sampling
 from schemas.results import FinishReason, Models, Result, Usage
-from workers.holding import Holdings
-from workers.process import ConcurrentWorker, Hooks
-from workers.stage import Stage
+from workers.runtime.in_flight import InFlight
+from workers.runtime.job import Stage
+from workers.runtime.rq_worker import ConcurrentWorker, Hooks
 
 #: Jobs that each side drains in each round, and rounds.
 NUM_JOBS, NUM_ROUNDS = 300, 3
@@ -169,18 +169,18 @@ def _unfinished(redis: Redis, queue_key: str) -> bool:
 class ReadyWork:
     """Work whose engine has the answer at once."""
 
-    def __init__(self, store: RequestStore, holdings: Holdings) -> None:
-        self._store, self._holdings = store, holdings
+    def __init__(self, store: RequestStore, in_flight: InFlight) -> None:
+        self._store, self._in_flight = store, in_flight
 
-    def submit(self, taken: Taken) -> "Future[str]":
-        """See `workers.stage.Work`."""
+    def submit(self, taken: LeasedRequest) -> "Future[str]":
+        """See `workers.runtime.job.Work`."""
         del taken
         done: Future[str] = Future()
         done.set_result("Paris")
         return done
 
-    def conclude(self, taken: Taken, product: str, took_s: float) -> bool:
-        """See `workers.stage.Work`."""
+    def conclude(self, taken: LeasedRequest, product: str, took_s: float) -> bool:
+        """See `workers.runtime.job.Work`."""
         del took_s
         result = Result(
             text=product,
@@ -190,10 +190,10 @@ class ReadyWork:
             usage=Usage(),
             models=Models(),
         )
-        return self._store.succeed(taken.hold, result, self._holdings.unsaid(taken.hold))
+        return self._store.succeed(taken.lease, result, self._in_flight.unsaid(taken.lease))
 
-    def publish(self, taken: Taken, product: str) -> None:
-        """See `workers.stage.Work`."""
+    def publish(self, taken: LeasedRequest, product: str) -> None:
+        """See `workers.runtime.job.Work`."""
 
 
 def _work(side: str, url: str) -> None:
@@ -207,9 +207,9 @@ def _work(side: str, url: str) -> None:
         kind([queue], connection=redis, serializer=MsgpackSerializer).work(burst=True, logging_level="WARNING")
         return
     store = RequestStore(redis, LIFETIMES)
-    holdings = Holdings(store, nothing, LIFETIMES.lease_s, progress=lambda _: 0, stall_s=math.inf, hung=lambda: None)
-    holdings.start()
-    stage = Stage(Tier.EDGE, "bench", store, holdings, ReadyWork(store, holdings))
+    in_flight = InFlight(store, nothing, LIFETIMES.lease_s, progress=lambda _: 0, stall_s=math.inf, hung=lambda: None)
+    in_flight.start()
+    stage = Stage(Tier.EDGE, "bench", store, in_flight, ReadyWork(store, in_flight))
     ConcurrentWorker(
         redis,
         Tier.EDGE,

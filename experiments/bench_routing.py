@@ -37,12 +37,12 @@ from experiments.routing_simulator import Machine, Simulation, quantile
 from experiments.routing_workload import Ask, best_shares, conversations, traffic
 from experiments.waiting import outcome_of
 from firstdraft.cli.terminal import terminal
-from firstdraft.embedded import embedded_server
+from firstdraft.local.embedded import embedded_server
 from schemas.drafts import Draft
 from schemas.requests import ConfidenceRule, Message, Sampling
-from schemas.routes import RoutingPolicy
+from schemas.routing_decision import RoutingPolicy
 from workers.edge.engine import DraftOrder, EdgeEngine
-from workers.model_paths import edge_model_path
+from workers.runtime.model_paths import edge_model_path
 
 NUM_WORKERS = 3
 #: Rates, as shares of what the workers can do under `random`.

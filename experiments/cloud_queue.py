@@ -15,18 +15,18 @@ from typing import Any
 from redis import Redis
 
 from broker.connection import connect
-from broker.holds import Lifetimes
+from broker.leases import Lifetimes
 from broker.presence import Presence
-from broker.records import RequestStore
+from broker.request_store import RequestStore
 from broker.states import FINISHED
 from config.environment import child_environment
 from config.settings import Settings
 from experiments.cloud_workload import QUESTIONS, conversation
 from experiments.waiting import ANSWER_S, END_S, end, killed_after, until
-from firstdraft.embedded import embedded_server
+from firstdraft.local.embedded import embedded_server
 from schemas.policy import Policy, Tier
 from schemas.requests import AcceptanceRule, AcceptedRequest, ConfidenceRule, Sampling
-from workers.model_paths import cloud_model_path
+from workers.runtime.model_paths import cloud_model_path
 
 #: Jobs in flight, which is what both engines take at once, and jobs a round.
 IN_FLIGHT, NUM_JOBS = 32, 64

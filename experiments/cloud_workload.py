@@ -10,10 +10,10 @@ from experiments.waiting import outcome_of
 from schemas.drafts import Draft, TokenFigures
 from schemas.requests import ConfidenceRule, Message, Sampling
 from schemas.results import FinishReason
-from workers.cloud.answering import CloudAnswer
+from workers.cloud.cloud_engine import CloudAnswer
+from workers.edge.edge_sequence import DraftOrder
 from workers.edge.engine import EdgeEngine
-from workers.edge.flight import DraftOrder
-from workers.model_paths import edge_model_path
+from workers.runtime.model_paths import edge_model_path
 
 #: The project's own ordinary prompts: the first sixteen single ones, so that one batch of 16 asks each once.
 QUESTIONS = tuple(

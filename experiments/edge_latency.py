@@ -20,7 +20,7 @@ from schemas.drafts import Draft
 from schemas.events import DraftText
 from schemas.requests import ConfidenceRule, Message, Sampling
 from workers.edge.engine import DraftOrder, EdgeEngine
-from workers.edge.figures import Meter
+from workers.edge.token_metrics import Meter
 
 #: A system prompt of more than 400 tokens.
 SHARED = "Follow policy number seven and answer in one line. " * 44

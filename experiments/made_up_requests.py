@@ -28,7 +28,7 @@ TEXTS = (
 NO_TEXT = "half a character: \ud800"
 #: Token ids that small vocabularies have too.
 COMMON_IDS = (0, 1, 2, 50, 260, 1000, 49151)
-#: Token ids at the borders of common vocabularies, and of what integers hold.
+#: Token ids at the borders of common vocabularies, and of what integers lease.
 IDS = (0, 1, 2, 50, 260, 1000, 49151, 49152, 50256, 50257, 151935, 2**31 - 1, 2**31, 2**63, -1, -49153)
 GRAMMARS = (
     'root ::= "yes" | "no"',

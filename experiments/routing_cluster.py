@@ -18,9 +18,9 @@ from redis import Redis
 
 from broker import keys
 from broker.connection import connect
-from broker.holds import Lifetimes
+from broker.leases import Lifetimes
 from broker.presence import Presence
-from broker.records import RequestStore
+from broker.request_store import RequestStore
 from broker.router import Router
 from broker.run_queues import QUEUE_LEASE_S
 from broker.states import FINISHED, State
@@ -28,7 +28,7 @@ from config.environment import child_environment
 from config.settings import read_settings
 from experiments.routing_workload import Ask
 from experiments.waiting import END_S, end
-from firstdraft.embedded import embedded_server
+from firstdraft.local.embedded import embedded_server
 from schemas.policy import Policy, Tier
 from schemas.requests import AcceptanceRule, AcceptedRequest, ConfidenceRule, Sampling
 

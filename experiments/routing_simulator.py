@@ -29,11 +29,11 @@ from broker.routing import (
 )
 from broker.run_queues import RECENT_S, SURVEYED
 from experiments.routing_workload import Ask
-from schemas.routes import Route, RoutingPolicy
-from workers.edge.pacing import Pacing
-from workers.foraging import LOOK_S
-from workers.prefix_publisher import TICK_S
-from workers.throughput import Throughput
+from schemas.routing_decision import RoutingDecision, RoutingPolicy
+from workers.edge.prefill_budget import PrefillBudget
+from workers.runtime.prefix_publisher import TICK_S
+from workers.runtime.throughput import Throughput
+from workers.runtime.work_stealing import LOOK_S
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Machine:
 
 
 @dataclass
-class Flight:
+class RunningRequest:
     """One request on its way."""
 
     ask: Ask
-    route: Route
+    route: RoutingDecision
     blocks: Sequence[bytes]
     prompt_tokens: int
     worker: int = -1
@@ -79,10 +79,10 @@ class Worker:
     """One simulated worker."""
 
     number: int
-    pacing: Pacing = field(default_factory=partial(Pacing, in_tiles=True))
+    pacing: PrefillBudget = field(default_factory=partial(PrefillBudget, in_tiles=True))
     cache: "OrderedDict[bytes, None]" = field(default_factory=OrderedDict)
-    queue: "deque[Flight]" = field(default_factory=deque)
-    flights: list[Flight] = field(default_factory=list)
+    queue: "deque[RunningRequest]" = field(default_factory=deque)
+    flights: list[RunningRequest] = field(default_factory=list)
     waiting_tokens: int = 0
     num_jobs: int = 0
     load: int = 0
@@ -95,7 +95,7 @@ class Worker:
 class Outcome:
     """What became of the traffic."""
 
-    flights: list[Flight]
+    flights: list[RunningRequest]
     loads: list[int]
 
     @property
@@ -136,11 +136,11 @@ class Simulation:
         #: What the index knows: block to the workers that hold it, and until when; for ever, or a while if it was
         #: only routed there.
         self._holders: defaultdict[bytes, dict[int, float]] = defaultdict(dict)
-        self._shared: deque[Flight] = deque()
+        self._shared: deque[RunningRequest] = deque()
         self._num_stepping = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._num_events = 0
-        self._done: list[Flight] = []
+        self._done: list[RunningRequest] = []
 
     def run(self, asks: Sequence[Ask]) -> Outcome:
         """Play the traffic until everything is answered."""
@@ -175,7 +175,7 @@ class Simulation:
         ]
         demand = Demand.of(num_bytes, ask.max_tokens)
         route = choose(demand, candidates, self._policy, self._max_waiting, self._lots)
-        flight = Flight(ask, route, blocks, prompt_tokens=round(num_bytes / self._machine.bytes_per_token))
+        flight = RunningRequest(ask, route, blocks, prompt_tokens=round(num_bytes / self._machine.bytes_per_token))
         if route.worker is None:
             self._shared.append(flight)
             return
@@ -204,7 +204,7 @@ class Simulation:
     def _recent(self, worker: Worker) -> float:
         return worker.recent_tokens * math.exp((worker.recent_at_s - self._now_s) / RECENT_S)
 
-    def _place(self, worker: Worker, flight: Flight) -> None:
+    def _place(self, worker: Worker, flight: RunningRequest) -> None:
         worker.waiting_tokens += flight.route.work_tokens
         worker.num_jobs += 1
         worker.recent_tokens, worker.recent_at_s = self._recent(worker) + flight.route.work_tokens, self._now_s
@@ -247,19 +247,21 @@ class Simulation:
         worker.pacing.learn(len(writing), piece, took_s)
         self._at(self._now_s + took_s, lambda: self._finish_step(worker, reading, piece, writing))
 
-    def _with_cells(self, worker: Worker) -> list[Flight]:
+    def _with_cells(self, worker: Worker) -> list[RunningRequest]:
         """Those that have cells: in the order of arrival, as many as there are cells for, but one at least."""
         ends = accumulate(flight.prompt_tokens + flight.ask.max_tokens for flight in worker.flights)
         num = sum(1 for _ in takewhile(lambda end: end <= self._machine.in_flight_tokens, ends))
         return worker.flights[: max(num, 1)]
 
-    def _begin_reading(self, worker: Worker, flight: Flight) -> None:
+    def _begin_reading(self, worker: Worker, flight: RunningRequest) -> None:
         num_held = next((n for n, block in enumerate(flight.blocks) if block not in worker.cache), len(flight.blocks))
         share = num_held * self._block_bytes / len(canonical_bytes(flight.ask.messages))
         flight.cached_tokens = min(int(share * flight.prompt_tokens), flight.prompt_tokens - 1)
         flight.unread = flight.prompt_tokens - flight.cached_tokens
 
-    def _finish_step(self, worker: Worker, reading: Flight | None, piece: int, writing: Sequence[Flight]) -> None:
+    def _finish_step(
+        self, worker: Worker, reading: RunningRequest | None, piece: int, writing: Sequence[RunningRequest]
+    ) -> None:
         if reading is not None:
             reading.unread -= piece
             if not reading.unread:
@@ -275,7 +277,7 @@ class Simulation:
             self._num_stepping -= 1
         self._take(worker)
 
-    def _keep(self, worker: Worker, flight: Flight) -> None:
+    def _keep(self, worker: Worker, flight: RunningRequest) -> None:
         # The last block is touched first, so that it goes before those that it follows.
         for block in reversed(flight.blocks):
             worker.cache[block] = None
@@ -291,7 +293,7 @@ class Simulation:
         for block in evicted:
             self._holders[block].pop(number, None)
 
-    def _write(self, worker: Worker, flight: Flight) -> None:
+    def _write(self, worker: Worker, flight: RunningRequest) -> None:
         flight.written += 1
         if flight.written < flight.ask.max_tokens:
             return
@@ -303,7 +305,7 @@ class Simulation:
         self._done.append(flight)
 
     def _forage(self, worker: Worker) -> None:
-        """What `workers.foraging` does: from the shared queue, else from a longer one."""
+        """What `workers.runtime.work_stealing` does: from the shared queue, else from a longer one."""
         room = self._machine.capacity - worker.num_jobs
         while room > 0 and self._shared:
             self._place(worker, self._shared.popleft())

@@ -14,32 +14,32 @@ from broker.api_keys import ApiKeys
 from broker.batches import BatchStore
 from broker.clock import ServerClock
 from broker.connection import REDIS_AWAY, connect_configured, connect_index
-from broker.holds import Lifetimes
+from broker.event_streams import EventHub
 from broker.idempotency import IdempotencyKeys
+from broker.leases import Lifetimes
 from broker.outbox import Outbox
 from broker.prefix_index import PrefixIndex
 from broker.presence import Presence
 from broker.reaper import Reaper
-from broker.records import RequestStore
+from broker.request_store import RequestStore
 from broker.router import Router
-from broker.streams import EventHub
 from broker.suitability import check_server
 from broker.tls import check_tls
 from config.logs import configure_logs
 from config.settings import GatewaySettings, InvalidSettings, Settings, read_secret, read_settings, state_folder
-from gateway import health
-from gateway.admission import Admission
 from gateway.app import create_app
-from gateway.authentication import keys_are_required
+from gateway.batches.files import DiskFiles
 from gateway.batches.runner import BatchRunner
 from gateway.batches.sweeper import FileSweeper
-from gateway.connections.worker import Reading
-from gateway.files import DiskFiles
-from gateway.holders import Holders
-from gateway.openai_compatible.models import ModelTable
+from gateway.http import health
+from gateway.http.authentication import keys_are_required
+from gateway.http.connections.worker import Reading
+from gateway.jobs.prefix_lookup import PrefixLookup
+from gateway.jobs.request_validation import Admission
+from gateway.openai.models import ModelTable
 from gateway.services import Services
-from gateway.webhook_queue import DEFAULT_BOUNDS
-from gateway.webhook_sender import WebhookSender
+from gateway.webhooks.queue import DEFAULT_BOUNDS
+from gateway.webhooks.sender import WebhookSender
 
 log = logging.getLogger("gateway")
 
@@ -77,7 +77,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files", clock),
         idempotency_keys=IdempotencyKeys(redis),
         clock=clock,
-        holders=Holders(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
+        holders=PrefixLookup(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
         loops=[hub.loop, reaper.loop],
     )
     services.loops.extend([BatchRunner(services).loop, FileSweeper(services).loop])
@@ -104,7 +104,7 @@ class Server(BaseApplication):
     def __init__(self, settings: Settings, load: Callable[[], Any]) -> None:
         self._settings = settings
         self._load = load
-        #: Read by `gateway.connections.worker`.
+        #: Read by `gateway.http.connections.worker`.
         self.reading = Reading(settings.gateway.max_body_bytes, settings.gateway.request_s)
         super().__init__()
 
@@ -113,7 +113,7 @@ class Server(BaseApplication):
         gateway = self._settings.gateway
         self.cfg.set("bind", gateway.authority)
         self.cfg.set("workers", gateway.processes)
-        self.cfg.set("worker_class", "gateway.connections.worker.Worker")
+        self.cfg.set("worker_class", "gateway.http.connections.worker.Worker")
         self.cfg.set("threads", gateway.threads)
         self.cfg.set("keepalive", gateway.keep_alive_s)
         self.cfg.set("worker_connections", gateway.max_connections)

@@ -10,16 +10,20 @@ from flask_openapi3.openapi import OpenAPI
 from redis import ConnectionPool
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from gateway import documents
-from gateway.authentication import add_authentication, keys_are_required
-from gateway.openai_compatible.errors import is_openais
-from gateway.openai_compatible.models import ModelTable
-from gateway.openai_compatible.serving import in_openais_form
-from gateway.problems import invalid, no_text, problem
-from gateway.rate_limits import add_rate_limits
-from gateway.refusals import ANSWERS
-from gateway.routes import events, jobs, openai_chat, openai_files, openai_responses, sockets, state
+from gateway.batches import routes as batch_routes
+from gateway.http import openapi, state_routes
+from gateway.http.authentication import add_authentication, keys_are_required
+from gateway.http.error_handlers import ANSWERS
+from gateway.http.problems import invalid, no_text, problem
+from gateway.http.rate_limits import add_rate_limits
+from gateway.jobs import event_routes
+from gateway.jobs import routes as job_routes
+from gateway.openai import chat_routes, responses_routes
+from gateway.openai.errors import is_openais
+from gateway.openai.models import ModelTable
+from gateway.openai.serving import in_openais_form
 from gateway.services import Services
+from gateway.websocket import routes as websocket_routes
 from schemas.plain import NoText, read_json
 from schemas.problems import Problem
 
@@ -28,16 +32,24 @@ BODILESS = ("/cancel",)
 #: Bytes of an upload's fields beside its file, and how many parts it may have.
 MAX_FORM_BYTES, MAX_FORM_PARTS = 64 * 1024, 32
 #: The route files.
-ROUTES = (jobs, events, openai_chat, openai_responses, openai_files, sockets, state)
+ROUTES = (
+    job_routes,
+    event_routes,
+    chat_routes,
+    responses_routes,
+    batch_routes,
+    websocket_routes,
+    state_routes,
+)
 
 
 def create_app(services: Services, rate_limits: ConnectionPool | None = None) -> OpenAPI:
     """The WSGI application. `rate_limits` is where requests of API keys are counted; None: they are not."""
     app = OpenAPI(
         "gateway",
-        info=documents.INFO,
-        security_schemes=documents.SECURITY,
-        responses=documents.problems(422, *documents.EVERYWHERE),
+        info=openapi.INFO,
+        security_schemes=openapi.SECURITY,
+        responses=openapi.problems(422, *openapi.EVERYWHERE),
         validation_error_model=Problem,
         validation_error_callback=invalid,
     )
@@ -56,7 +68,7 @@ def create_app(services: Services, rate_limits: ConnectionPool | None = None) ->
         routes.add(app, services)
     policies = services.admission.policies
     models = [model.id for model in ModelTable(policies, services.settings.model_aliases).listed().data]
-    documents.complete(app.api_doc, models, sorted(policies))
+    openapi.complete(app.api_doc, models, sorted(policies))
     return app
 
 
@@ -90,7 +102,7 @@ def _check_body(services: Services) -> Response | None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         detail = f"The body is encoded as {request.headers['Content-Encoding']!r}; send it as it is."
         return problem(415, "Unsupported content encoding", detail, headers={"Accept-Encoding": "identity"})
-    if openai_files.is_upload():
+    if batch_routes.is_upload():
         request.max_content_length = services.settings.max_file_bytes
         g.transfer = ExitStack()
         g.transfer.enter_context(services.transfers.taken())

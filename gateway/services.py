@@ -7,17 +7,17 @@ from functools import cached_property
 from broker.api_keys import ApiKeys
 from broker.background import Loop
 from broker.batches import BatchStore
+from broker.event_streams import EventHub
 from broker.idempotency import IdempotencyKeys
 from broker.presence import Presence
-from broker.records import RequestStore
+from broker.request_store import RequestStore
 from broker.router import Router
-from broker.streams import EventHub
 from config.settings import BackpressureSettings, GatewaySettings
-from gateway.admission import Admission
-from gateway.files import Files
-from gateway.holders import Holders
-from gateway.owned import OwnedRequests
-from gateway.slots import StreamSlots
+from gateway.batches.files import Files
+from gateway.http.stream_limits import StreamLimits
+from gateway.jobs.ownership import OwnedRequests
+from gateway.jobs.prefix_lookup import PrefixLookup
+from gateway.jobs.request_validation import Admission
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Services:
     #: Seconds since the epoch, the same on all hosts: what one gateway writes down another compares.
     clock: Callable[[], float]
     #: None where there is no prefix index.
-    holders: Holders | None = None
+    holders: PrefixLookup | None = None
     #: What goes on in this process beside requests; its health is told from them. Those that themselves work with
     #: these services are added by whoever builds both.
     loops: list[Loop] = field(default_factory=list)
@@ -50,11 +50,11 @@ class Services:
         return OwnedRequests(self.all_requests)
 
     @cached_property
-    def slots(self) -> StreamSlots:
+    def slots(self) -> StreamLimits:
         """The places for streams and waits, shared by all routes of this process."""
-        return StreamSlots(self.settings.max_streams)
+        return StreamLimits(self.settings.max_streams)
 
     @cached_property
-    def transfers(self) -> StreamSlots:
+    def transfers(self) -> StreamLimits:
         """The places for uploads and downloads of files: their clients set the pace."""
-        return StreamSlots(self.settings.max_transfers, "uploads and downloads")
+        return StreamLimits(self.settings.max_transfers, "uploads and downloads")

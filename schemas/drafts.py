@@ -49,7 +49,7 @@ class Draft(Wire):
     #: Prompt tokens that the edge's prefix cache spared.
     cached_tokens: int = Field(0, ge=0)
     model: str
-    #: Fingerprint of the vocabulary (workers/vocabulary.py): token ids mean the same where it is equal.
+    #: Fingerprint of the vocabulary (workers/runtime/vocabulary.py): token ids mean the same where it is equal.
     vocabulary: str
     confidence: ConfidenceReport | None = None
     logprobs: tuple[TokenLogprob, ...] = ()

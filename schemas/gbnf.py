@@ -2,7 +2,7 @@
 
 The language is that of llama.cpp's grammars, without references to token ids. Pure, and linear in the text: the
 gateway refuses with it what no engine could read. What a grammar costs an engine is not known here
-(`workers.constraint_check`).
+(`workers.runtime.constraint_check`).
 """
 
 import re

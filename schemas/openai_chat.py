@@ -66,7 +66,7 @@ class StreamOptions(BaseModel):
 class CompletionOptions(BaseModel):
     """What both routes take."""
 
-    #: Others are looked at by gateway/openai_compatible/options.py.
+    #: Others are looked at by gateway/openai/options.py.
     model_config = ConfigDict(extra="allow")
 
     model: str

@@ -42,7 +42,7 @@ class TextOptions(BaseModel):
 class ResponseRequest(BaseModel):
     """The body of `POST /v1/responses`."""
 
-    #: Others are looked at by gateway/openai_compatible/options.py.
+    #: Others are looked at by gateway/openai/options.py.
     model_config = ConfigDict(extra="allow")
 
     model: str

@@ -44,7 +44,7 @@ class WorkerReport(Wire):
     capacity: int
     in_flight: int
     jobs_done: int = 0
-    #: Measured: tokens of work (schemas/routes.py) a second while it had any; None before the first.
+    #: Measured: tokens of work (schemas/routing_decision.py) a second while it had any; None before the first.
     work_tokens_per_s: float | None = None
     cache: CacheStatistics
     verification: VerificationStatistics | None = None

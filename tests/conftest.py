@@ -9,10 +9,10 @@ from redis import Redis
 
 from broker.connection import connect
 from config.settings import Settings, read_settings
-from firstdraft.embedded import embedded_server
-from firstdraft.model_store import prepare_configured_models
-from workers.model_paths import cloud_model_path as resolve_cloud_model
-from workers.model_paths import edge_model_path as resolve_edge_model
+from firstdraft.local.embedded import embedded_server
+from firstdraft.local.model_store import prepare_configured_models
+from workers.runtime.model_paths import cloud_model_path as resolve_cloud_model
+from workers.runtime.model_paths import edge_model_path as resolve_edge_model
 
 # How long one example takes says more about the machine than about us.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -3,7 +3,7 @@
 import uuid
 
 from config.settings import read_settings
-from gateway.admission import Admission
+from gateway.jobs.request_validation import Admission
 from schemas.drafts import Draft, TokenFigures
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest, JobRequest

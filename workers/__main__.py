@@ -16,7 +16,7 @@ from types import FrameType
 
 from config.logs import configure_logs
 from config.settings import InvalidSettings, read_settings
-from workers.lifeline import ending_with_parent
+from workers.runtime.process_tree import ending_with_parent
 
 log = logging.getLogger("workers")
 

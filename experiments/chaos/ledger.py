@@ -8,10 +8,10 @@ from typing import cast
 from redis import Redis
 
 from broker import keys
-from broker.holds import Lifetimes
-from broker.records import RequestStore
+from broker.event_streams import EventHub
+from broker.leases import Lifetimes
+from broker.request_store import RequestStore
 from broker.states import FINISHED, State
-from broker.streams import EventHub
 from schemas import wire
 from schemas.events import FINAL_KINDS, Started
 from schemas.results import LostAttempts

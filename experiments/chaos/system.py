@@ -21,7 +21,7 @@ from redis import Redis
 from broker.connection import connect
 from config.environment import child_environment
 from experiments.waiting import END_S, until
-from firstdraft.embedded import server_command
+from firstdraft.local.embedded import server_command
 
 #: Seconds until a process that ended is started again, as systemd or Kubernetes would.
 RESTART_S = 0.5

@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from firstdraft.ablation import Row, ablate, as_json, read_prompts
+from firstdraft.cli.ablation import Row, ablate, as_json, read_prompts
 from firstdraft.cli.failures import checked_settings, expected_failures
-from firstdraft.cli.talking import gateway_url
+from firstdraft.cli.options import gateway_url
 from firstdraft.cli.terminal import terminal
 
 

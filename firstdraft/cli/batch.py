@@ -16,11 +16,11 @@ from rich.progress import ProgressColumn as Column
 from rich.text import Text
 
 from firstdraft.cli.failures import expected_failures
-from firstdraft.cli.talking import client_for, gateway_options, print_json
+from firstdraft.cli.json_lines import json_lines
+from firstdraft.cli.options import client_for, gateway_options, print_json
 from firstdraft.cli.terminal import terminal
 from firstdraft.client.errors import NotFound
 from firstdraft.client.sync import Client
-from firstdraft.json_lines import json_lines
 from schemas.openai_files import Batch
 
 #: Exit status of a batch that ended with lines that have no answer.

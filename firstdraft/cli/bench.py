@@ -8,13 +8,13 @@ import click
 from rich.progress import Progress
 from rich.table import Table
 
-from firstdraft.ablation import read_prompts
+from firstdraft.cli.ablation import read_prompts
 from firstdraft.cli.failures import expected_failures
-from firstdraft.cli.talking import client_for, gateway_options, print_json
+from firstdraft.cli.options import client_for, gateway_options, print_json
 from firstdraft.cli.terminal import terminal
 from firstdraft.client.answers import Inference
 from firstdraft.client.statistics import ClientStatistics
-from firstdraft.demo import PROMPTS
+from firstdraft.local.demo import PROMPTS
 from schemas.policy import Tier
 
 

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from firstdraft.cli.failures import expected_failures
-from firstdraft.cli.showing import figures, paint
-from firstdraft.cli.talking import client_for, gateway_options, print_json, sampling_options
+from firstdraft.cli.options import client_for, gateway_options, print_json, sampling_options
+from firstdraft.cli.render import figures, paint
 from firstdraft.cli.terminal import terminal
 from firstdraft.client.errors import FirstdraftError
 from firstdraft.client.sync import Client

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from firstdraft.cli.failures import checked_settings, expected_failures
-from firstdraft.cli.talking import json_option, print_json
+from firstdraft.cli.options import json_option, print_json
 from firstdraft.cli.terminal import terminal
-from firstdraft.doctor import examine, versions
+from firstdraft.local.doctor import examine, versions
 
 
 @click.command()

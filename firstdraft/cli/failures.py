@@ -9,13 +9,13 @@ import click
 from redis.exceptions import RedisError
 
 from config.settings import InvalidSettings, Settings, read_settings
-from firstdraft.ablation import AblationFailed
+from firstdraft.cli.ablation import AblationFailed
+from firstdraft.cli.json_lines import OtherEncoding
 from firstdraft.client.errors import FirstdraftError
-from firstdraft.demo import DemoFailed
-from firstdraft.embedded import EmbeddedServerError
-from firstdraft.json_lines import OtherEncoding
-from firstdraft.model_store import ModelStoreError
-from firstdraft.running import SystemNotRunning
+from firstdraft.local.demo import DemoFailed
+from firstdraft.local.embedded import EmbeddedServerError
+from firstdraft.local.model_store import ModelStoreError
+from firstdraft.local.running import SystemNotRunning
 
 
 @contextmanager

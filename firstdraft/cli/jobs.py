@@ -5,8 +5,8 @@ import sys
 import click
 
 from firstdraft.cli.failures import expected_failures
-from firstdraft.cli.showing import figures, paint
-from firstdraft.cli.talking import client_for, conversation, gateway_options, print_json, sampling_options
+from firstdraft.cli.options import client_for, conversation, gateway_options, print_json, sampling_options
+from firstdraft.cli.render import figures, paint
 from firstdraft.cli.terminal import WORDS, standard_input, terminal
 from firstdraft.client.calls import result_of
 from schemas.events import Done, Failed

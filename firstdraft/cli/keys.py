@@ -15,8 +15,8 @@ from broker.tls import check_tls
 from config.settings import read_secret, read_settings, state_folder
 from firstdraft.cli.failures import expected_failures
 from firstdraft.cli.terminal import WORDS, terminal
-from firstdraft.embedded import embedded_server, running_server
-from gateway.webhooks import owners_secret
+from firstdraft.local.embedded import embedded_server, running_server
+from gateway.webhooks.delivery import owners_secret
 from schemas.owners import Owner, Scope
 
 

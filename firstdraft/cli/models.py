@@ -7,7 +7,7 @@ from rich.table import Table
 
 from firstdraft.cli.failures import checked_settings, expected_failures
 from firstdraft.cli.terminal import terminal
-from firstdraft.model_store import PreparedModel, list_models, prepare_cloud_model, prepare_edge_model
+from firstdraft.local.model_store import PreparedModel, list_models, prepare_cloud_model, prepare_edge_model
 
 
 @click.group()

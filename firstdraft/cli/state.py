@@ -4,7 +4,7 @@ import click
 from rich.table import Table
 
 from firstdraft.cli.failures import expected_failures
-from firstdraft.cli.talking import client_for, gateway_options, print_json
+from firstdraft.cli.options import client_for, gateway_options, print_json
 from firstdraft.cli.terminal import terminal
 
 

@@ -8,8 +8,8 @@ import click
 from config.settings import state_folder
 from firstdraft.cli.failures import checked_settings, expected_failures, stop_on_signals
 from firstdraft.cli.terminal import terminal
-from firstdraft.demo import run_demo
-from firstdraft.running import running_system
+from firstdraft.local.demo import run_demo
+from firstdraft.local.running import running_system
 
 #: Lines of the processes' output that a failed demo shows.
 TAIL_LINES = 30

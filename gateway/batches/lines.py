@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.admission import Refused
-from gateway.openai_compatible.models import ModelTable
-from gateway.openai_compatible.responses import note_of, response_job, response_of
-from gateway.openai_compatible.shapes import Answer, ChatDialect, TextDialect
-from gateway.openai_compatible.translating import chat_jobs, completion_jobs, prompts_of
+from gateway.jobs.request_validation import Refused
+from gateway.openai.models import ModelTable
+from gateway.openai.responses import note_of, response_job, response_of
+from gateway.openai.shapes import Answer, ChatDialect, TextDialect
+from gateway.openai.translation import chat_jobs, completion_jobs, prompts_of
 from schemas.jobs import Job
 from schemas.openai_chat import ChatCompletionRequest, CompletionRequest
 from schemas.openai_files import Endpoint

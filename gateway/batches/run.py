@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from broker.streams import POLL_S, Listening
-from gateway.admission import Refused
+from broker.event_streams import POLL_S, EventSubscription
 from gateway.batches import lines
 from gateway.batches.lines import ENDINGS, BadLine, Line
-from gateway.openai_compatible import errors
-from gateway.openai_compatible.models import ModelTable
-from gateway.openai_compatible.shapes import Answer
+from gateway.jobs.request_validation import Refused
+from gateway.jobs.submission import Overloaded, submit_all
+from gateway.openai import errors
+from gateway.openai.models import ModelTable
+from gateway.openai.shapes import Answer
 from gateway.services import Services
-from gateway.submitting import Overloaded, submit_all
 from schemas.events import Done, Event, Failed
 from schemas.openai_files import Batch, BatchCounts, BatchProblem, BatchProblems, StoredFile
 from schemas.openai_models import OpenAIError
@@ -36,7 +36,7 @@ Ending = Literal["completed", "cancelled", "expired"]
 
 
 @dataclass
-class Flight:
+class BatchLine:
     """A line whose jobs are under way."""
 
     line: Line
@@ -74,7 +74,7 @@ class BatchRun:
         self._batch = batch
         self._output = services.files.part(f"{batch.id}-output")
         self._errors = services.files.part(f"{batch.id}-errors")
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, BatchLine] = {}
         self._done = bytearray()
         self._completed = self._failed = 0
         self._looked_at = 0.0
@@ -200,7 +200,7 @@ class BatchRun:
             self._make_way_by = time.monotonic() + self._drain_s
         return self._make_way_by is not None
 
-    def _start(self, number: int, raw: bytes | None, listening: Listening, checked: Checked) -> None:
+    def _start(self, number: int, raw: bytes | None, listening: EventSubscription, checked: Checked) -> None:
         """Submit the line's jobs; a line that asks for nothing that can be done fails alone."""
         batch_id = self._batch.id
         try:
@@ -217,7 +217,7 @@ class BatchRun:
             entry = lines.not_run(batch_id, number, lines.custom_id_of(raw or b""), "invalid_request", str(refusal))
             self._write_error(number, entry)
         else:
-            self._flights.update(dict.fromkeys(job_ids, Flight(line, job_ids, accepted[0])))
+            self._flights.update(dict.fromkeys(job_ids, BatchLine(line, job_ids, accepted[0])))
             for job_id in job_ids:
                 listening.add(job_id)
                 listening.hear(job_id)  # it may have ended by now: an earlier run may have submitted it
@@ -225,12 +225,12 @@ class BatchRun:
     def _submit(self, jobs: Sequence[JobRequest], job_ids: Sequence[str]) -> Sequence[AcceptedRequest]:
         return submit_all(self._services, jobs, owner=self._batch.owner, request_ids=job_ids).requests
 
-    def _collect(self, job_ids: set[str], listening: Listening) -> None:
+    def _collect(self, job_ids: set[str], listening: EventSubscription) -> None:
         for job_id, event in self._services.hub.endings(job_ids).items():
             if job_id in self._flights:  # it may have gone with a sibling
                 self._take(job_id, event, listening)
 
-    def _take(self, job_id: str, event: Event | None, listening: Listening) -> None:
+    def _take(self, job_id: str, event: Event | None, listening: EventSubscription) -> None:
         """What became of a job. `event` is None where its record has expired: it is done again."""
         flight = self._flights[job_id]
         if isinstance(event, Done):
@@ -246,7 +246,7 @@ class BatchRun:
             failure = errors.from_failure(event.failure) if isinstance(event, Failed) else errors.cancelled()
             self._fail(flight, failure, listening)
 
-    def _fail(self, flight: Flight, failure: tuple[int, OpenAIError], listening: Listening) -> None:
+    def _fail(self, flight: BatchLine, failure: tuple[int, OpenAIError], listening: EventSubscription) -> None:
         for other in flight.job_ids:
             self._services.store.cancel(other)
         line = flight.line
@@ -254,7 +254,7 @@ class BatchRun:
         self._failed += 1
         self._land(flight, listening)
 
-    def _land(self, flight: Flight, listening: Listening) -> None:
+    def _land(self, flight: BatchLine, listening: EventSubscription) -> None:
         self._mark(flight.line.number)
         for job_id in flight.job_ids:
             self._flights.pop(job_id, None)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 
 from broker.background import Loop
 from broker.connection import REDIS_AWAY, NoFreeConnection
+from gateway.batches.files import Locked
 from gateway.batches.run import DRAIN_S, BatchRun
 from gateway.batches.turns import Waiting, in_turn
-from gateway.files import Locked
-from gateway.openai_compatible.models import ModelTable
+from gateway.jobs.submission import Overloaded
+from gateway.openai.models import ModelTable
 from gateway.services import Services
-from gateway.submitting import Overloaded
 from schemas.openai_files import ENDED, BatchProblem, BatchProblems
 
 log = logging.getLogger(__name__)

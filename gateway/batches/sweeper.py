@@ -3,7 +3,7 @@
 import logging
 
 from broker.background import Loop
-from gateway.files import Locked
+from gateway.batches.files import Locked
 from gateway.services import Services
 from schemas.openai_files import ENDED
 from schemas.wire import UndecodableMessage

@@ -30,7 +30,7 @@ def prepared_gemma(cache: Path) -> Path:
             for piece in pieces:
                 with piece.open("rb") as part:
                     shutil.copyfileobj(part, whole)
-        _run("-m", "firstdraft.export", "float32", str(scratch / "gemma.gguf"), str(scratch / "model"))
+        _run("-m", "firstdraft.local.export", "float32", str(scratch / "gemma.gguf"), str(scratch / "model"))
         (scratch / "model").rename(target)
         shutil.rmtree(scratch)
     return target

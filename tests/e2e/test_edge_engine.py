@@ -16,7 +16,7 @@ from tests.e2e.first_tokens import ALIKE, SECRETS, guessed
 from tests.e2e.joining import EMOJI, JOINING, check_joining
 from workers.edge.engine import DraftOrder, EdgeEngine, UnusableModel
 from workers.edge.scheduler import MIN_SHARED_TOKENS
-from workers.failures import BeyondModel, EngineDied, RequestCancelled, RequestRefused
+from workers.runtime.failures import BeyondModel, EngineDied, RequestCancelled, RequestRefused
 
 pytestmark = pytest.mark.e2e
 

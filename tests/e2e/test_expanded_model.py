@@ -11,7 +11,7 @@ COMPARE = """
 import sys, torch
 from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from firstdraft.export import expand
+from firstdraft.local.export import expand
 
 tokenizer_from, source, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)

@@ -9,10 +9,10 @@ from schemas.requests import AcceptanceMode, AcceptanceRule, ConfidenceRule, Mes
 from tests.e2e.cloud_orders import a_draft, order
 from tests.e2e.gemma import prepared_gemma
 from tests.e2e.joining import JOINING, check_joining
-from workers.cloud.answering import CloudAnswer
+from workers.cloud.cloud_engine import CloudAnswer
 from workers.cloud.engines import build_engine
 from workers.edge.engine import DraftOrder, EdgeEngine
-from workers.model_paths import model_folder
+from workers.runtime.model_paths import model_folder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
 

@@ -13,7 +13,7 @@ from tests.e2e.joining import JOINING, check_joining
 from tests.polling import until
 from tests.processes import free_port, running
 from workers.cloud.remote import NOT_VERIFIED, RemoteEngine
-from workers.failures import RequestCancelled, RequestRefused
+from workers.runtime.failures import RequestCancelled, RequestRefused
 
 pytestmark = pytest.mark.e2e
 

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from config.settings import read_settings
-from firstdraft.export import tokenizer_of
+from firstdraft.local.export import tokenizer_of
 from schemas.requests import Message
 from workers.cloud.vllm_engine.prompts import Prompts, TextLengths
 from workers.edge.engine import EdgeEngine

@@ -33,9 +33,9 @@ from schemas.requests import Message
 from schemas.results import DraftStatistics, FailureKind, FinishReason, RivalLogprob, TokenLogprob
 from schemas.workers import CacheStatistics, VerificationStatistics
 from tests.fakes.death import Death
-from workers.cloud.answering import AnswerOrder, CloudAnswer
+from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer
 from workers.edge.engine import DraftOrder
-from workers.failures import BeyondModel, EngineDied, RequestCancelled, RequestRefused
+from workers.runtime.failures import BeyondModel, EngineDied, RequestCancelled, RequestRefused
 
 OrderT = TypeVar("OrderT", DraftOrder, AnswerOrder)
 ProductT = TypeVar("ProductT", Draft, CloudAnswer)
@@ -85,7 +85,7 @@ def logprobs(order: DraftOrder | AnswerOrder, written: Sequence[str]) -> tuple[T
 
 
 @dataclass
-class Flight(Generic[OrderT, ProductT]):
+class RunningOrder(Generic[OrderT, ProductT]):
     """One order in flight."""
 
     order: OrderT
@@ -109,7 +109,7 @@ class FakeEngine(Generic[OrderT, ProductT]):
         self._memory = PrefixMemory()
         #: The most that were ever in flight.
         self.most_in_flight = 0
-        self._flights: dict[str, Flight[OrderT, ProductT]] = {}
+        self._flights: dict[str, RunningOrder[OrderT, ProductT]] = {}
         self._lock = threading.Lock()
         self._alive = True
         #: Whether its cache was emptied: by the prompt `forget`.
@@ -122,7 +122,7 @@ class FakeEngine(Generic[OrderT, ProductT]):
     def submit(self, order: OrderT, listener: Callable[..., None] | None = None) -> "Future[ProductT]":
         future: Future[ProductT] = Future()
         future.set_running_or_notify_cancel()
-        flight: Flight[OrderT, ProductT] = Flight(order, future)
+        flight: RunningOrder[OrderT, ProductT] = RunningOrder(order, future)
         with self._lock:
             if order.request_id in self._flights:
                 raise ValueError(f"request {order.request_id} is in flight already")
@@ -186,11 +186,11 @@ class FakeEngine(Generic[OrderT, ProductT]):
     def close(self) -> None:
         self._die("the engine was closed")
 
-    def write(self, flight: Flight[OrderT, ProductT], listener: Callable[..., None]) -> ProductT:
+    def write(self, flight: RunningOrder[OrderT, ProductT], listener: Callable[..., None]) -> ProductT:
         """Write all tokens of the order, telling the listener of each."""
         raise NotImplementedError
 
-    def pause(self, flight: Flight[OrderT, ProductT]) -> None:
+    def pause(self, flight: RunningOrder[OrderT, ProductT]) -> None:
         """One token's time. Raises when the order is not wanted any more."""
         behaviour = flight.order.messages[-1].content
         while self._hangs:
@@ -203,7 +203,7 @@ class FakeEngine(Generic[OrderT, ProductT]):
         if self.death is not None:
             self.death.at("mid_draft", flight.order.request_id)
 
-    def _run(self, flight: Flight[OrderT, ProductT], listener: Callable[..., None]) -> None:
+    def _run(self, flight: RunningOrder[OrderT, ProductT], listener: Callable[..., None]) -> None:
         behaviour = flight.order.messages[-1].content
         try:
             if "refuse" in behaviour:
@@ -228,7 +228,7 @@ class FakeEngine(Generic[OrderT, ProductT]):
             self._leave(flight)
             flight.future.set_result(product)
 
-    def _leave(self, flight: Flight[OrderT, ProductT]) -> None:
+    def _leave(self, flight: RunningOrder[OrderT, ProductT]) -> None:
         with self._lock:
             self._flights.pop(flight.order.request_id, None)
 
@@ -242,7 +242,7 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
 
     model_name = "fake-small"
 
-    def write(self, flight: Flight[DraftOrder, Draft], listener: Callable[[DraftText], None]) -> Draft:
+    def write(self, flight: RunningOrder[DraftOrder, Draft], listener: Callable[[DraftText], None]) -> Draft:
         if "beyond" in flight.order.messages[-1].content:
             raise BeyondModel("json_schema: the fake edge keeps none")
         text, cached = "", self.cached_words(flight.order)
@@ -284,7 +284,7 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
         super().__init__(delay_s=delay_s, death=death)
         self._verified = VerificationStatistics()
 
-    def write(self, flight: Flight[AnswerOrder, CloudAnswer], listener: Callable[..., None]) -> CloudAnswer:
+    def write(self, flight: RunningOrder[AnswerOrder, CloudAnswer], listener: Callable[..., None]) -> CloudAnswer:
         draft, text, accepted = flight.order.draft, "", 0
         cached = self.cached_words(flight.order)
         written = [word.upper() if place % 3 == 2 else word for place, word in enumerate(words(flight.order))]

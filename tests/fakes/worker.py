@@ -11,16 +11,16 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from broker.holds import Taken
+from broker.leases import LeasedRequest
 from config.logs import configure_logs
 from config.settings import Settings, read_settings
 from schemas.policy import Tier
 from tests.fakes.death import Death
 from tests.fakes.engine import FakeCloud, FakeEdge
-from workers.assembly import Assembly
 from workers.cloud.verifying import Verifying
 from workers.edge.drafting import Drafting
-from workers.stage import Stage
+from workers.runtime.job import Stage
+from workers.runtime.worker_process import Assembly
 
 
 class MortalWork:
@@ -33,19 +33,19 @@ class MortalWork:
         self._work: Any = work
         self._death = death
 
-    def submit(self, taken: Taken) -> Any:
-        self.reached("before_start", taken.hold.request_id)
+    def submit(self, taken: LeasedRequest) -> Any:
+        self.reached("before_start", taken.lease.request_id)
         return self._work.submit(taken)
 
-    def conclude(self, taken: Taken, product: Any, took_s: float) -> bool:
-        self.reached("before_commit", taken.hold.request_id)
+    def conclude(self, taken: LeasedRequest, product: Any, took_s: float) -> bool:
+        self.reached("before_commit", taken.lease.request_id)
         if "misconclude" in taken.request.messages[-1].content:
             raise RuntimeError("the fake's product cannot be committed")
         committed = self._work.conclude(taken, product, took_s)
-        self.reached("after_commit", taken.hold.request_id)
+        self.reached("after_commit", taken.lease.request_id)
         return committed
 
-    def publish(self, taken: Taken, product: Any) -> None:
+    def publish(self, taken: LeasedRequest, product: Any) -> None:
         if "unpublished" in taken.request.messages[-1].content:
             raise RuntimeError("the fake's product cannot be published")
         self._work.publish(taken, product)
@@ -60,7 +60,7 @@ class MortalStage(Stage[Any]):
 
     def __init__(self, assembly: Assembly, work: Drafting | Verifying, death: Death | None) -> None:
         self._mortal = MortalWork(work, death)
-        super().__init__(assembly.tier, assembly.worker_id, assembly.store, assembly.holdings, self._mortal)
+        super().__init__(assembly.tier, assembly.worker_id, assembly.store, assembly.in_flight, self._mortal)
 
     def run(self, request_id: str) -> None:
         self._mortal.reached("popped", request_id)
@@ -71,7 +71,9 @@ def edge(settings: Settings, delay_s: float, death: Death | None) -> int:
     """Run an edge worker until it is told to stop."""
     engine = FakeEdge(delay_s=delay_s, death=death)
     assembly = Assembly(settings, Tier.EDGE, engine)
-    work = Drafting(engine, assembly.store, assembly.holdings, assembly.router, assembly.served, early_escalation=False)
+    work = Drafting(
+        engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, early_escalation=False
+    )
     stage = MortalStage(assembly, work, death)
     return assembly.run(stage, settings.edge.max_in_flight, "fake", engine.statistics)
 
@@ -80,7 +82,7 @@ def cloud(settings: Settings, delay_s: float, death: Death | None) -> int:
     """Run a cloud worker until it is told to stop."""
     engine = FakeCloud(delay_s=delay_s, death=death)
     assembly = Assembly(settings, Tier.CLOUD, engine)
-    work = Verifying(engine, assembly.store, assembly.holdings, assembly.served)
+    work = Verifying(engine, assembly.store, assembly.in_flight, assembly.served)
     stage = MortalStage(assembly, work, death)
     return assembly.run(stage, settings.cloud.max_in_flight, "fake", engine.statistics, engine.verification_statistics)
 

@@ -13,20 +13,20 @@ from redis import Redis
 from broker import keys
 from broker.api_keys import ApiKeys
 from broker.batches import BatchStore
-from broker.holds import Lifetimes
+from broker.event_streams import EventHub
 from broker.idempotency import IdempotencyKeys
+from broker.leases import Lifetimes
 from broker.presence import Presence
 from broker.reaper import Reaper
-from broker.records import RequestStore
+from broker.request_store import RequestStore
 from broker.router import Router
-from broker.streams import EventHub
 from config.settings import Settings
-from firstdraft.embedded import embedded_server
-from gateway.admission import Admission
-from gateway.files import DiskFiles
+from firstdraft.local.embedded import embedded_server
+from gateway.batches.files import DiskFiles
+from gateway.jobs.request_validation import Admission
 from gateway.services import Services
 from schemas.owners import Owner, Scope
-from schemas.routes import RoutingPolicy
+from schemas.routing_decision import RoutingPolicy
 from tests.polling import until
 from tests.processes import Process, free_port, running
 

@@ -5,11 +5,11 @@ import threading
 import pytest
 
 from broker import keys
-from broker.holds import Lifetimes
 from broker.idempotency import Idempotency, IdempotencyConflict
-from broker.queues import queue
+from broker.leases import Lifetimes
 from broker.reaper import Reaper
-from broker.records import MustBeAlone, RequestStore
+from broker.request_store import MustBeAlone, RequestStore
+from broker.rq_transport import queue
 from broker.scripts import FAIRNESS_SLACK_TOKENS
 from broker.states import State
 from schemas.events import EventKind
@@ -28,7 +28,7 @@ def poisoned(store: RequestStore, request: AcceptedRequest) -> None:
     """Lose as many workers over the request as it takes."""
     store.create(request)
     for place in range(3):
-        store.surrender(store.begin(request.request_id, Tier.EDGE, f"w{place}").hold, "its engine died")
+        store.surrender(store.begin(request.request_id, Tier.EDGE, f"w{place}").lease, "its engine died")
 
 
 # Idempotency
@@ -125,7 +125,7 @@ def test_a_prompt_whose_last_attempt_was_lost_beside_others_is_not_quarantined(r
     store = RequestStore(redis_connection, Lifetimes(60, 600, 10.0, max_attempts=1))
     request = of("someone", prompt="bystander")
     store.create(request)
-    store.surrender(store.begin(request.request_id, Tier.EDGE, "w1", alone=False).hold, "its engine died")
+    store.surrender(store.begin(request.request_id, Tier.EDGE, "w1", alone=False).lease, "its engine died")
     failure = store.read(request.request_id).failure
     assert [lost.alone for lost in failure.attempts] == [False]
     assert store.quarantined(request) is None
@@ -135,25 +135,25 @@ def test_after_a_lost_attempt_the_next_begins_alone_and_the_last_is_alone_throug
     request_id = store.create(of("someone"))
     first = store.begin(request_id, Tier.EDGE, "w0", alone=False)
     assert (first.num_lost, first.alone) == (0, False)
-    store.surrender(first.hold, "it died")
+    store.surrender(first.lease, "it died")
     for num_lost in (1, 2):
         with pytest.raises(MustBeAlone):
             store.begin(request_id, Tier.EDGE, f"w{num_lost}", alone=False)
         assert store.state(request_id) == State.QUEUED
         taken = store.begin(request_id, Tier.EDGE, f"w{num_lost}", alone=True)
-        assert (taken.hold.attempt, taken.num_lost, taken.alone) == (num_lost + 1, num_lost, num_lost == 2)
-        store.surrender(taken.hold, "it died")
+        assert (taken.lease.attempt, taken.num_lost, taken.alone) == (num_lost + 1, num_lost, num_lost == 2)
+        store.surrender(taken.lease, "it died")
     assert [lost.alone for lost in store.read(request_id).failure.attempts] == [False, False, True]
 
 
 def test_a_draft_survives_the_loss_of_its_verifier_and_the_history_names_both_tiers(store):
     request_id = store.create(of("someone"))
-    store.surrender(store.begin(request_id, Tier.EDGE, "e1").hold, "it died")
-    assert store.escalate(store.begin(request_id, Tier.EDGE, "e2").hold, a_draft(), [])
+    store.surrender(store.begin(request_id, Tier.EDGE, "e1").lease, "it died")
+    assert store.escalate(store.begin(request_id, Tier.EDGE, "e2").lease, a_draft(), [])
     for place in range(2):
         taken = store.begin(request_id, Tier.CLOUD, f"c{place}")
         assert taken.draft == a_draft()
-        store.surrender(taken.hold, "it died")
+        store.surrender(taken.lease, "it died")
     failure = store.read(request_id).failure
     assert [(lost.tier, lost.worker) for lost in failure.attempts] == [
         (Tier.EDGE, "e1"),
@@ -167,7 +167,7 @@ def test_a_draft_survives_the_loss_of_its_verifier_and_the_history_names_both_ti
 
 def test_a_result_that_has_expired_is_remembered_as_gone_with_its_owner(store, redis_connection):
     request_id = store.create(of("someone"))
-    store.succeed(store.begin(request_id, Tier.EDGE, "w1").hold, a_result(), [])
+    store.succeed(store.begin(request_id, Tier.EDGE, "w1").lease, a_result(), [])
     redis_connection.delete(keys.request(request_id))
     assert store.read(request_id) is None
     assert store.owner_of_gone(request_id) == "someone"
@@ -184,7 +184,7 @@ def test_the_load_is_what_is_unfinished_and_drains_as_requests_end(store, redis_
     assert (load.requests, load.tokens, load.owner_requests, load.owner_tokens) == (3, 375, 2, 250)
     assert load.drained_tokens_per_s == 0
     store.cancel(ids[0])
-    store.succeed(store.begin(ids[1], Tier.EDGE, "w1").hold, a_result(), [])
+    store.succeed(store.begin(ids[1], Tier.EDGE, "w1").lease, a_result(), [])
     load = store.load("one")
     assert (load.requests, load.tokens, load.owner_requests, load.owner_tokens) == (1, 125, 0, 0)
     assert load.drained_tokens_per_s > 0
@@ -214,7 +214,7 @@ def taken_in_order(store: RequestStore, jobs: list[str]) -> list[str]:
 def test_one_owner_alone_keeps_the_order_of_the_jobs(store):
     jobs = [store.create(of("one", max_tokens=4000)) for _ in range(6)]
     shuffled = [jobs[place] for place in (3, 0, 5, 1, 2, 4)]
-    assert [store.begin(job, Tier.EDGE, "w1").hold.request_id for job in shuffled] == shuffled
+    assert [store.begin(job, Tier.EDGE, "w1").lease.request_id for job in shuffled] == shuffled
 
 
 def test_an_owner_who_comes_late_does_not_wait_for_anothers_flood(store):
@@ -238,7 +238,7 @@ def test_weights_are_shares(store):
 def test_every_request_is_taken_once_whoever_gives_way_to_whom(store):
     owners = [["a", "b", "c"][place % 3 if place > 30 else 0] for place in range(60)]
     jobs = [store.create(of(owner, max_tokens=1 + 500 * (place % 7))) for place, owner in enumerate(owners)]
-    ids = [store.begin(job, Tier.EDGE, "w1").hold.request_id for job in jobs]
+    ids = [store.begin(job, Tier.EDGE, "w1").lease.request_id for job in jobs]
     assert sorted(ids) == sorted(jobs)
 
 
@@ -246,7 +246,7 @@ def test_who_gave_way_and_was_cancelled_is_not_taken_up(store):
     cost = FAIRNESS_SLACK_TOKENS
     flood = [store.create(of("flood", max_tokens=cost)) for _ in range(6)]
     late = store.create(of("late", max_tokens=cost))
-    taken = [store.begin(job, Tier.EDGE, "w1").hold.request_id for job in flood]
+    taken = [store.begin(job, Tier.EDGE, "w1").lease.request_id for job in flood]
     assert late in taken
     (displaced,) = set(flood) - set(taken)
     store.cancel(displaced)
@@ -257,7 +257,7 @@ def test_a_displaced_request_whose_spare_job_is_lost_gets_a_job_again(store, mak
     cost = FAIRNESS_SLACK_TOKENS
     flood = [store.create(of("flood", max_tokens=cost)) for _ in range(6)]
     store.create(of("late", max_tokens=cost))
-    taken = [store.begin(job, Tier.EDGE, "w1").hold.request_id for job in flood]
+    taken = [store.begin(job, Tier.EDGE, "w1").lease.request_id for job in flood]
     (displaced,) = set(flood) - set(taken)
     store._redis.delete(queue(store._redis, Tier.EDGE).key)
     make_due(displaced)
@@ -271,7 +271,7 @@ def test_a_takeover_keeps_the_requests_turn(redis_connection):
     first = store.create(of("one"))
     tag = redis_connection.zscore(keys.line(Tier.EDGE), first)
     store.create(of("one"))
-    store.surrender(store.begin(first, Tier.EDGE, "w1").hold, "it died")
+    store.surrender(store.begin(first, Tier.EDGE, "w1").lease, "it died")
     assert redis_connection.zscore(keys.line(Tier.EDGE), first) == tag
     assert Reaper(redis_connection, store, lifetimes).reap() == []
 

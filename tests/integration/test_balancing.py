@@ -8,10 +8,10 @@ from broker import keys
 from broker.run_queues import RunQueues, list_of, own_queue
 from broker.states import FINISHED, State
 from schemas.policy import Tier
-from schemas.routes import Route, RouteReason
+from schemas.routing_decision import RoutingDecision, RoutingReason
 from tests.polling import until
 from tests.samples import a_request
-from workers.foraging import Forager
+from workers.runtime.work_stealing import Forager
 
 #: Seconds within which what waits for a dead worker must have been taken over, its queue's lease of 5 s included.
 TAKEN_OVER_S = 12.0
@@ -26,7 +26,7 @@ def queues(redis_connection):
 def ask(worker_store):
     def submit(prompt, worker):
         request = a_request(prompt, policy="edge_only")
-        route = Route(worker=worker, reason=RouteReason.PREFIX, prompt_tokens=5, work_tokens=20)
+        route = RoutingDecision(worker=worker, reason=RoutingReason.PREFIX, prompt_tokens=5, work_tokens=20)
         worker_store.create(request, route=route)
         return request.request_id
 

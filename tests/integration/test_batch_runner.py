@@ -13,11 +13,11 @@ import pytest
 from broker import keys
 from broker.batches import NotListed, TooManyBatches
 from broker.idempotency import Idempotency
+from gateway.batches.files import Quota
 from gateway.batches.run import BatchRun
 from gateway.batches.runner import MAX_RUNNING, BatchRunner
 from gateway.batches.sweeper import FileSweeper
-from gateway.files import Quota
-from gateway.openai_compatible.models import ModelTable
+from gateway.openai.models import ModelTable
 from schemas.openai_files import Batch, StoredFile
 from schemas.owners import Owner
 from tests.polling import until

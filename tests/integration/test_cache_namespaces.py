@@ -15,8 +15,8 @@ from redis import Redis
 from websockets.sync.client import connect
 
 from broker.api_keys import ApiKeys
-from broker.holds import Lifetimes
-from broker.records import RequestStore
+from broker.leases import Lifetimes
+from broker.request_store import RequestStore
 from schemas.owners import Owner, Scope
 from tests.polling import until
 from tests.processes import free_port, running

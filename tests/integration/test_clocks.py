@@ -8,7 +8,7 @@ from rq.registry import FailedJobRegistry
 
 from broker.api_keys import ApiKeys
 from broker.presence import Presence
-from broker.queues import queue
+from broker.rq_transport import queue
 from broker.states import State
 from schemas.owners import Owner
 from schemas.policy import Tier

@@ -11,8 +11,8 @@ import pytest
 
 from schemas.requests import Sampling
 from tests.polling import until
-from workers.constraint_check import MAX_BYTES, ConstraintCheck, UnfitGrammar
-from workers.constraints import Vocabulary, lark_of
+from workers.runtime.constraint_check import MAX_BYTES, ConstraintCheck, UnfitGrammar
+from workers.runtime.constraints import Vocabulary, lark_of
 
 #: All bytes, 17,576 words of six letters, and an end: as many and as long as a small model's.
 WORDS = ["".join(letters).encode() * 2 for letters in product("abcdefghijklmnopqrstuvwxyz", repeat=3)]

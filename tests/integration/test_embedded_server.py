@@ -8,13 +8,13 @@ import psutil
 import pytest
 
 from broker.connection import connect
-from firstdraft.embedded import MAX_SOCKET_PATH, EmbeddedServerError, embedded_server
+from firstdraft.local.embedded import MAX_SOCKET_PATH, EmbeddedServerError, embedded_server
 from tests.polling import until
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from firstdraft.embedded import embedded_server
+from firstdraft.local.embedded import embedded_server
 with embedded_server(Path(sys.argv[1])) as url:
     print(url, flush=True)
     time.sleep(60)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from gateway.files import DiskFiles, Locked, Quota, QuotaExceeded, Usage
+from gateway.batches.files import DiskFiles, Locked, Quota, QuotaExceeded, Usage
 from schemas.openai_files import StoredFile
 
 DAY_S = 86_400

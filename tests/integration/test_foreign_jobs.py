@@ -7,7 +7,7 @@ import pytest
 from rq.registry import FailedJobRegistry
 
 from broker import keys
-from broker.queues import FUNCTION_NAMES, QUEUE_NAMES, queue
+from broker.rq_transport import FUNCTION_NAMES, QUEUE_NAMES, queue
 from broker.run_queues import list_of, own_queue
 from broker.states import State
 from gateway.app import create_app

@@ -188,9 +188,9 @@ def test_an_unknown_job_cannot_be_cancelled(client):
 
 def test_an_answer_is_told_with_everything_that_was_measured(client, store, submitted):
     job = submitted()
-    hold = store.begin(job, Tier.EDGE, "w1").hold
+    lease = store.begin(job, Tier.EDGE, "w1").lease
     assert client.get(f"/v1/jobs/{job}").json["status"] == "drafting"
-    store.succeed(hold, a_result("an answer"), [])
+    store.succeed(lease, a_result("an answer"), [])
     answer = client.get(f"/v1/jobs/{job}")
     assert answer.status_code == 200
     assert "Retry-After" not in answer.headers
@@ -203,8 +203,8 @@ def test_an_answer_is_told_with_everything_that_was_measured(client, store, subm
 
 def test_a_failure_is_told_with_its_kind(client, store, submitted):
     job = submitted()
-    hold = store.begin(job, Tier.EDGE, "w1").hold
-    store.fail(hold, Failure(kind=FailureKind.PROMPT_TOO_LONG, tier=Tier.EDGE, message="9 tokens are too many"))
+    lease = store.begin(job, Tier.EDGE, "w1").lease
+    store.fail(lease, Failure(kind=FailureKind.PROMPT_TOO_LONG, tier=Tier.EDGE, message="9 tokens are too many"))
     answer = client.get(f"/v1/jobs/{job}").json
     assert (answer["status"], answer["result"]) == ("failed", None)
     told = {"kind": "prompt_too_long", "tier": "edge", "message": "9 tokens are too many", "attempts": []}
@@ -221,8 +221,8 @@ def test_waiting_ends_at_the_longest_wait_that_is_allowed(client, submitted):
 
 def test_waiting_ends_when_the_job_does(client, store, submitted):
     job = submitted()
-    hold = store.begin(job, Tier.EDGE, "w1").hold
-    timer = threading.Timer(0.1, store.succeed, [hold, a_result(), []])
+    lease = store.begin(job, Tier.EDGE, "w1").lease
+    timer = threading.Timer(0.1, store.succeed, [lease, a_result(), []])
     timer.start()
     assert client.get(f"/v1/jobs/{job}?wait=0.5").json["status"] == "succeeded"
     joined(timer)
@@ -231,8 +231,8 @@ def test_waiting_ends_when_the_job_does(client, store, submitted):
 def test_a_submission_may_wait_for_its_answer(client, store):
     once = {"Idempotency-Key": "once"}
     job = client.post("/v1/jobs", json=PROMPT, headers=once).json["id"]
-    hold = store.begin(job, Tier.EDGE, "w1").hold
-    timer = threading.Timer(0.1, store.succeed, [hold, a_result(), []])
+    lease = store.begin(job, Tier.EDGE, "w1").lease
+    timer = threading.Timer(0.1, store.succeed, [lease, a_result(), []])
     timer.start()
     answer = client.post("/v1/jobs?wait=0.5", json=PROMPT, headers=once)
     joined(timer)
@@ -266,9 +266,9 @@ def test_a_waiting_job_is_cancelled(client, submitted):
 def states(store, job):
     """Brings a job into each state that it can be cancelled in."""
     yield "queued"
-    hold = store.begin(job, Tier.EDGE, "w1").hold
+    lease = store.begin(job, Tier.EDGE, "w1").lease
     yield "drafting"
-    store.escalate(hold, a_draft(), [])
+    store.escalate(lease, a_draft(), [])
     yield "escalated"
     store.begin(job, Tier.CLOUD, "c1")
     yield "verifying"
@@ -287,11 +287,11 @@ def test_a_job_is_cancelled_in_every_unfinished_state(client, store, submitted, 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
 def test_a_finished_job_stays_as_it_is(client, store, submitted, end):
     job = submitted()
-    hold = store.begin(job, Tier.EDGE, "w1").hold
+    lease = store.begin(job, Tier.EDGE, "w1").lease
     failure = Failure(kind=FailureKind.ENGINE_ERROR, message="broke")
     ends = {
-        "succeeded": lambda: store.succeed(hold, a_result(), []),
-        "failed": lambda: store.fail(hold, failure),
+        "succeeded": lambda: store.succeed(lease, a_result(), []),
+        "failed": lambda: store.fail(lease, failure),
         "cancelled": lambda: store.cancel(job),
     }
     assert ends[end]()
@@ -306,9 +306,9 @@ def test_a_finished_job_stays_as_it_is(client, store, submitted, end):
 @pytest.fixture
 def finished(store, submitted):
     job = submitted()
-    hold = store.begin(job, Tier.EDGE, "w1").hold
-    store.append(hold, [DraftText(position=0, text="line\nbreak ")])
-    store.succeed(hold, a_result(), [Decision(escalated=False, reason="sure")])
+    lease = store.begin(job, Tier.EDGE, "w1").lease
+    store.append(lease, [DraftText(position=0, text="line\nbreak ")])
+    store.succeed(lease, a_result(), [Decision(escalated=False, reason="sure")])
     return job
 
 
@@ -425,8 +425,8 @@ def test_cache_statistics_are_those_of_the_live_workers(client, live):
 
 def test_statistics_count_requests_queues_and_workers(client, live, store, submitted):
     submitted()
-    hold = store.begin(submitted(), Tier.EDGE, "w1").hold
-    store.succeed(hold, a_result(), [])
+    lease = store.begin(submitted(), Tier.EDGE, "w1").lease
+    store.succeed(lease, a_result(), [])
     live("cloud-1", Tier.CLOUD, verification=VerificationStatistics(drafted_tokens=10, accepted_tokens=9))
     answer = client.get("/v1/stats").json
     assert answer["counters"] == {"accepted": 2, "answered_edge": 1}

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 from broker import keys
-from broker.holds import Lifetimes
-from broker.records import RequestStore
+from broker.leases import Lifetimes
+from broker.request_store import RequestStore
 from gateway.app import create_app
 from schemas.policy import Tier
 from tests.samples import a_result
@@ -41,7 +41,7 @@ def test_a_repeated_submission_is_the_same_job(client, store):
 
 def test_a_repeated_submission_tells_how_the_job_is_now(client, store):
     job = client.post("/v1/jobs", json=PROMPT, headers=KEY).json["id"]
-    store.succeed(store.begin(job, Tier.EDGE, "w1").hold, a_result(), [])
+    store.succeed(store.begin(job, Tier.EDGE, "w1").lease, a_result(), [])
     assert client.post("/v1/jobs", json=PROMPT, headers=KEY).json["status"] == "succeeded"
 
 
@@ -60,7 +60,7 @@ def test_a_key_that_is_none_is_refused(client, key):
 
 def test_a_result_that_has_expired_is_gone_and_what_never_was_is_not_found(client, store, redis_connection):
     job = client.post("/v1/jobs", json=PROMPT).json["id"]
-    store.succeed(store.begin(job, Tier.EDGE, "w1").hold, a_result(), [])
+    store.succeed(store.begin(job, Tier.EDGE, "w1").lease, a_result(), [])
     redis_connection.delete(keys.request(job), keys.events(job))
     for address in (f"/v1/jobs/{job}", f"/v1/jobs/{job}/events"):
         assert client.get(address).status_code == 410
@@ -84,7 +84,7 @@ def test_above_a_limit_nothing_is_accepted_until_there_is_room(make_client, stor
     assert (refused.status_code, refused.headers["Retry-After"]) == (status, "60")
     assert next(iter(limits)) in refused.json["detail"]
     assert store.counters()["accepted"] == 2
-    store.succeed(store.begin(jobs[0], Tier.EDGE, "w1").hold, a_result(), [])
+    store.succeed(store.begin(jobs[0], Tier.EDGE, "w1").lease, a_result(), [])
     assert client.post("/v1/jobs", json=PROMPT).status_code == 202
     again = client.post("/v1/jobs", json=PROMPT)
     assert again.status_code == status
@@ -94,7 +94,7 @@ def test_above_a_limit_nothing_is_accepted_until_there_is_room(make_client, stor
 def test_a_quarantined_prompt_is_refused_and_names_its_job(client, store):
     job = client.post("/v1/jobs", json=PROMPT).json["id"]
     for place in range(3):
-        store.surrender(store.begin(job, Tier.EDGE, f"w{place}").hold, "its engine died")
+        store.surrender(store.begin(job, Tier.EDGE, f"w{place}").lease, "its engine died")
     failure = client.get(f"/v1/jobs/{job}").json["failure"]
     assert [lost["reason"] for lost in failure["attempts"]] == ["its engine died"] * 3
     refused = client.post("/v1/jobs", json=PROMPT | {"policy": "edge_only"})
@@ -144,7 +144,7 @@ def test_a_key_that_comes_many_times_at_once_is_one_job(make_client, store, at_o
     assert [answer.headers.get("Idempotency-Replayed") for answer in told].count(None) == 1
     assert store.counters()["accepted"] == 1
     job = told[0].json["id"]
-    assert store.begin(job, Tier.EDGE, "w1").hold.request_id == job
+    assert store.begin(job, Tier.EDGE, "w1").lease.request_id == job
 
 
 def test_of_two_bodies_that_come_at_once_under_one_key_one_is_the_job_and_the_other_refused(

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from broker.connection import connect
-from broker.records import RequestStore
-from firstdraft.embedded import embedded_server
+from broker.request_store import RequestStore
+from firstdraft.local.embedded import embedded_server
 from schemas.events import DraftText
 from schemas.policy import Tier
 from tests.integration.conftest import LIFETIMES
@@ -51,8 +51,8 @@ def job(client):
 
 
 def test_waiting_over_http_ends_when_the_job_does(client, store, job):
-    hold = store.begin(job, Tier.EDGE, "w1").hold
-    timer = threading.Timer(0.3, store.succeed, [hold, a_result(), []])
+    lease = store.begin(job, Tier.EDGE, "w1").lease
+    timer = threading.Timer(0.3, store.succeed, [lease, a_result(), []])
     timer.start()
     answer = client.get(f"/v1/jobs/{job}?wait=8")
     joined(timer)
@@ -61,18 +61,18 @@ def test_waiting_over_http_ends_when_the_job_does(client, store, job):
 
 
 def test_a_stream_over_http_tells_events_as_they_happen_and_resumes(client, store, job):
-    hold = store.begin(job, Tier.EDGE, "w1").hold
+    lease = store.begin(job, Tier.EDGE, "w1").lease
     lines = []
     with client.stream("GET", f"/v1/jobs/{job}/events") as stream:
         assert stream.headers["content-type"] == "text/event-stream"
         told = stream.iter_lines()
         lines += [next(told) for _ in range(4)]
         assert lines[1] == "event: queued"
-        store.append(hold, [DraftText(position=0, text="because ")])
+        store.append(lease, [DraftText(position=0, text="because ")])
         lines += [next(told) for _ in range(4)]
         assert json.loads(lines[6].removeprefix("data: "))["text"] == "because "
     position = lines[4].removeprefix("id: ")
-    store.succeed(hold, a_result(), [])
+    store.succeed(lease, a_result(), [])
     rest = client.get(f"/v1/jobs/{job}/events", headers={"Last-Event-ID": position})
     assert [line for line in rest.text.split("\n") if line.startswith("event:")] == ["event: done"]
 
@@ -86,7 +86,7 @@ def test_an_error_over_http_is_a_problem_document(client):
 def test_no_prompt_answer_or_key_is_in_the_gateways_log(gateway, client, store):
     words = ("xyzzy-prompt", "xyzzy-answer", "fd_xyzzy_key")
     job = client.post("/v1/jobs", json={"prompt": words[0]}).json()["id"]
-    store.succeed(store.begin(job, Tier.EDGE, "w1").hold, a_result(words[1]), [])
+    store.succeed(store.begin(job, Tier.EDGE, "w1").lease, a_result(words[1]), [])
     client.get(f"/v1/jobs/{job}", headers={"Authorization": f"Bearer {words[2]}"})
     client.post("/v1/jobs", json={"prompt": words[0], "max_tokens": words[0]})
     client.post("/v1/chat/completions", json={"model": words[0], "messages": [{"role": "user", "content": words[0]}]})

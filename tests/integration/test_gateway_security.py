@@ -4,7 +4,7 @@ import pytest
 
 from broker import keys
 from gateway.app import create_app
-from gateway.authentication import keys_are_required
+from gateway.http.authentication import keys_are_required
 from schemas.owners import Owner, Scope
 from schemas.policy import Tier
 from tests.samples import a_result
@@ -144,7 +144,7 @@ def test_a_job_is_there_for_its_owner_and_the_admin_and_for_nobody_else(client, 
 def test_what_is_gone_is_gone_for_its_owner_and_never_was_for_others(client, store, headers, redis_connection):
     alice, bob = headers("alice"), headers("bob")
     job = client.post("/v1/jobs", json=PROMPT, headers=alice).json["id"]
-    store.succeed(store.begin(job, Tier.EDGE, "w1").hold, a_result(), [])
+    store.succeed(store.begin(job, Tier.EDGE, "w1").lease, a_result(), [])
     redis_connection.delete(keys.request(job), keys.events(job))
     assert client.get(f"/v1/jobs/{job}", headers=alice).status_code == 410
     assert client.get(f"/v1/jobs/{job}", headers=bob).status_code == 404

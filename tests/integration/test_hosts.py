@@ -10,12 +10,12 @@ import pytest
 from broker import keys
 from broker.api_keys import ApiKeys
 from broker.connection import connect
-from broker.holds import Lifetimes
+from broker.event_streams import EventHub
+from broker.leases import Lifetimes
 from broker.presence import Presence
-from broker.records import RequestStore
+from broker.request_store import RequestStore
 from broker.states import FINISHED, State
-from broker.streams import EventHub
-from firstdraft.embedded import server_binary
+from firstdraft.local.embedded import server_binary
 from schemas.owners import Owner, Scope
 from tests.hosts import hosts
 from tests.polling import until

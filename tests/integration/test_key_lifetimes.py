@@ -10,13 +10,13 @@ from redis import Redis
 
 from broker import keys
 from broker.batches import BatchStore, TooManyBatches
-from broker.holds import Hold, Lifetimes
 from broker.idempotency import Idempotency, IdempotencyKeys
+from broker.leases import Lease, Lifetimes
 from broker.outbox import Outbox
 from broker.prefix_index import PrefixIndex
 from broker.presence import Presence
 from broker.reaper import Reaper
-from broker.records import MustBeAlone, RequestStore
+from broker.request_store import MustBeAlone, RequestStore
 from broker.run_queues import RunQueues, own_queue
 from broker.scripts import OWNERS_BETWEEN_SWEEPS
 from schemas.events import DraftText
@@ -85,36 +85,36 @@ class Keys(RuleBasedStateMachine):
             taken = self.store.begin(request_id, tier, "w1", alone=alone)
         except MustBeAlone:
             return multiple()
-        return multiple() if taken is None else taken.hold
+        return multiple() if taken is None else taken.lease
 
-    @rule(hold=holds)
-    def append(self, hold: Hold) -> None:
-        self.store.append(hold, [DraftText(position=0, text="x")])
+    @rule(lease=holds)
+    def append(self, lease: Lease) -> None:
+        self.store.append(lease, [DraftText(position=0, text="x")])
 
-    @rule(hold=holds)
-    def escalate(self, hold: Hold) -> None:
-        if hold.tier == Tier.EDGE:
-            self.store.escalate(hold, a_draft(), [])
+    @rule(lease=holds)
+    def escalate(self, lease: Lease) -> None:
+        if lease.tier == Tier.EDGE:
+            self.store.escalate(lease, a_draft(), [])
 
-    @rule(hold=holds)
-    def succeed(self, hold: Hold) -> None:
-        self.store.succeed(hold, a_result(), [])
+    @rule(lease=holds)
+    def succeed(self, lease: Lease) -> None:
+        self.store.succeed(lease, a_result(), [])
 
-    @rule(hold=holds)
-    def fail(self, hold: Hold) -> None:
-        self.store.fail(hold, Failure(kind=FailureKind.PROMPT_TOO_LONG, tier=hold.tier, message="x"))
+    @rule(lease=holds)
+    def fail(self, lease: Lease) -> None:
+        self.store.fail(lease, Failure(kind=FailureKind.PROMPT_TOO_LONG, tier=lease.tier, message="x"))
 
-    @rule(hold=holds)
-    def hand_back(self, hold: Hold) -> None:
-        self.store.hand_back(hold)
+    @rule(lease=holds)
+    def hand_back(self, lease: Lease) -> None:
+        self.store.hand_back(lease)
 
-    @rule(hold=holds)
-    def surrender(self, hold: Hold) -> None:
-        self.store.surrender(hold, "x")
+    @rule(lease=holds)
+    def surrender(self, lease: Lease) -> None:
+        self.store.surrender(lease, "x")
 
-    @rule(hold=holds)
-    def renew(self, hold: Hold) -> None:
-        self.store.renew([hold])
+    @rule(lease=holds)
+    def renew(self, lease: Lease) -> None:
+        self.store.renew([lease])
 
     @rule(request_id=requests)
     def cancel(self, request_id: str) -> None:
@@ -254,17 +254,17 @@ def test_no_key_outlives_what_it_is_about_whatever_expires_meanwhile(redis_conne
 @pytest.mark.parametrize(
     "go_on",
     [
-        lambda store, hold: store.append(hold, [DraftText(position=0, text="x")]),
-        lambda store, hold: store.escalate(hold, a_draft(), []),
-        lambda store, hold: store.hand_back(hold),
+        lambda store, lease: store.append(lease, [DraftText(position=0, text="x")]),
+        lambda store, lease: store.escalate(lease, a_draft(), []),
+        lambda store, lease: store.hand_back(lease),
     ],
     ids=["append", "escalate", "hand_back"],
 )
 def test_a_stream_that_expired_before_its_record_ends_with_it_when_it_goes_on(redis_connection, store, go_on):
     request_id = store.create(a_request())
-    hold = store.begin(request_id, Tier.EDGE, "w1").hold
+    lease = store.begin(request_id, Tier.EDGE, "w1").lease
     redis_connection.delete(keys.events(request_id))
-    go_on(store, hold)
+    go_on(store, lease)
     of_record, of_stream = (redis_connection.pttl(key) for key in (keys.request(request_id), keys.events(request_id)))
     assert of_record - 1000 < of_stream <= of_record
 
@@ -272,7 +272,7 @@ def test_a_stream_that_expired_before_its_record_ends_with_it_when_it_goes_on(re
 def test_a_job_that_goes_back_to_those_that_gave_way_does_not_make_their_list_last(redis_connection, store):
     last_try, other = store.create(a_request()), store.create(a_request())
     for _ in range(2):
-        store.surrender(store.begin(last_try, Tier.EDGE, "w1").hold, "x")
+        store.surrender(store.begin(last_try, Tier.EDGE, "w1").lease, "x")
     assert store.begin(other, Tier.EDGE, "w1")
     redis_connection.rpush(keys.displaced(Tier.EDGE), last_try)
     redis_connection.expire(keys.displaced(Tier.EDGE), 60)

@@ -9,8 +9,8 @@ import openai
 import pytest
 
 from broker.connection import connect
-from broker.holds import Lifetimes
-from broker.records import RequestStore
+from broker.leases import Lifetimes
+from broker.request_store import RequestStore
 from tests.polling import until
 from tests.processes import free_port, running
 

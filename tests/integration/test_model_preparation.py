@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from config.settings import read_settings
-from firstdraft.model_store import ModelStoreError, _make, prepare_edge_model
-from workers.model_paths import edge_model_path
+from firstdraft.local.model_store import ModelStoreError, _make, prepare_edge_model
+from workers.runtime.model_paths import edge_model_path
 
 
 def test_the_edges_model_is_made_of_the_packaged_one_and_found_by_its_name(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ print(round(report.value, 6), report.sure)
 """
 AT_THE_GATEWAY = """
 from config.settings import read_settings
-from gateway.admission import Admission
+from gateway.jobs.request_validation import Admission
 from schemas.requests import JobRequest
 body = JobRequest(prompt="hi", confidence={"strategy": "ensemble", "weights": {"cautious": 1.0}})
 print(Admission(read_settings()).accept(body, "id", 0.0).confidence.weights["cautious"])

@@ -7,7 +7,7 @@ import pytest
 
 from broker.prefix_index import PrefixIndex
 from gateway.app import create_app
-from gateway.holders import Holders
+from gateway.jobs.prefix_lookup import PrefixLookup
 from schemas.owners import Scope
 
 LINE = b'{"custom_id": "1", "method": "POST", "url": "/v1/jobs", "body": {"prompt": "x"}}'
@@ -55,7 +55,7 @@ PAGES = ("/openapi", "/static")
 @pytest.fixture
 def app(make_services, redis_connection):
     services = make_services(require_api_keys=True)
-    holders = Holders(PrefixIndex(redis_connection, 60), services.presence, block_bytes=64)
+    holders = PrefixLookup(PrefixIndex(redis_connection, 60), services.presence, block_bytes=64)
     return create_app(replace(services, holders=holders), redis_connection.connection_pool)
 
 

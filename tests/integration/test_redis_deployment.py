@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from broker import keys
 from broker.connection import connect
-from firstdraft.embedded import server_binary
+from firstdraft.local.embedded import server_binary
 from tests.polling import until
 from tests.processes import ROOT, free_port, running
 

@@ -5,11 +5,11 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from broker import keys
-from broker.holds import Hold, Lifetimes
-from broker.queues import FUNCTION_NAMES, QUEUE_NAMES, JobQueues, queue
-from broker.records import RequestStore
+from broker.event_streams import EventHub
+from broker.leases import Lease, Lifetimes
+from broker.request_store import RequestStore
+from broker.rq_transport import FUNCTION_NAMES, QUEUE_NAMES, JobQueues, queue
 from broker.states import FINISHED, State
-from broker.streams import EventHub
 from schemas.events import DraftText, EventKind
 from schemas.policy import Tier
 from schemas.results import Failure, FailureKind
@@ -26,18 +26,18 @@ def created(store: RequestStore, **body: object) -> str:
     return request.request_id
 
 
-def held(store: RequestStore, worker: str = "w1", **body: object) -> Hold:
+def held(store: RequestStore, worker: str = "w1", **body: object) -> Lease:
     taken = store.begin(created(store, **body), Tier.EDGE, worker)
     assert taken is not None
-    return taken.hold
+    return taken.lease
 
 
-def verified(store: RequestStore, worker: str = "c1") -> Hold:
-    hold = held(store)
-    assert store.escalate(hold, a_draft(), [])
-    taken = store.begin(hold.request_id, Tier.CLOUD, worker)
+def verified(store: RequestStore, worker: str = "c1") -> Lease:
+    lease = held(store)
+    assert store.escalate(lease, a_draft(), [])
+    taken = store.begin(lease.request_id, Tier.CLOUD, worker)
     assert taken is not None
-    return taken.hold
+    return taken.lease
 
 
 def kinds(redis: Redis, request_id: str) -> list[EventKind]:
@@ -106,34 +106,34 @@ def test_a_record_that_was_left_without_its_job_gets_one(store, redis_connection
 
 
 def test_a_sure_draft_ends_the_request_with_its_answer(store, redis_connection):
-    hold = held(store)
-    assert store.append(hold, [DraftText(position=0, text="bec")])
-    assert store.succeed(hold, a_result(), [DraftText(position=3, text="ause")])
-    record = store.read(hold.request_id)
+    lease = held(store)
+    assert store.append(lease, [DraftText(position=0, text="bec")])
+    assert store.succeed(lease, a_result(), [DraftText(position=3, text="ause")])
+    record = store.read(lease.request_id)
     assert (record.state, record.result) == (State.SUCCEEDED, a_result())
-    assert kinds(redis_connection, hold.request_id) == ["queued", "draft", "draft", "done"]
+    assert kinds(redis_connection, lease.request_id) == ["queued", "draft", "draft", "done"]
     assert store.counters() == {"accepted": 1, "answered_edge": 1}
-    assert redis_connection.zscore(keys.leases(), hold.request_id) is None
+    assert redis_connection.zscore(keys.leases(), lease.request_id) is None
 
 
 def test_an_unsure_draft_goes_on_to_the_cloud_with_its_draft(store, redis_connection):
-    hold = held(store)
-    assert store.escalate(hold, a_draft(), [])
-    assert store.state(hold.request_id) == State.ESCALATED
-    assert jobs(redis_connection, Tier.CLOUD) == [hold.request_id]
-    taken = store.begin(hold.request_id, Tier.CLOUD, "c1")
+    lease = held(store)
+    assert store.escalate(lease, a_draft(), [])
+    assert store.state(lease.request_id) == State.ESCALATED
+    assert jobs(redis_connection, Tier.CLOUD) == [lease.request_id]
+    taken = store.begin(lease.request_id, Tier.CLOUD, "c1")
     assert taken.draft == a_draft()
-    assert taken.hold.attempt == hold.attempt + 1
+    assert taken.lease.attempt == lease.attempt + 1
     assert min(taken.age_s, taken.queued_s, taken.drafting_s, taken.verify_queued_s) >= 0
-    assert store.succeed(taken.hold, a_result(tier=Tier.CLOUD), [])
+    assert store.succeed(taken.lease, a_result(tier=Tier.CLOUD), [])
     assert store.counters() == {"accepted": 1, "escalated": 1, "answered_cloud": 1}
-    assert kinds(redis_connection, hold.request_id) == ["queued", "queued", "done"]
+    assert kinds(redis_connection, lease.request_id) == ["queued", "queued", "done"]
 
 
 def test_a_failure_is_kept_as_data(store):
-    hold = held(store)
-    assert store.fail(hold, FAILURE)
-    record = store.read(hold.request_id)
+    lease = held(store)
+    assert store.fail(lease, FAILURE)
+    record = store.read(lease.request_id)
     assert (record.state, record.failure, record.result) == (State.FAILED, FAILURE, None)
 
 
@@ -159,20 +159,20 @@ def test_a_request_is_not_taken_up_by_a_tier_that_it_does_not_wait_for(store):
     assert store.begin(created(store, policy="cloud_only"), Tier.EDGE, "w1") is None
 
 
-def every_commit(store: RequestStore, hold: Hold) -> list[bool]:
+def every_commit(store: RequestStore, lease: Lease) -> list[bool]:
     return [
-        store.append(hold, [DraftText(position=0, text="late")]),
-        store.escalate(hold, a_draft(), []),
-        store.succeed(hold, a_result(), []),
-        store.fail(hold, FAILURE),
-        store.hand_back(hold),
+        store.append(lease, [DraftText(position=0, text="late")]),
+        store.escalate(lease, a_draft(), []),
+        store.succeed(lease, a_result(), []),
+        store.fail(lease, FAILURE),
+        store.hand_back(lease),
     ]
 
 
 def test_commits_of_an_earlier_attempt_are_refused_and_counted(store, redis_connection):
     first = held(store)
     assert store.hand_back(first)
-    second = store.begin(first.request_id, Tier.EDGE, "w2").hold
+    second = store.begin(first.request_id, Tier.EDGE, "w2").lease
     before = redis_connection.hgetall(keys.request(first.request_id))
     assert every_commit(store, first) == [False] * 5
     assert redis_connection.hgetall(keys.request(first.request_id)) == before
@@ -181,41 +181,41 @@ def test_commits_of_an_earlier_attempt_are_refused_and_counted(store, redis_conn
 
 
 def test_a_cancelled_request_refuses_every_commit(store, redis_connection):
-    hold = held(store)
-    assert store.cancel(hold.request_id)
-    assert every_commit(store, hold) == [False] * 5
-    assert store.state(hold.request_id) == State.CANCELLED
-    assert kinds(redis_connection, hold.request_id)[-1] == EventKind.CANCELLED
-    assert store.begin(hold.request_id, Tier.EDGE, "w2") is None
+    lease = held(store)
+    assert store.cancel(lease.request_id)
+    assert every_commit(store, lease) == [False] * 5
+    assert store.state(lease.request_id) == State.CANCELLED
+    assert kinds(redis_connection, lease.request_id)[-1] == EventKind.CANCELLED
+    assert store.begin(lease.request_id, Tier.EDGE, "w2") is None
 
 
 @pytest.mark.parametrize("end", ["succeed", "fail", "cancel"])
 def test_a_finished_request_stays_as_it_is(store, redis_connection, end):
-    hold = held(store)
+    lease = held(store)
     ends = {
-        "succeed": lambda: store.succeed(hold, a_result(), []),
-        "fail": lambda: store.fail(hold, FAILURE),
-        "cancel": lambda: store.cancel(hold.request_id),
+        "succeed": lambda: store.succeed(lease, a_result(), []),
+        "fail": lambda: store.fail(lease, FAILURE),
+        "cancel": lambda: store.cancel(lease.request_id),
     }
     assert ends[end]()
-    before = redis_connection.hgetall(keys.request(hold.request_id))
+    before = redis_connection.hgetall(keys.request(lease.request_id))
     assert not any(other() for other in ends.values())
-    assert store.state(hold.request_id) in FINISHED
-    assert redis_connection.hgetall(keys.request(hold.request_id)) == before
+    assert store.state(lease.request_id) in FINISHED
+    assert redis_connection.hgetall(keys.request(lease.request_id)) == before
 
 
 def test_of_many_that_race_to_finish_a_request_exactly_one_wins(store, redis_connection):
     for _ in range(5):
-        hold = held(store)
+        lease = held(store)
         start, won = threading.Barrier(16), []
 
-        def finish(place: int, hold=hold, start=start, won=won) -> None:
+        def finish(place: int, lease=lease, start=start, won=won) -> None:
             start.wait(10)
             ends = [
-                lambda: store.succeed(hold, a_result(), []),
-                lambda: store.fail(hold, FAILURE),
-                lambda: store.cancel(hold.request_id),
-                lambda: store.escalate(hold, a_draft(), []),
+                lambda: store.succeed(lease, a_result(), []),
+                lambda: store.fail(lease, FAILURE),
+                lambda: store.cancel(lease.request_id),
+                lambda: store.escalate(lease, a_draft(), []),
             ]
             if ends[place % 4]():
                 won.append(place % 4)
@@ -227,7 +227,7 @@ def test_of_many_that_race_to_finish_a_request_exactly_one_wins(store, redis_con
             joined(thread)
         ends = [place for place in won if place != 3]
         assert len(ends) == 1
-        told = [kind for kind in kinds(redis_connection, hold.request_id) if kind in {"done", "failed", "cancelled"}]
+        told = [kind for kind in kinds(redis_connection, lease.request_id) if kind in {"done", "failed", "cancelled"}]
         assert len(told) == 1
 
 
@@ -240,19 +240,19 @@ def test_a_lapsed_lease_is_taken_over_and_the_zombies_commit_refused(redis_conne
     assert until(reaper.reap, "the lapsed request is pushed again") == [zombie.request_id]
     assert store.state(zombie.request_id) == State.QUEUED
     taken = store.begin(zombie.request_id, Tier.EDGE, "living")
-    assert taken.hold.attempt == 2
+    assert taken.lease.attempt == 2
     assert not store.succeed(zombie, a_result("a zombie's"), [])
-    assert store.succeed(taken.hold, a_result("the living's"), [])
+    assert store.succeed(taken.lease, a_result("the living's"), [])
     assert store.read(zombie.request_id).result.text == "the living's"
     assert store.counters()["taken_over"] == 1
 
 
 def test_a_renewed_lease_does_not_lapse(store, make_due, reaper):
-    hold = held(store)
-    make_due(hold.request_id)
-    assert store.renew([hold]) == []
+    lease = held(store)
+    make_due(lease.request_id)
+    assert store.renew([lease]) == []
     assert reaper.reap() == []
-    assert store.state(hold.request_id) == State.DRAFTING
+    assert store.state(lease.request_id) == State.DRAFTING
 
 
 def test_renewing_tells_which_holds_are_lost_and_leaves_their_leases_alone(store, redis_connection, make_due, reaper):
@@ -260,7 +260,7 @@ def test_renewing_tells_which_holds_are_lost_and_leaves_their_leases_alone(store
     store.cancel(cancelled.request_id)
     make_due(lapsed.request_id)
     assert reaper.reap() == [lapsed.request_id]
-    other = store.begin(lapsed.request_id, Tier.EDGE, "w2").hold
+    other = store.begin(lapsed.request_id, Tier.EDGE, "w2").lease
     make_due(lapsed.request_id)
     assert store.renew([mine, cancelled, lapsed]) == [cancelled, lapsed]
     assert redis_connection.zscore(keys.leases(), lapsed.request_id) == 1.0
@@ -271,7 +271,7 @@ def test_renewing_tells_which_holds_are_lost_and_leaves_their_leases_alone(store
 def test_after_too_many_lapses_a_request_fails_for_good_with_its_history(store, redis_connection, make_due, reaper):
     request_id = created(store)
     for attempt in range(1, 4):
-        assert store.begin(request_id, Tier.EDGE, f"w{attempt}").hold.attempt == attempt
+        assert store.begin(request_id, Tier.EDGE, f"w{attempt}").lease.attempt == attempt
         make_due(request_id)
         assert reaper.reap() == ([request_id] if attempt < 3 else [])
     record = store.read(request_id)
@@ -286,33 +286,33 @@ def test_after_too_many_lapses_a_request_fails_for_good_with_its_history(store, 
 
 
 def test_surrendering_counts_as_a_crash_and_handing_back_does_not(store):
-    hold = held(store)
-    assert store.hand_back(hold)
+    lease = held(store)
+    assert store.hand_back(lease)
     for _ in range(5):
-        assert store.hand_back(store.begin(hold.request_id, Tier.EDGE, "w").hold)
+        assert store.hand_back(store.begin(lease.request_id, Tier.EDGE, "w").lease)
     for _ in range(2):
-        store.surrender(store.begin(hold.request_id, Tier.EDGE, "w").hold, "it broke")
-    assert store.state(hold.request_id) == State.QUEUED
-    store.surrender(store.begin(hold.request_id, Tier.EDGE, "w").hold, "it broke")
-    assert store.read(hold.request_id).failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
+        store.surrender(store.begin(lease.request_id, Tier.EDGE, "w").lease, "it broke")
+    assert store.state(lease.request_id) == State.QUEUED
+    store.surrender(store.begin(lease.request_id, Tier.EDGE, "w").lease, "it broke")
+    assert store.read(lease.request_id).failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
 
 
 def test_a_cloud_workers_lapse_goes_back_to_the_cloud_with_the_draft(store, redis_connection, make_due, reaper):
-    hold = verified(store)
+    lease = verified(store)
     queue(redis_connection, Tier.CLOUD).empty()
-    make_due(hold.request_id)
-    assert reaper.reap() == [hold.request_id]
-    assert store.state(hold.request_id) == State.ESCALATED
-    assert jobs(redis_connection, Tier.CLOUD) == [hold.request_id]
-    assert store.begin(hold.request_id, Tier.CLOUD, "c2").draft == a_draft()
+    make_due(lease.request_id)
+    assert reaper.reap() == [lease.request_id]
+    assert store.state(lease.request_id) == State.ESCALATED
+    assert jobs(redis_connection, Tier.CLOUD) == [lease.request_id]
+    assert store.begin(lease.request_id, Tier.CLOUD, "c2").draft == a_draft()
 
 
 def test_what_is_handed_back_is_the_next_to_be_taken(store, redis_connection):
-    hold = held(store)
+    lease = held(store)
     queue(redis_connection, Tier.EDGE).empty()
     other = created(store)
-    assert store.hand_back(hold)
-    assert jobs(redis_connection, Tier.EDGE) == [hold.request_id, other]
+    assert store.hand_back(lease)
+    assert jobs(redis_connection, Tier.EDGE) == [lease.request_id, other]
 
 
 # The reaper
@@ -335,12 +335,12 @@ def test_a_waiting_request_whose_job_is_queued_is_left_alone(store, redis_connec
 
 
 def test_an_escalated_request_whose_job_was_never_pushed_is_pushed(store, redis_connection, make_due, reaper):
-    hold = held(store)
-    store.escalate(hold, a_draft(), [])
+    lease = held(store)
+    store.escalate(lease, a_draft(), [])
     queue(redis_connection, Tier.CLOUD).empty()
-    make_due(hold.request_id)
-    assert reaper.reap() == [hold.request_id]
-    assert jobs(redis_connection, Tier.CLOUD) == [hold.request_id]
+    make_due(lease.request_id)
+    assert reaper.reap() == [lease.request_id]
+    assert jobs(redis_connection, Tier.CLOUD) == [lease.request_id]
 
 
 def test_nothing_is_due_before_its_time(store, reaper):
@@ -351,8 +351,8 @@ def test_nothing_is_due_before_its_time(store, reaper):
 
 def test_of_many_reapers_one_has_each_request(store, make_due, reaper):
     holds = [held(store) for _ in range(20)]
-    for hold in holds:
-        make_due(hold.request_id)
+    for lease in holds:
+        make_due(lease.request_id)
     pushed, start = [], threading.Barrier(8)
 
     def reap() -> None:
@@ -364,7 +364,7 @@ def test_of_many_reapers_one_has_each_request(store, make_due, reaper):
         thread.start()
     for thread in threads:
         joined(thread)
-    assert sorted(pushed) == sorted(hold.request_id for hold in holds)
+    assert sorted(pushed) == sorted(lease.request_id for lease in holds)
 
 
 def test_a_request_whose_record_has_expired_is_forgotten(store, redis_connection, make_due, reaper):
@@ -379,11 +379,11 @@ def test_a_request_whose_record_has_expired_is_forgotten(store, redis_connection
 
 
 def test_record_and_stream_live_for_the_configured_time_before_and_after_the_end(store, redis_connection):
-    hold = held(store)
-    names = [keys.request(hold.request_id), keys.events(hold.request_id)]
-    assert store.append(hold, [DraftText(position=0, text="b")])
+    lease = held(store)
+    names = [keys.request(lease.request_id), keys.events(lease.request_id)]
+    assert store.append(lease, [DraftText(position=0, text="b")])
     assert all(590 < redis_connection.ttl(name) <= 600 for name in names)
-    assert store.succeed(hold, a_result(), [])
+    assert store.succeed(lease, a_result(), [])
     assert all(50 < redis_connection.ttl(name) <= 60 for name in names)
 
 
@@ -407,13 +407,13 @@ def test_nothing_of_the_prompt_is_in_any_key_of_rq(store, redis_connection):
     config = redis_connection.config_get("rdbcompression")
     redis_connection.config_set("rdbcompression", "no")
     try:
-        hold = held(store, prompt=SECRET)
-        store.escalate(hold, a_draft(SECRET), [])
+        lease = held(store, prompt=SECRET)
+        store.escalate(lease, a_draft(SECRET), [])
         created(store, prompt=SECRET)
         raw = everything_of_rq(redis_connection)
-        assert hold.request_id.encode() in raw
+        assert lease.request_id.encode() in raw
         assert SECRET.encode() not in raw
-        assert SECRET.encode() in redis_connection.dump(keys.request(hold.request_id))
+        assert SECRET.encode() in redis_connection.dump(keys.request(lease.request_id))
     finally:
         redis_connection.config_set("rdbcompression", config["rdbcompression"])
 

@@ -13,7 +13,7 @@ from broker.presence import Presence
 from broker.router import Router
 from broker.run_queues import RunQueues, own_queue
 from schemas.policy import Tier
-from schemas.routes import RouteReason, RoutingPolicy
+from schemas.routing_decision import RoutingPolicy, RoutingReason
 from tests.processes import free_port
 from tests.samples import a_request, a_worker_report
 
@@ -72,7 +72,7 @@ def test_a_request_goes_where_its_prefix_is_and_its_record_and_the_log_say_why(
     request = asked("why is it grey")
     with caplog.at_level(logging.INFO):
         route = make_router().route(request, Tier.EDGE)
-    assert (route.worker, route.reason, route.num_candidates) == ("b@e1", RouteReason.PREFIX, 3)
+    assert (route.worker, route.reason, route.num_candidates) == ("b@e1", RoutingReason.PREFIX, 3)
     assert 0.8 * route.prompt_tokens < route.cached_tokens < route.prompt_tokens
     assert f"request_routed request_id={request.request_id} tier=edge worker=b@e1 reason=prefix" in caplog.text
     store.create(request, route=route)
@@ -105,7 +105,7 @@ def test_what_an_earlier_life_of_a_worker_held_is_worthless(start, make_router, 
     start("a", "b", epoch="e2")
     index.update("a@e1", blocks_of(asked("why")), ())
     route = make_router().route(asked("why"), Tier.EDGE)
-    assert (route.cached_tokens, route.reason) == (0, RouteReason.LEAST_LOADED)
+    assert (route.cached_tokens, route.reason) == (0, RoutingReason.LEAST_LOADED)
 
 
 def test_what_is_held_for_another_model_does_not_count(start, make_router, index):
@@ -118,7 +118,7 @@ def test_workers_of_the_other_tier_and_those_that_are_not_ready_get_nothing(star
     start("a", ready=False)
     start("b", tier=Tier.CLOUD)
     router = make_router()
-    assert router.route(asked("why"), Tier.EDGE).reason == RouteReason.NO_WORKER
+    assert router.route(asked("why"), Tier.EDGE).reason == RoutingReason.NO_WORKER
     assert router.route(asked("why"), Tier.CLOUD).worker == "b@e1"
 
 
@@ -131,7 +131,7 @@ def test_full_workers_are_passed_over(start, make_router, store):
         route = router.route(request, Tier.EDGE)
         store.create(request, route=route)
         reasons.append(route.reason)
-    assert reasons == [RouteReason.LEAST_LOADED, RouteReason.PREFIX, RouteReason.ALL_FULL]
+    assert reasons == [RoutingReason.LEAST_LOADED, RoutingReason.PREFIX, RoutingReason.ALL_FULL]
 
 
 def test_a_request_that_may_not_use_caches_is_not_sent_after_one(start, make_router, index):
@@ -154,5 +154,5 @@ def test_without_an_index_requests_are_routed_by_load_and_it_is_left_alone_for_a
     nowhere = PrefixIndex(connect(f"redis://127.0.0.1:{free_port()}", retries=0), 60)
     router = make_router(index=nowhere)
     routes = [router.route(asked("why"), Tier.EDGE) for _ in range(5)]
-    assert {route.reason for route in routes} == {RouteReason.LEAST_LOADED}
+    assert {route.reason for route in routes} == {RoutingReason.LEAST_LOADED}
     assert caplog.text.count("prefix_index_away") == 1

@@ -16,7 +16,7 @@ from broker.connection import connect
 from broker.tls import check_tls
 from config.settings import InvalidSettings, RedisSettings
 from firstdraft.cli import main
-from firstdraft.embedded import server_binary
+from firstdraft.local.embedded import server_binary
 from tests.polling import until
 from tests.processes import free_port, running
 

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from broker import keys
+from broker.event_streams import EventHub
 from broker.idempotency import Idempotency, IdempotencyConflict
 from broker.states import State
-from broker.streams import EventHub
 from gateway.app import create_app
 from schemas.policy import Tier
 from schemas.results import FailureKind
@@ -112,8 +112,8 @@ def test_a_draft_that_the_cloud_cannot_read_does_not_hold_up_the_next_request(st
     first, second = a_request(), a_request()
     for request in (first, second):
         store.create(request)
-        assert store.escalate(store.begin(request.request_id, Tier.EDGE, "e1").hold, a_draft(), [])
+        assert store.escalate(store.begin(request.request_id, Tier.EDGE, "e1").lease, a_draft(), [])
     redis_connection.hset(keys.request(first.request_id), "draft", b"\x80\x04")
     assert store.begin(first.request_id, Tier.CLOUD, "c1") is None
     taken = store.begin(second.request_id, Tier.CLOUD, "c1")
-    assert store.succeed(taken.hold, a_result(tier=Tier.CLOUD), [])
+    assert store.succeed(taken.lease, a_result(tier=Tier.CLOUD), [])

@@ -12,9 +12,9 @@ import pytest
 from broker import keys
 from broker.outbox import CLAIM_S, Outbox
 from gateway.app import create_app
-from gateway.webhook_queue import DEFAULT_BOUNDS, Bounds
-from gateway.webhook_sender import WebhookSender
-from gateway.webhooks import RETRY_DELAYS_S, owners_secret, signed_headers
+from gateway.webhooks.delivery import RETRY_DELAYS_S, owners_secret, signed_headers
+from gateway.webhooks.queue import DEFAULT_BOUNDS, Bounds
+from gateway.webhooks.sender import WebhookSender
 from schemas.policy import Tier
 from tests.polling import joined, until
 from tests.samples import a_request, a_result
@@ -84,7 +84,7 @@ def finished(store, receiver):
         url = url or f"http://localhost:{receiver.server_port}/hook"
         request = a_request().model_copy(update={"webhook": url, "owner": "alice"})
         store.create(request)
-        store.succeed(store.begin(request.request_id, Tier.EDGE, "w1").hold, a_result(), [])
+        store.succeed(store.begin(request.request_id, Tier.EDGE, "w1").lease, a_result(), [])
         return request.request_id
 
     return make

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker import keys
-from gateway.sockets.connection import Gone
-from gateway.sockets.session import Session
+from gateway.websocket.connection import Gone
+from gateway.websocket.session import Session
 from schemas.sockets import ToldEvent, ToldJob, ToldProblem
 from tests.polling import until
 

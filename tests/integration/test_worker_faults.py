@@ -9,11 +9,11 @@ from redis import Redis
 
 from broker import keys
 from broker.connection import connect
-from broker.holds import Lifetimes
-from broker.records import RequestStore
+from broker.event_streams import EventHub
+from broker.leases import Lifetimes
+from broker.request_store import RequestStore
 from broker.states import FINISHED, State
-from broker.streams import EventHub
-from firstdraft.embedded import embedded_server
+from firstdraft.local.embedded import embedded_server
 from schemas.events import EventKind
 from schemas.policy import Tier
 from schemas.results import FailureKind

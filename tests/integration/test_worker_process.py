@@ -4,10 +4,10 @@ import pytest
 from rq import Worker
 from rq.registry import StartedJobRegistry
 
+from broker.event_streams import EventHub
 from broker.presence import Presence
-from broker.queues import MsgpackSerializer, TransportJob, queue
+from broker.rq_transport import MsgpackSerializer, TransportJob, queue
 from broker.states import FINISHED, State
-from broker.streams import EventHub
 from schemas.policy import Tier
 from schemas.results import FailureKind
 from tests.polling import until
@@ -217,9 +217,9 @@ def test_a_request_that_comes_back_to_a_worker_that_still_works_on_it_succeeds(
     start_worker("edge", delay_s=0.2)
     request_id = ask()
     is_drafting(request_id)
-    hold = worker_store.read(request_id)
+    lease = worker_store.read(request_id)
     make_due(request_id)
-    until(lambda: worker_store.read(request_id).attempt > hold.attempt, "a reaper takes it over")
+    until(lambda: worker_store.read(request_id).attempt > lease.attempt, "a reaper takes it over")
     record = ended(request_id)
     assert (record.state, record.failure) == (State.SUCCEEDED, None)
     assert record.attempt == 2
@@ -264,7 +264,7 @@ def test_a_worker_goes_on_when_its_connections_are_cut(ask, ended, start_worker,
 
 
 def test_a_stale_commit_is_counted(ask, worker_store):
-    hold = worker_store.begin(ask(), Tier.EDGE, "w1").hold
-    assert worker_store.cancel(hold.request_id)
-    assert not worker_store.succeed(hold, a_result(), [])
+    lease = worker_store.begin(ask(), Tier.EDGE, "w1").lease
+    assert worker_store.cancel(lease.request_id)
+    assert not worker_store.succeed(lease, a_result(), [])
     assert worker_store.counters()["stale_commits"] == 1

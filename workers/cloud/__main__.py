@@ -7,12 +7,12 @@ from broker.tls import check_tls
 from config.logs import configure_logs
 from config.settings import InvalidSettings, read_settings
 from schemas.policy import Tier
-from workers.assembly import Assembly
 from workers.cloud.engines import build_engine
 from workers.cloud.verifying import Verifying
-from workers.model_paths import cloud_model_path
-from workers.niceness import patience, step_back
-from workers.stage import Stage
+from workers.runtime.cpu_priority import patience, step_back
+from workers.runtime.job import Stage
+from workers.runtime.model_paths import cloud_model_path
+from workers.runtime.worker_process import Assembly
 
 
 def main() -> int:
@@ -28,8 +28,8 @@ def main() -> int:
     is_remote = settings.cloud.engine == "openai"
     stall_s = math.inf if is_remote else settings.requests.stall_s * patience(settings.cloud.niceness)
     assembly = Assembly(settings, Tier.CLOUD, engine, stall_s=stall_s)
-    verifying = Verifying(engine, assembly.store, assembly.holdings, assembly.served)
-    stage = Stage(Tier.CLOUD, assembly.worker_id, assembly.store, assembly.holdings, verifying)
+    verifying = Verifying(engine, assembly.store, assembly.in_flight, assembly.served)
+    stage = Stage(Tier.CLOUD, assembly.worker_id, assembly.store, assembly.in_flight, verifying)
     return assembly.run(
         stage,
         settings.cloud.max_in_flight,

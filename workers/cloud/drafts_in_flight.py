@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from workers.cloud.alignment import Alignment
-from workers.cloud.echo import Echo
-from workers.cloud.proposing import (
+from workers.cloud.prompt_lookup import PromptLookup
+from workers.cloud.proposal_length import (
     UNKNOWN_PROBABILITY,
     AcceptanceTable,
     Candidates,
@@ -20,7 +20,7 @@ from workers.cloud.proposing import (
     echo_candidates,
     share_out,
 )
-from workers.step_cost import StepCost
+from workers.runtime.step_cost import StepCost
 
 #: Seconds that one more token costs, over seconds of an empty step, before anything was measured.
 PRIOR_COST_RATIO = 0.02
@@ -58,7 +58,7 @@ class DraftHint:
 class _InFlight:
     hint: DraftHint
     alignment: Alignment
-    echo: Echo
+    echo: PromptLookup
     table: AcceptanceTable
     #: Where the answer will be cut: `max_tokens` or the context.
     most_tokens: int
@@ -136,7 +136,7 @@ class DraftsInFlight:
         """Take up a request that has written nothing yet."""
         alignment = Alignment(hint.token_ids, rejoin=hint.rejoin)
         most = min(most_proposed, hint.max_proposed) if hint.max_proposed else most_proposed
-        echo = Echo(hint.token_ids, prompt_tokens if hint.token_ids and hint.rejoin else ())
+        echo = PromptLookup(hint.token_ids, prompt_tokens if hint.token_ids and hint.rejoin else ())
         table = self._table(hint.model)
         self._requests[request_id] = _InFlight(hint, alignment, echo, table, most_tokens, most)
 

@@ -1,7 +1,7 @@
 """Which cloud engine there is: the one place that knows both."""
 
 from config.settings import CloudSettings
-from workers.cloud.answering import CloudEngine
+from workers.cloud.cloud_engine import CloudEngine
 
 
 def build_engine(settings: CloudSettings, model_path: str) -> CloudEngine:

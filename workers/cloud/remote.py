@@ -19,10 +19,10 @@ from schemas.event_lines import EventLines
 from schemas.requests import EVERYBODYS_NAMESPACE
 from schemas.results import DraftStatistics, FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics
-from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
-from workers.cloud.flights import Flights, Progressed
+from workers.cloud.cloud_calls import CloudCalls, Progressed
+from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer, Listener
 from workers.cloud.remote_protocol import Chunk, Reply, pieces, refusal, request_body
-from workers.failures import EngineDied, RequestRefused
+from workers.runtime.failures import EngineDied, RequestRefused
 
 #: The first pause before another try, in seconds; it doubles each time.
 FIRST_PAUSE_S = 0.5
@@ -57,7 +57,7 @@ class RemoteEngine:
         self.model_name = remote.model or ""
         self._remote = remote
         self._max_in_flight = settings.max_in_flight
-        self._flights = Flights("cloud-remote", self._explain)
+        self._flights = CloudCalls("cloud-remote", self._explain)
         self._client: httpx.AsyncClient | None = None
         self._closed = False
         self._hits = self._misses = self._tokens_saved = 0

@@ -8,10 +8,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from schemas.requests import Sampling
 from schemas.results import DraftStatistics, FailureKind, FinishReason, RivalLogprob, TokenBytes, TokenLogprob
-from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
-from workers.cloud.narrating import Narration
-from workers.failures import RequestRefused
-from workers.joining import DoesNotJoin, joined
+from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer, Listener
+from workers.cloud.text_events import TextEvents
+from workers.runtime.failures import RequestRefused
+from workers.runtime.logprob_joining import DoesNotJoin, joined
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class Reply:
 
     def __init__(self, listener: Listener | None) -> None:
         self._listener = listener
-        self._narration = Narration(has_draft=False)
+        self._narration = TextEvents(has_draft=False)
         self._text = ""
         self._logprobs: list[TokenLogprob] = []
         self._finish_reason: str | None = None

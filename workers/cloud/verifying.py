@@ -3,14 +3,14 @@
 import logging
 from concurrent.futures import Future
 
-from broker.holds import Taken
-from broker.records import RequestStore
+from broker.leases import LeasedRequest
+from broker.request_store import RequestStore
 from schemas.drafts import Draft
 from schemas.policy import Tier
 from schemas.results import DraftStatistics, Models, Result, Timings, Usage
-from workers.cloud.answering import AnswerOrder, CloudAnswer, CloudEngine
-from workers.held_prefixes import Served
-from workers.holding import Holdings
+from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer, CloudEngine
+from workers.runtime.in_flight import InFlight
+from workers.runtime.prefix_ledger import Served
 
 log = logging.getLogger(__name__)
 
@@ -18,17 +18,17 @@ log = logging.getLogger(__name__)
 class Verifying:
     """What the cloud puts into a `Stage`."""
 
-    def __init__(self, engine: CloudEngine, store: RequestStore, holdings: Holdings, served: Served) -> None:
+    def __init__(self, engine: CloudEngine, store: RequestStore, in_flight: InFlight, served: Served) -> None:
         self._engine = engine
         self._store = store
-        self._holdings = holdings
+        self._in_flight = in_flight
         self._served = served
 
-    def submit(self, taken: Taken) -> "Future[CloudAnswer]":
+    def submit(self, taken: LeasedRequest) -> "Future[CloudAnswer]":
         """Hand the request to the engine; the text that stands is published as it comes."""
-        request, hold = taken.request, taken.hold
+        request, lease = taken.request, taken.lease
         order = AnswerOrder(
-            request_id=hold.work_id,
+            request_id=lease.work_id,
             messages=request.messages,
             sampling=request.sampling,
             draft=taken.draft if request.policy.verify_draft else None,
@@ -36,28 +36,28 @@ class Verifying:
             use_cache=request.policy.kv_caches,
             cache_namespace=request.cache_namespace,
         )
-        return self._engine.submit(order, lambda text: self._holdings.say(hold, text))
+        return self._engine.submit(order, lambda text: self._in_flight.say(lease, text))
 
-    def conclude(self, taken: Taken, answer: CloudAnswer, verifying_s: float) -> bool:
+    def conclude(self, taken: LeasedRequest, answer: CloudAnswer, verifying_s: float) -> bool:
         """Commit the answer. False where the hold was lost."""
-        hold = taken.hold
+        lease = taken.lease
         result = _result(taken, answer, verifying_s, self._engine.model_name)
         statistics = result.draft or DraftStatistics()
         log.info(
             "answer_written request_id=%s drafted_tokens=%d accepted_tokens=%d rewritten_tokens=%d",
-            hold.request_id,
+            lease.request_id,
             statistics.drafted_tokens,
             statistics.accepted_tokens,
             statistics.rewritten_tokens,
         )
-        return self._store.succeed(hold, result, self._holdings.unsaid(hold))
+        return self._store.succeed(lease, result, self._in_flight.unsaid(lease))
 
-    def publish(self, taken: Taken, answer: CloudAnswer) -> None:
+    def publish(self, taken: LeasedRequest, answer: CloudAnswer) -> None:
         """Have the prefix index told what the engine's cache holds now."""
         self._served(taken.request, answer.text)
 
 
-def _result(taken: Taken, answer: CloudAnswer, verifying_s: float, model_name: str) -> Result:
+def _result(taken: LeasedRequest, answer: CloudAnswer, verifying_s: float, model_name: str) -> Result:
     draft = taken.draft
     num_tokens = len(answer.token_ids)
     return Result(

@@ -6,11 +6,11 @@ from broker.tls import check_tls
 from config.logs import configure_logs
 from config.settings import InvalidSettings, read_settings
 from schemas.policy import Tier
-from workers.assembly import Assembly
 from workers.edge.drafting import Drafting
 from workers.edge.engine import EdgeEngine
-from workers.model_paths import edge_model_path
-from workers.stage import Stage
+from workers.runtime.job import Stage
+from workers.runtime.model_paths import edge_model_path
+from workers.runtime.worker_process import Assembly
 
 
 def main() -> int:
@@ -23,9 +23,9 @@ def main() -> int:
     assembly = Assembly(settings, Tier.EDGE, engine)
     early = settings.edge.early_escalation.enabled
     drafting = Drafting(
-        engine, assembly.store, assembly.holdings, assembly.router, assembly.served, early_escalation=early
+        engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, early_escalation=early
     )
-    stage = Stage(Tier.EDGE, assembly.worker_id, assembly.store, assembly.holdings, drafting)
+    stage = Stage(Tier.EDGE, assembly.worker_id, assembly.store, assembly.in_flight, drafting)
     return assembly.run(stage, settings.edge.max_in_flight, "llama.cpp", engine.statistics)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from schemas.requests import Sampling
-from workers.constraint_check import MAX_TOKEN_S, ConstraintCheck
-from workers.constraints import Vocabulary, lark_of, limits, reason_of
-from workers.edge.figures import Floats
 from workers.edge.llama import Llama
-from workers.failures import BeyondModel
+from workers.edge.token_metrics import Floats
+from workers.runtime.constraint_check import MAX_TOKEN_S, ConstraintCheck
+from workers.runtime.constraints import Vocabulary, lark_of, limits, reason_of
+from workers.runtime.failures import BeyondModel
 
 #: Seconds of processor time after which one token's turn is too long; all others wait for it. A multiple of what a
 #: grammar may take when it is tried out, so that what has passed there is not refused for a slow moment here.

@@ -3,8 +3,8 @@
 import logging
 from concurrent.futures import Future
 
-from broker.holds import Taken
-from broker.records import RequestStore
+from broker.leases import LeasedRequest
+from broker.request_store import RequestStore
 from broker.router import Router
 from schemas.drafts import Draft
 from schemas.policy import Policy, Tier
@@ -12,9 +12,9 @@ from schemas.results import ConfidenceReport, DraftStatistics, Models, Result, T
 from workers.edge.confidence import assess
 from workers.edge.decision import beyond_edge, decide
 from workers.edge.engine import DraftOrder, EdgeEngine
-from workers.failures import BeyondModel
-from workers.held_prefixes import Served
-from workers.holding import Holdings
+from workers.runtime.failures import BeyondModel
+from workers.runtime.in_flight import InFlight
+from workers.runtime.prefix_ledger import Served
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Drafting:
         self,
         engine: EdgeEngine,
         store: RequestStore,
-        holdings: Holdings,
+        in_flight: InFlight,
         router: Router,
         served: Served,
         *,
@@ -34,20 +34,20 @@ class Drafting:
     ) -> None:
         self._engine = engine
         self._store = store
-        self._holdings = holdings
+        self._in_flight = in_flight
         self._router = router
         self._served = served
         self._early_escalation = early_escalation
 
-    def submit(self, taken: Taken) -> "Future[Draft | BeyondModel]":
+    def submit(self, taken: LeasedRequest) -> "Future[Draft | BeyondModel]":
         """Hand the request to the engine; its text is published as it is written.
 
         Where the edge's model cannot do what an option asks and the policy has a cloud, that is the product, not a
         failure: the cloud's may.
         """
-        request, hold = taken.request, taken.hold
+        request, lease = taken.request, taken.lease
         order = DraftOrder(
-            request_id=hold.work_id,
+            request_id=lease.work_id,
             messages=request.messages,
             sampling=request.sampling,
             rule=request.confidence,
@@ -55,38 +55,38 @@ class Drafting:
             cache_namespace=request.cache_namespace,
             may_escalate_early=self._early_escalation and _may_be_given_up(request.policy),
         )
-        drafted = self._engine.submit(order, lambda text: self._holdings.say(hold, text))
+        drafted = self._engine.submit(order, lambda text: self._in_flight.say(lease, text))
         return _or_beyond(drafted, wanted=request.policy.has(Tier.CLOUD))
 
-    def conclude(self, taken: Taken, product: Draft | BeyondModel, drafting_s: float) -> bool:
+    def conclude(self, taken: LeasedRequest, product: Draft | BeyondModel, drafting_s: float) -> bool:
         """Commit the answer, or hand the draft on. False where the hold was lost."""
         if isinstance(product, BeyondModel):
             return self._leave_to_cloud(taken, product)
         return self._judge(taken, product, drafting_s)
 
-    def _leave_to_cloud(self, taken: Taken, limit: BeyondModel) -> bool:
+    def _leave_to_cloud(self, taken: LeasedRequest, limit: BeyondModel) -> bool:
         """Hand the request on without a draft."""
-        request, hold = taken.request, taken.hold
-        log.info("left_to_cloud request_id=%s reason=%r", hold.request_id, str(limit))
+        request, lease = taken.request, taken.lease
+        log.info("left_to_cloud request_id=%s reason=%r", lease.request_id, str(limit))
         route = self._router.route(request, Tier.CLOUD)
-        return self._store.escalate(hold, None, [*self._holdings.unsaid(hold), beyond_edge(str(limit))], route)
+        return self._store.escalate(lease, None, [*self._in_flight.unsaid(lease), beyond_edge(str(limit))], route)
 
-    def _judge(self, taken: Taken, draft: Draft, drafting_s: float) -> bool:
-        request, hold = taken.request, taken.hold
+    def _judge(self, taken: LeasedRequest, draft: Draft, drafting_s: float) -> bool:
+        request, lease = taken.request, taken.lease
         report = assess(draft.figures, request.confidence)
         decision = decide(request.policy, report)
-        events = [*self._holdings.unsaid(hold), decision]
+        events = [*self._in_flight.unsaid(lease), decision]
         if decision.escalated:
             route = self._router.route(request, Tier.CLOUD)
-            moved = self._store.escalate(hold, draft.model_copy(update={"confidence": report}), events, route)
+            moved = self._store.escalate(lease, draft.model_copy(update={"confidence": report}), events, route)
             event = "draft_escalated"
         else:
-            moved = self._store.succeed(hold, _answer(taken, draft, report, drafting_s), events)
+            moved = self._store.succeed(lease, _answer(taken, draft, report, drafting_s), events)
             event = "draft_answered"
         log.info(
             "%s request_id=%s confidence=%.3f threshold=%.3f drafted_tokens=%d early=%s",
             event,
-            hold.request_id,
+            lease.request_id,
             report.value,
             report.threshold,
             len(draft.token_ids),
@@ -94,7 +94,7 @@ class Drafting:
         )
         return moved
 
-    def publish(self, taken: Taken, product: Draft | BeyondModel) -> None:
+    def publish(self, taken: LeasedRequest, product: Draft | BeyondModel) -> None:
         """Have the prefix index told what the engine's cache holds now."""
         if isinstance(product, Draft):
             self._served(taken.request, product.text)
@@ -123,7 +123,7 @@ def _may_be_given_up(policy: Policy) -> bool:
     return policy.confidence_decides and policy.has(Tier.CLOUD)
 
 
-def _answer(taken: Taken, draft: Draft, report: ConfidenceReport, drafting_s: float) -> Result:
+def _answer(taken: LeasedRequest, draft: Draft, report: ConfidenceReport, drafting_s: float) -> Result:
     num_tokens = len(draft.token_ids)
     return Result(
         text=draft.text,

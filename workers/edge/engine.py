@@ -18,18 +18,18 @@ from schemas.drafts import Draft
 from schemas.events import DraftText
 from schemas.requests import Message
 from schemas.workers import CacheStatistics
-from workers.edge.admission import Admission
-from workers.edge.feed import CellsExhausted, Feed
-from workers.edge.flight import DraftOrder, Flight
+from workers.edge.edge_sequence import DraftOrder, EdgeSequence
 from workers.edge.llama import Capacity, Llama, Logits, UnusableModel
-from workers.edge.pacing import Pacing
-from workers.edge.parked import ParkedPrefixes
+from workers.edge.prefill_budget import PrefillBudget
 from workers.edge.prefix_cache import PrefixCache
+from workers.edge.prefix_offload import OffloadedPrefixes
 from workers.edge.prefix_store import PrefixStore
+from workers.edge.prompt_preparation import Admission
 from workers.edge.scheduler import Scheduler, Share
-from workers.edge.writer import Writer
-from workers.failures import EngineDied, RequestCancelled, RequestRefused
-from workers.vocabulary import fingerprint
+from workers.edge.step_protocol import CellsExhausted, Feed
+from workers.edge.token_writer import Writer
+from workers.runtime.failures import EngineDied, RequestCancelled, RequestRefused
+from workers.runtime.vocabulary import fingerprint
 
 __all__ = ["DraftOrder", "EdgeEngine", "UnusableModel"]
 
@@ -46,7 +46,7 @@ class EdgeEngine:
         self._settings = settings
         self._model = Llama(model_path, _capacity(settings))
         cells = self._model.cells
-        self._parked = ParkedPrefixes(settings.kv_cache.max_size)
+        self._parked = OffloadedPrefixes(settings.kv_cache.max_size)
         self.model_name = self._model.name
         self.vocabulary = fingerprint(self._model.token_texts())
         self.context_tokens = min(settings.model.context_tokens, self._model.trained_context, cells)
@@ -58,16 +58,18 @@ class EdgeEngine:
             num_sequences=self._model.capacity.sequences,
             enabled=settings.kv_cache.enabled and self._model.shares_prefixes,
         )
-        self._scheduler: Scheduler[Flight] = Scheduler(slots=settings.max_in_flight, step_tokens=settings.step_tokens)
-        self._pacing = Pacing(in_tiles=settings.model.gpu_layers == 0)
+        self._scheduler: Scheduler[EdgeSequence] = Scheduler(
+            slots=settings.max_in_flight, step_tokens=settings.step_tokens
+        )
+        self._pacing = PrefillBudget(in_tiles=settings.model.gpu_layers == 0)
         self._writer = Writer(self._model, settings.confidence)
         self._store = _store(settings, self._model)
         if self._store is not None:
             self._store.load(self._parked)
         self._thread = threading.Thread(target=self._run, name="edge-engine", daemon=True)
         self._changed = threading.Condition()
-        self._flights: dict[str, Flight] = {}
-        self._arrived: list[Flight] = []
+        self._sequences: dict[str, EdgeSequence] = {}
+        self._arrived: list[EdgeSequence] = []
         self._cancelled: set[str] = set()
         self._num_arrivals = 0
         #: Callers of `submit` that are reading the vocabulary: it must not be freed under them.
@@ -105,26 +107,26 @@ class EdgeEngine:
                 self._changed.notify_all()
         return future
 
-    def _enlist(self, flight: Flight) -> None:
-        request_id = flight.order.request_id
+    def _enlist(self, sequence: EdgeSequence) -> None:
+        request_id = sequence.order.request_id
         with self._changed:
-            if request_id in self._flights:
+            if request_id in self._sequences:
                 raise ValueError(f"request {request_id} is in flight already")
-            self._flights[request_id] = flight
-            self._arrived.append(flight)
+            self._sequences[request_id] = sequence
+            self._arrived.append(sequence)
             self._changed.notify_all()
 
     def cancel(self, request_id: str) -> None:
         """Give the request up; its slot is free at the next step. Idempotent, unknown ids are ignored."""
         with self._changed:
-            if request_id in self._flights:
+            if request_id in self._sequences:
                 self._cancelled.add(request_id)
                 self._changed.notify_all()
 
     def progress(self, request_id: str) -> int:
         """Tokens of prompt and answer computed so far; 0 if the request is unknown."""
-        flight = self._flights.get(request_id)
-        return 0 if flight is None else flight.computed
+        sequence = self._sequences.get(request_id)
+        return 0 if sequence is None else sequence.computed
 
     def statistics(self) -> CacheStatistics:
         """The prefix cache as of now."""
@@ -151,7 +153,7 @@ class EdgeEngine:
     @property
     def in_flight(self) -> int:
         """Requests submitted and not finished."""
-        return len(self._flights)
+        return len(self._sequences)
 
     @property
     def alive(self) -> bool:
@@ -191,7 +193,7 @@ class EdgeEngine:
             while self._wait_for_work():
                 self._step()
         except Exception as error:  # whatever it was, nobody may wait for ever
-            log.exception("edge_engine_died in_flight=%d", len(self._flights))
+            log.exception("edge_engine_died in_flight=%d", len(self._sequences))
             with self._changed:
                 self._died = error
             self._fail_all(EngineDied(f"the edge engine died: {error}"))
@@ -203,10 +205,10 @@ class EdgeEngine:
                 self._changed.wait()
             arrived, self._arrived = self._arrived, []
             cancelled, self._cancelled = self._cancelled, set()
-        for flight in arrived:
-            self._scheduler.add(flight)
+        for sequence in arrived:
+            self._scheduler.add(sequence)
         for request_id in cancelled:
-            if gone := self._flights.get(request_id):
+            if gone := self._sequences.get(request_id):
                 self._leave(gone)
                 gone.future.set_exception(RequestCancelled(f"request {request_id} was cancelled"))
         return not self._closing
@@ -233,28 +235,28 @@ class EdgeEngine:
             self._note_computed(share)
         self._write([share.request for share, feed in zip(shares, feeds, strict=True) if feed.wants_logits], logits)
 
-    def _enter(self, flight: Flight) -> bool:
-        """Give the flight a sequence with its longest cached prefix, if its tokens fit."""
+    def _enter(self, sequence: EdgeSequence) -> bool:
+        """Give the request a KV sequence with its longest cached prefix, if its tokens fit."""
         headroom = HEADROOM_TOKENS * len(self._scheduler.running)
-        sequence = self._cache.open(
-            flight.tokens,
-            namespace=flight.namespace,
-            shared=flight.shares,
+        kv_sequence = self._cache.open(
+            sequence.tokens,
+            namespace=sequence.namespace,
+            shared=sequence.shares,
             headroom=headroom,
-            resumed=flight.preempted,
+            resumed=sequence.preempted,
         )
-        if sequence is None:
+        if kv_sequence is None:
             return False
-        flight.sequence, flight.computed = sequence, self._cache.computed(sequence)
-        if not flight.preempted:
-            flight.cached_tokens = flight.computed
+        sequence.kv_sequence, sequence.computed = kv_sequence, self._cache.computed(kv_sequence)
+        if not sequence.preempted:
+            sequence.cached_tokens = sequence.computed
         return True
 
-    def _plan(self) -> list[Share[Flight]]:
+    def _plan(self) -> list[Share[EdgeSequence]]:
         """The shares of the next step, for which cells are free: the newest are preempted until they are."""
         while True:
             self._catch_up()
-            num_writing = sum(len(flight.tokens) - flight.computed == 1 for flight in self._scheduler.running)
+            num_writing = sum(len(sequence.tokens) - sequence.computed == 1 for sequence in self._scheduler.running)
             num_reading = self._pacing.prompt_tokens(
                 num_writing, self._settings.step_tokens, crowded=self._scheduler.crowded
             )
@@ -265,58 +267,58 @@ class EdgeEngine:
 
     def _catch_up(self) -> None:
         """Let prompts that are being read share what others computed meanwhile."""
-        for flight in self._scheduler.running:
-            if flight.sequence is not None and len(flight.tokens) - flight.computed > 1:
-                spared = self._cache.catch_up(flight.sequence, flight.tokens)
-                flight.computed += spared
-                if not flight.preempted:
-                    flight.cached_tokens += spared
+        for sequence in self._scheduler.running:
+            if sequence.kv_sequence is not None and len(sequence.tokens) - sequence.computed > 1:
+                spared = self._cache.catch_up(sequence.kv_sequence, sequence.tokens)
+                sequence.computed += spared
+                if not sequence.preempted:
+                    sequence.cached_tokens += spared
                     self._cache.count_saved(spared)
 
     def _give_way(self) -> None:
         """Preempt the newest request: it waits, and goes on from what it computed, or reads that again, later."""
-        flight = self._scheduler.preempt()
-        if flight is None or flight.sequence is None:
+        sequence = self._scheduler.preempt()
+        if sequence is None or sequence.kv_sequence is None:
             raise RuntimeError("one request alone does not fit into the KV cache")
-        log.info("request_preempted request_id=%s written=%d", flight.order.request_id, flight.num_written)
-        self._cache.close(flight.sequence, flight.tokens)
-        flight.sequence, flight.computed, flight.preempted = None, 0, True
+        log.info("request_preempted request_id=%s written=%d", sequence.order.request_id, sequence.num_written)
+        self._cache.close(sequence.kv_sequence, sequence.tokens)
+        sequence.kv_sequence, sequence.computed, sequence.preempted = None, 0, True
 
-    def _note_computed(self, share: Share[Flight]) -> None:
-        flight = share.request
-        assert flight.sequence is not None
-        self._cache.grow(flight.sequence, share.num_tokens)
-        flight.computed += share.num_tokens
-        if share.num_tokens > 1 or flight.num_written == 0:
-            self._cache.attach(flight.sequence, flight.tokens)
+    def _note_computed(self, share: Share[EdgeSequence]) -> None:
+        sequence = share.request
+        assert sequence.kv_sequence is not None
+        self._cache.grow(sequence.kv_sequence, share.num_tokens)
+        sequence.computed += share.num_tokens
+        if share.num_tokens > 1 or sequence.num_written == 0:
+            self._cache.attach(sequence.kv_sequence, sequence.tokens)
 
-    def _write(self, flights: list[Flight], logits: Logits) -> None:
-        for place, flight in enumerate(flights):
+    def _write(self, sequences: list[EdgeSequence], logits: Logits) -> None:
+        for place, sequence in enumerate(sequences):
             try:
-                self._writer.write(flight, logits[place])
-                draft = None if flight.finish_reason is None else self._writer.finish(flight, self.vocabulary)
+                self._writer.write(sequence, logits[place])
+                draft = None if sequence.finish_reason is None else self._writer.finish(sequence, self.vocabulary)
             except Exception as error:  # noqa: BLE001 - a strategy, a grammar: it fails the request that asked for it
-                self._leave(flight)
-                flight.future.set_exception(error)
+                self._leave(sequence)
+                sequence.future.set_exception(error)
                 continue
             if draft is not None:
-                self._leave(flight)
-                flight.future.set_result(draft)
+                self._leave(sequence)
+                sequence.future.set_result(draft)
 
-    def _leave(self, flight: Flight) -> None:
-        """Take the flight out; what it computed is parked for others."""
-        self._scheduler.remove(flight)
-        if flight.sequence is not None:
-            self._cache.close(flight.sequence, flight.tokens)
-            flight.sequence = None
+    def _leave(self, sequence: EdgeSequence) -> None:
+        """Take the sequence out; what it computed is parked for others."""
+        self._scheduler.remove(sequence)
+        if sequence.kv_sequence is not None:
+            self._cache.close(sequence.kv_sequence, sequence.tokens)
+            sequence.kv_sequence = None
         with self._changed:
-            self._flights.pop(flight.order.request_id, None)
+            self._sequences.pop(sequence.order.request_id, None)
 
     def _fail_all(self, error: EngineDied) -> None:
         with self._changed:
-            flights, self._flights = list(self._flights.values()), {}
-        for flight in flights:
-            flight.future.set_exception(error)
+            sequences, self._sequences = list(self._sequences.values()), {}
+        for sequence in sequences:
+            sequence.future.set_exception(error)
 
 
 def _capacity(settings: EdgeSettings) -> Capacity:
@@ -335,16 +337,16 @@ def _store(settings: EdgeSettings, model: Llama) -> PrefixStore | None:
     return PrefixStore(path, model) if path is not None and settings.kv_cache.enabled else None
 
 
-def _is_writing(share: Share[Flight]) -> bool:
+def _is_writing(share: Share[EdgeSequence]) -> bool:
     return share.num_tokens == 1 and share.request.computed + 1 == len(share.request.tokens)
 
 
-def _feed(share: Share[Flight]) -> Feed:
-    flight, end = share.request, share.request.computed + share.num_tokens
-    assert flight.sequence is not None
+def _feed(share: Share[EdgeSequence]) -> Feed:
+    sequence, end = share.request, share.request.computed + share.num_tokens
+    assert sequence.kv_sequence is not None
     return Feed(
-        sequence=flight.sequence,
-        start=flight.computed,
-        tokens=flight.tokens[flight.computed : end],
-        wants_logits=end == len(flight.tokens),
+        sequence=sequence.kv_sequence,
+        start=sequence.computed,
+        tokens=sequence.tokens[sequence.computed : end],
+        wants_logits=end == len(sequence.tokens),
     )

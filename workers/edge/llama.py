@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLTokenizer
 
-from workers.control_tokens import AddedToken
-from workers.edge.feed import CellsExhausted, Feed
 from workers.edge.step_batch import StepBatch
-from workers.failures import BeyondModel
+from workers.edge.step_protocol import CellsExhausted, Feed
+from workers.runtime.control_tokens import AddedToken
+from workers.runtime.failures import BeyondModel
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 Owns sequence ids and the count of cells; performs nothing but sharing, freeing, copying out and in through
 `Sequences`. Knows no llama.cpp and no requests. Cells are for requests in flight alone: what a finished one computed
-is copied out (`workers.edge.parked`), and back in for one that begins alike. Both happen within a cache namespace only:
-what one namespace computed is never another's, in cells or in what is counted.
+is copied out (`workers.edge.prefix_offload`), and back in for one that begins alike. Both happen within a cache
+namespace only: what one namespace computed is never another's, in cells or in what is counted.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from schemas.workers import CacheStatistics
-from workers.edge.parked import ParkedPrefixes
-from workers.edge.radix import RadixTree
+from workers.edge.prefix_offload import OffloadedPrefixes
+from workers.edge.radix_tree import RadixTree
 
 
 class Sequences(Protocol):
@@ -53,7 +53,7 @@ class PrefixCache:
     """
 
     def __init__(
-        self, sequences: Sequences, parked: ParkedPrefixes, *, num_cells: int, num_sequences: int, enabled: bool
+        self, sequences: Sequences, parked: OffloadedPrefixes, *, num_cells: int, num_sequences: int, enabled: bool
     ) -> None:
         self._sequences, self._num_cells, self._enabled = sequences, num_cells, enabled
         self._parked = parked

@@ -1,9 +1,9 @@
 """Parked prefixes on disk, so that a restarted worker is warm.
 
-Owns a folder: a file for each segment (`workers.edge.parked`) and a manifest that says what they belong to. Files of
-another model, another llama.cpp build or another layout are never loaded, and what was saved for a cache namespace
-comes back for that one alone. The manifest is replaced last, so that a crash while saving leaves the former one. Files
-that are not ours are left alone.
+Owns a folder: a file for each segment (`workers.edge.prefix_offload`) and a manifest that says what they belong to.
+Files of another model, another llama.cpp build or another layout are never loaded, and what was saved for a cache
+namespace comes back for that one alone. The manifest is replaced last, so that a crash while saving leaves the former
+one. Files that are not ours are left alone.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, Field, ValidationError
 
-from workers.edge.parked import ParkedPrefixes, Segment
+from workers.edge.prefix_offload import OffloadedPrefixes, Segment
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class PrefixStore:
     def __init__(self, folder: Path, origin: Origin) -> None:
         self._folder, self._origin = folder, origin
 
-    def save(self, parked: ParkedPrefixes) -> int:
+    def save(self, parked: OffloadedPrefixes) -> int:
         """Save these in place of those saved before; how many segments. Blocks. Raises `OSError`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         saved = []
@@ -83,7 +83,7 @@ class PrefixStore:
         log.info("prefixes_saved folder=%s segments=%d", self._folder, len(saved))
         return len(saved)
 
-    def load(self, parked: ParkedPrefixes) -> int:
+    def load(self, parked: OffloadedPrefixes) -> int:
         """Take what fits into an empty one, the most recently used first; how many segments. Blocks.
 
         What is missing, damaged or not ours is left out with a warning, whatever is in the folder, and so is what

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.requests import Sampling
-from workers.edge.figures import Floats, largest
+from workers.edge.token_metrics import Floats, largest
 
 #: Lower temperatures above 0 mean this one, as in vLLM: what they are divided by must not come near 0.
 LEAST_TEMPERATURE = 0.01

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.edge.feed import Feed
+from workers.edge.step_protocol import Feed
 
 #: Bytes of a sequence id, a 32-bit integer in C.
 SEQUENCE_ID_BYTES = 4

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.routing import COMPARED, Candidate, Demand, Neighbour, choose, shortlist, worth_taking
-from schemas.routes import RouteReason, RoutingPolicy
+from schemas.routing_decision import RoutingPolicy, RoutingReason
 
 DEMAND = Demand(prompt_tokens=1000, writing_tokens=100)
 
@@ -37,22 +37,26 @@ candidates = st.lists(
 @pytest.mark.parametrize(
     ("others", "chosen", "reason"),
     [
-        ({"a": {"cached_tokens": 900}, "b": {}}, "a", RouteReason.PREFIX),
+        ({"a": {"cached_tokens": 900}, "b": {}}, "a", RoutingReason.PREFIX),
         # A cached prefix attracts as much as it saves, and no more.
-        ({"a": {"cached_tokens": 900, "waiting_tokens": 3400}, "b": {}}, "a", RouteReason.PREFIX),
-        ({"a": {"cached_tokens": 900, "waiting_tokens": 3800}, "b": {}}, "b", RouteReason.LEAST_LOADED),
+        ({"a": {"cached_tokens": 900, "waiting_tokens": 3400}, "b": {}}, "a", RoutingReason.PREFIX),
+        ({"a": {"cached_tokens": 900, "waiting_tokens": 3800}, "b": {}}, "b", RoutingReason.LEAST_LOADED),
         # So does what it was sent of late above the mean.
-        ({"a": {"cached_tokens": 200, "recent_tokens": 600}, "b": {}}, "a", RouteReason.PREFIX),
-        ({"a": {"cached_tokens": 200, "recent_tokens": 1000}, "b": {}}, "b", RouteReason.LEAST_LOADED),
+        ({"a": {"cached_tokens": 200, "recent_tokens": 600}, "b": {}}, "a", RoutingReason.PREFIX),
+        ({"a": {"cached_tokens": 200, "recent_tokens": 1000}, "b": {}}, "b", RoutingReason.LEAST_LOADED),
         # Speed decides where all else is the same.
-        ({"a": {"speed": 100.0}, "b": {"speed": 500.0}}, "b", RouteReason.LEAST_LOADED),
-        ({"a": {"speed": 100.0, "cached_tokens": 900}, "b": {"speed": 500.0}}, "a", RouteReason.PREFIX),
+        ({"a": {"speed": 100.0}, "b": {"speed": 500.0}}, "b", RoutingReason.LEAST_LOADED),
+        ({"a": {"speed": 100.0, "cached_tokens": 900}, "b": {"speed": 500.0}}, "a", RoutingReason.PREFIX),
         # A worker that has just started is taken to be like the others.
-        ({"a": {"speed": 300.0, "waiting_tokens": 500}, "b": {}}, "b", RouteReason.LEAST_LOADED),
+        ({"a": {"speed": 300.0, "waiting_tokens": 500}, "b": {}}, "b", RoutingReason.LEAST_LOADED),
         # A queue that is too long is passed over, whatever is cached there.
-        ({"a": {"cached_tokens": 1000, "num_jobs": 48}, "b": {"waiting_tokens": 9000}}, "b", RouteReason.LEAST_LOADED),
-        ({"a": {"num_jobs": 48}}, None, RouteReason.ALL_FULL),
-        ({}, None, RouteReason.NO_WORKER),
+        (
+            {"a": {"cached_tokens": 1000, "num_jobs": 48}, "b": {"waiting_tokens": 9000}},
+            "b",
+            RoutingReason.LEAST_LOADED,
+        ),
+        ({"a": {"num_jobs": 48}}, None, RoutingReason.ALL_FULL),
+        ({}, None, RoutingReason.NO_WORKER),
     ],
 )
 def test_the_worker_that_will_have_read_the_prompt_first_is_chosen(others, chosen, reason):

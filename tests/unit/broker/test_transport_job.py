@@ -10,7 +10,7 @@ from redis import Redis
 from rq.exceptions import DeserializationError
 from rq.job import Job
 
-from broker.queues import FUNCTION_NAMES, ForbiddenFunction, MsgpackSerializer, TransportJob, job_class
+from broker.rq_transport import FUNCTION_NAMES, ForbiddenFunction, MsgpackSerializer, TransportJob, job_class
 from schemas.policy import Tier
 
 #: Plain data, lists of four among it, which is what a job holds.

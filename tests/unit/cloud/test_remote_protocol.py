@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from schemas import wire
 from schemas.results import FailureKind
-from workers.cloud.answering import CloudAnswer
+from workers.cloud.cloud_engine import CloudAnswer
 from workers.cloud.remote_protocol import MAX_COUNT, Reply, pieces
-from workers.failures import RequestRefused
+from workers.runtime.failures import RequestRefused
 
 TEXT = st.text() | st.just("\ud83d")
 JSON = st.recursive(

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.vocabulary import fingerprint
+from workers.runtime.vocabulary import fingerprint
 
 TEXTS = st.lists(st.text(max_size=5).filter(lambda text: "\u2581" not in text), max_size=20)
 

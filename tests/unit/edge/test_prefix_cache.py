@@ -2,14 +2,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from naive_cells import NaiveCells
 
-from workers.edge.parked import ParkedPrefixes
 from workers.edge.prefix_cache import PrefixCache
+from workers.edge.prefix_offload import OffloadedPrefixes
 
 NUM_CELLS = 24
 
 
 def new_cache(cells, *, enabled=True, num_cells=NUM_CELLS, num_sequences=5, num_parked=100):
-    parked = ParkedPrefixes(num_parked)
+    parked = OffloadedPrefixes(num_parked)
     return PrefixCache(cells, parked, num_cells=num_cells, num_sequences=num_sequences, enabled=enabled)
 
 
@@ -48,7 +48,7 @@ actions = st.lists(
 
 
 class World:
-    """Requests that a cache serves, and the cells that they really hold."""
+    """Requests that a cache serves, and the cells that they really lease."""
 
     def __init__(self, *, enabled, num_parked):
         self.cells, self.active, self.whose = NaiveCells(), {}, {}

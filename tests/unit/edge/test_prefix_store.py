@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.edge.parked import ParkedPrefixes
+from workers.edge.prefix_offload import OffloadedPrefixes
 from workers.edge.prefix_store import MANIFEST, PrefixStore
 
 PREFIXES = [(1, 2, 3, 4), (1, 2, 5, 6, 7), (8, 9)]
@@ -39,7 +39,7 @@ def origin(folder: Path, build: str = "b1") -> Model:
 def saved():
     """A folder with these prefixes in it."""
     with tempfile.TemporaryDirectory() as name:
-        parked = ParkedPrefixes(24)
+        parked = OffloadedPrefixes(24)
         for whose, prefixes in (("bob", BOBS), ("alice", PREFIXES)):
             for tokens in prefixes:
                 parked.park(whose, tokens, lambda start, tokens=tokens: bytearray(tokens[start:]))
@@ -50,7 +50,7 @@ def saved():
 
 def loaded(folder: Path, build: str = "b1", room: int = 24, whose: str = "alice") -> set[tuple[int, ...]]:
     """The prefixes that a new worker starts with for the namespace."""
-    parked = ParkedPrefixes(room)
+    parked = OffloadedPrefixes(room)
     num = PrefixStore(folder, origin(folder.parent, build)).load(parked)
     assert len(parked) == num
     for segment in parked:

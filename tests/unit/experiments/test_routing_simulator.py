@@ -8,7 +8,7 @@ from broker.prefix_blocks import canonical_bytes
 from experiments.routing_simulator import Machine, Simulation, quantile
 from experiments.routing_workload import best_shares, traffic
 from schemas.requests import Message
-from schemas.routes import RoutingPolicy
+from schemas.routing_decision import RoutingPolicy
 
 MACHINE = Machine(step_s=0.01, answer_s=0.001, prompt_token_s=0.001, attention_s=0.0, reading_attention_s=0.0)
 

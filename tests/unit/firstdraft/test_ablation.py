@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.settings import AblationSettings, read_settings
-from firstdraft.ablation import AblationFailed, Measured, as_json, body_for, read_prompts, summary
+from firstdraft.cli.ablation import AblationFailed, Measured, as_json, body_for, read_prompts, summary
 from schemas.requests import JobRequest
 from schemas.results import DraftStatistics, FinishReason, Models, Result, Usage
 

@@ -4,7 +4,7 @@ import socket
 import pytest
 from rich.console import Console
 
-from firstdraft.demo import DemoFailed, _shown, run_demo
+from firstdraft.local.demo import DemoFailed, _shown, run_demo
 from schemas.results import ConfidenceReport, DraftStatistics, FinishReason, Models, Result, Timings, Usage
 
 

@@ -4,7 +4,7 @@ from threading import Barrier, Thread
 import pytest
 
 from config.settings import Settings, read_settings
-from firstdraft.model_store import (
+from firstdraft.local.model_store import (
     SCRATCH_PREFIX,
     ModelStoreError,
     _making,
@@ -14,7 +14,7 @@ from firstdraft.model_store import (
     prepare_edge_model,
 )
 from tests.polling import joined
-from workers.model_paths import model_folder, prepared_cloud_model, prepared_edge_model
+from workers.runtime.model_paths import model_folder, prepared_cloud_model, prepared_edge_model
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 from config.settings import read_settings
-from firstdraft.running import SHARED_NICENESS, shared_machine
+from firstdraft.local.running import SHARED_NICENESS, shared_machine
 
 
 def test_on_one_machine_the_cloud_steps_back_unless_the_settings_say_how_far():

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.batches.lines import BadLine, answered, failed, job_id_of, not_run, number_of, read_line
-from gateway.openai_compatible.errors import cancelled
-from gateway.openai_compatible.models import ModelTable
-from gateway.openai_compatible.shapes import Answer
+from gateway.openai.errors import cancelled
+from gateway.openai.models import ModelTable
+from gateway.openai.shapes import Answer
 from tests.samples import a_request, a_result
 
 MODELS = ModelTable(["baseline"], {})

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from pydantic import ValidationError
 
-from gateway.admission import Refused
-from gateway.problems import MAX_SHOWN, invalid, problem, refused, shown
+from gateway.http.problems import MAX_SHOWN, invalid, problem, refused, shown
+from gateway.jobs.request_validation import Refused
 from schemas.requests import JobRequest
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from gateway.openai_compatible.shapes import Answer, ChatDialect, TextDialect
+from gateway.openai.shapes import Answer, ChatDialect, TextDialect
 from schemas.policy import Tier
 from schemas.results import FinishReason, Models, Result, RivalLogprob, TokenLogprob, Usage
 

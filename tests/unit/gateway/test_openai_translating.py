@@ -1,10 +1,10 @@
 import pytest
 from pydantic import ValidationError
 
-from gateway.admission import Refused
-from gateway.openai_compatible.errors import from_failure, from_problem
-from gateway.openai_compatible.models import ModelTable, UnknownModel
-from gateway.openai_compatible.translating import ANY_OBJECT, chat_jobs, completion_jobs
+from gateway.jobs.request_validation import Refused
+from gateway.openai.errors import from_failure, from_problem
+from gateway.openai.models import ModelTable, UnknownModel
+from gateway.openai.translation import ANY_OBJECT, chat_jobs, completion_jobs
 from schemas.openai_chat import ChatCompletionRequest, CompletionRequest
 from schemas.results import Failure, FailureKind
 

@@ -8,7 +8,7 @@ from gunicorn.http import RequestParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.connections.framing import MAX_HEAD_BYTES, Come, Framing
+from gateway.http.connections.framing import MAX_HEAD_BYTES, Come, Framing
 
 MAX_BODY = 1_000
 GET = b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n"

@@ -5,7 +5,7 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.webhook_queue import Bounds, WebhookQueue
+from gateway.webhooks.queue import Bounds, WebhookQueue
 
 NUMBERS = count()
 

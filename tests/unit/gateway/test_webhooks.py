@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.webhooks import (
+from gateway.webhooks.delivery import (
     RETRY_DELAYS_S,
     ForbiddenAddress,
     check_addresses,

@@ -1,7 +1,7 @@
 import pytest
 
 from schemas.policy import Tier
-from workers.calibration import is_measured
+from workers.runtime.calibration import is_measured
 
 
 @pytest.mark.parametrize(

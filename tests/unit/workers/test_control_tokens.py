@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.requests import Message
-from workers.control_tokens import AddedToken, PromptTokens
+from workers.runtime.control_tokens import AddedToken, PromptTokens
 
 START, END, BOS, THINK, TOOL, SPACES = 1, 2, 3, 4, 5, 6
 ADDED = (

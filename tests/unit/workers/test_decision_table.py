@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 
 from config.settings import read_settings
-from gateway.admission import Admission
+from gateway.jobs.request_validation import Admission
 from schemas.policy import Tier
 from schemas.results import ConfidenceReport
 from workers.edge.decision import decide

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from schemas.events import AcceptedText, CorrectedText, Decision, DraftText, WrittenText
-from workers.holding import _append
+from workers.runtime.in_flight import _append
 
 KINDS = [DraftText, AcceptedText, CorrectedText, WrittenText]
 

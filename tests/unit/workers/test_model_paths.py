@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import InvalidSettings, Settings, read_settings
-from workers.model_paths import cloud_model_path, cost_factor, edge_model_path, prepared_cloud_model
+from workers.runtime.model_paths import cloud_model_path, cost_factor, edge_model_path, prepared_cloud_model
 
 
 def settings(folder: Path, *, edge: str = "demo", cloud: str = "demo") -> Settings:

@@ -1,4 +1,4 @@
-from workers.throughput import Throughput
+from workers.runtime.throughput import Throughput
 
 
 class Clock:

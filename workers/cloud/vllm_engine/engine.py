@@ -16,10 +16,10 @@ from config.settings import CloudSettings
 from schemas.requests import Message
 from schemas.results import FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics
-from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
-from workers.cloud.flights import Flights, Progressed
+from workers.cloud.cloud_calls import CloudCalls, Progressed
+from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer, Listener
 from workers.cloud.vllm_engine.environment import check_release, prepare_environment
-from workers.failures import EngineDied, RequestRefused
+from workers.runtime.failures import EngineDied, RequestRefused
 
 #: How long closing waits for vLLM's processes, in seconds; vLLM kills what is left then.
 CLOSE_TIMEOUT_S = 0.5
@@ -36,7 +36,7 @@ class VllmEngine:
         self.model_name = Path(model_path).name or model_path
         self._settings = settings
         self._model_path = model_path
-        self._flights = Flights("cloud-engine", self._explain)
+        self._flights = CloudCalls("cloud-engine", self._explain)
         self._folder = tempfile.mkdtemp(prefix="firstdraft-")
         self._llm: Any = None
         self._writer: Any = None

@@ -8,7 +8,7 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from workers.failures import EngineDied
+from workers.runtime.failures import EngineDied
 
 #: Releases whose experimental extension points `extension.py` was tested against, by their first two numbers.
 SUPPORTED_RELEASES = ("0.32",)

@@ -15,7 +15,7 @@ import zmq
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventBatch
 
 from broker.background import Loop
-from workers.cloud.held_blocks import BlockEvent, Cleared, HeldBlocks, Removed, Stored
+from workers.cloud.kv_block_index import BlockEvent, Cleared, KVBlockIndex, Removed, Stored
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class KvEventReader:
     """Follows one engine on a thread of its own, from before its start to `close`."""
 
     def __init__(self, endpoint: str) -> None:
-        self._held = HeldBlocks()
+        self._held = KVBlockIndex()
         self._lock = threading.Lock()
         self._decoder = msgspec.msgpack.Decoder(KVEventBatch)
         self._context = _zmq.Context()
@@ -40,13 +40,13 @@ class KvEventReader:
         self._loop.start()
 
     def prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
-        """See `HeldBlocks`."""
+        """See `KVBlockIndex`."""
         with self._lock:
             return self._held.prefix_tokens(token_ids, namespace)
 
     @property
     def losses(self) -> int:
-        """See `HeldBlocks`."""
+        """See `KVBlockIndex`."""
         return self._held.losses
 
     def totals(self) -> tuple[int, int, int]:

@@ -12,9 +12,9 @@ from llguidance import LLMatcher, LLTokenizer
 from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 
 from schemas.requests import Sampling
-from workers.constraint_check import ConstraintCheck
-from workers.constraints import Vocabulary, lark_of
-from workers.failures import BeyondModel
+from workers.runtime.constraint_check import ConstraintCheck
+from workers.runtime.constraints import Vocabulary, lark_of
+from workers.runtime.failures import BeyondModel
 
 
 class Options:

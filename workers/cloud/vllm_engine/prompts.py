@@ -10,11 +10,11 @@ import tokenizers.decoders
 from schemas.drafts import Draft
 from schemas.requests import Message
 from schemas.results import FailureKind, FinishReason
-from workers.cloud.accepting import begun_stop, cut_at_stop
+from workers.cloud.threshold_acceptance import begun_stop, cut_at_stop
 from workers.cloud.token_bytes import Spelling
-from workers.control_tokens import AddedToken, PromptTokens
-from workers.failures import RequestRefused
-from workers.vocabulary import fingerprint
+from workers.runtime.control_tokens import AddedToken, PromptTokens
+from workers.runtime.failures import RequestRefused
+from workers.runtime.vocabulary import fingerprint
 
 #: The prompt of a model that ships no chat template: plain turns, so that any base model can stand in the cloud.
 PLAIN_TEMPLATE = (
@@ -48,7 +48,7 @@ class TextLengths:
 
 
 class HuggingFaceTokenizer:
-    """A `workers.control_tokens.Tokenizer`. `first_token` is None where the template writes it itself."""
+    """A `workers.runtime.control_tokens.Tokenizer`. `first_token` is None where the template writes it itself."""
 
     def __init__(self, tokenizer: Any, first_token: int | None) -> None:
         self._tokenizer = tokenizer

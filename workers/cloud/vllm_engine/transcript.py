@@ -7,10 +7,10 @@ from vllm.outputs import RequestOutput
 
 from schemas.results import RivalLogprob, TokenLogprob
 from workers.cloud.alignment import Alignment
-from workers.cloud.answering import Listener
-from workers.cloud.narrating import Narration
+from workers.cloud.cloud_engine import Listener
+from workers.cloud.text_events import TextEvents
 from workers.cloud.vllm_engine.prompts import Prompts, TextLengths
-from workers.joining import DoesNotJoin, joined
+from workers.runtime.logprob_joining import DoesNotJoin, joined
 
 
 class Transcript:
@@ -39,7 +39,7 @@ class Transcript:
         self._alignment = Alignment(draft_tokens or (), rejoin=rejoin)
         self._lengths = lengths
         self._listener = listener
-        self._narration = Narration(has_draft=draft_tokens is not None)
+        self._narration = TextEvents(has_draft=draft_tokens is not None)
 
     @property
     def accepted(self) -> int:

@@ -12,16 +12,16 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from config.settings import VerifierSettings
 from schemas.requests import AcceptanceMode
 from schemas.results import DraftStatistics, FailureKind, FinishReason, TokenLogprob
-from workers.cloud.accepting import Standing, can_be_scored, standing_prefix
-from workers.cloud.answering import AnswerOrder, CloudAnswer, Listener
+from workers.cloud.cloud_calls import Progressed
+from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer, Listener
 from workers.cloud.drafts_in_flight import DraftHint
-from workers.cloud.flights import Progressed
+from workers.cloud.threshold_acceptance import AcceptedPrefix, can_be_scored, standing_prefix
 from workers.cloud.vllm_engine.options import Options
 from workers.cloud.vllm_engine.parameters import sampling_params, scoring_params
 from workers.cloud.vllm_engine.prompts import Prompts
 from workers.cloud.vllm_engine.transcript import Transcript
-from workers.failures import BeyondModel, RequestRefused
-from workers.joining import DoesNotJoin
+from workers.runtime.failures import BeyondModel, RequestRefused
+from workers.runtime.logprob_joining import DoesNotJoin
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class _Answer:
         transcript.finish_reason = "stop" if stopped else "length"
         if not stopped and kept < self._most:
             await self._write_on(self._most - kept, None)
-        return self._answer(Standing(kept, standing.shortfalls[:kept]))
+        return self._answer(AcceptedPrefix(kept, standing.shortfalls[:kept]))
 
     async def _score(self, tokens: Sequence[int]) -> Sequence[Any]:
         """One pass over prompt and draft at once: what vLLM says of each of the draft's tokens and the likeliest."""
@@ -148,7 +148,7 @@ class _Answer:
         request_id = f"{self._order.request_id}-{pass_name}"
         return self._llm.generate({"prompt_token_ids": prompt, **self._salt}, params, request_id)
 
-    def _answer(self, standing: Standing | None) -> "_Written":
+    def _answer(self, standing: AcceptedPrefix | None) -> "_Written":
         transcript = self._transcript
         if transcript.finish_reason not in FINISH_REASONS:
             if self._lark is not None:  # what its parser said, vLLM does not tell
@@ -177,7 +177,7 @@ class _Answer:
             log.warning("logprobs_left_out request_id=%s reason=%r", self._order.request_id, str(reason))
             return ()
 
-    def _statistics(self, standing: Standing | None) -> DraftStatistics:
+    def _statistics(self, standing: AcceptedPrefix | None) -> DraftStatistics:
         drafted, accepted = len(self.draft_tokens), self._transcript.accepted
         return DraftStatistics(
             drafted_tokens=drafted,

@@ -1,0 +1,1 @@
+"""Everything on one machine: the embedded Redis, the processes, the models, the demo."""

@@ -1,0 +1,1 @@
+"""What every route shares: who asks, errors, limits, connections, health."""

@@ -1,0 +1,42 @@
+"""`Idempotency-Key`: how a client says that it may send a POST again, and what its key then stands for."""
+
+import hashlib
+import json
+
+from flask import request
+from pydantic import BaseModel, Field
+
+from broker.idempotency import Idempotency
+from gateway.http.authentication import asking_owner
+from schemas.owners import NOBODY
+
+#: The header of an answer to a repetition.
+REPLAYED = {"Idempotency-Replayed": "true"}
+#: The longest key.
+MAX_KEY_LENGTH = 255
+
+
+class IdempotencyHeader(BaseModel):
+    """What makes it safe to send a POST again."""
+
+    key: str | None = Field(
+        None,
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=MAX_KEY_LENGTH,
+        description="Within 24 hours, the same key and body is the same thing, made once; another body is refused.",
+    )
+
+    def of_json(self) -> Idempotency | None:
+        """What the key stands for: the current request's route and JSON body. None where it came without a key."""
+        return None if self.key is None else idempotency_of(self.key, request.path, request.get_json())
+
+    def of_upload(self, filename: str, purpose: str, kept_s: int | None, digest: str) -> Idempotency | None:
+        """What the key stands for, where a file is uploaded whose content has this digest. None without a key."""
+        return None if self.key is None else idempotency_of(self.key, request.path, [filename, purpose, kept_s, digest])
+
+
+def idempotency_of(key: str, route: str, body: object) -> Idempotency:
+    """What this key of who asks stands for. `body` is what JSON was read as: its spelling does not matter."""
+    canonical = json.dumps([route, body], sort_keys=True)
+    return Idempotency((asking_owner() or NOBODY).name, key, hashlib.sha256(canonical.encode()).hexdigest())

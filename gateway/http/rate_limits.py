@@ -1,0 +1,25 @@
+"""Requests of one API key in a while, counted in Redis for all gateway processes together (Flask-Limiter)."""
+
+from flask import Flask
+from flask_limiter import Limiter
+from redis import ConnectionPool
+
+from broker.api_keys import RATE_LIMIT_PREFIX
+from gateway.http.authentication import asking_key
+
+
+def add_rate_limits(app: Flask, rate: str, pool: ConnectionPool) -> None:
+    """Answer 429 with a Retry-After above the rate. Whoever comes without a key, where none is needed, is not counted.
+
+    Authentication must have been added before.
+    """
+    Limiter(
+        asking_key,
+        app=app,
+        application_limits=[rate],
+        application_limits_exempt_when=lambda: not asking_key(),
+        headers_enabled=True,
+        strategy="fixed-window",  # the one whose time is Redis's alone: the moving one compares the hosts' clocks
+        storage_uri="redis://",  # which server it is, the pool says
+        storage_options={"connection_pool": pool, "key_prefix": RATE_LIMIT_PREFIX},  # type: ignore[dict-item]
+    )

@@ -1,0 +1,1 @@
+"""Jobs: a body checked and stored, its state, its events."""

@@ -1,0 +1,271 @@
+"""OpenAI's responses: a body as a job, a job's record as a response, its events as a response's. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from gateway.jobs.request_validation import Refused
+from gateway.openai.options import check_others
+from gateway.openai.shapes import cached_tokens, chat_logprob
+from gateway.openai.stable_text import Diverged, StableText
+from gateway.openai.translation import as_job, conversation, schema_of
+from schemas.events import Cancelled, Done, Event, Failed, Started
+from schemas.openai_chat import ChatMessage, JsonSchemaFormat, ResponseFormat
+from schemas.openai_models import report_of
+from schemas.openai_responses import (
+    IncompleteDetails,
+    InputDetails,
+    InputMessage,
+    InputText,
+    OutputDetails,
+    OutputMessage,
+    OutputText,
+    Response,
+    ResponseError,
+    ResponseEvent,
+    ResponseNote,
+    ResponseRequest,
+    ResponseUsage,
+    TextConfig,
+    TextFormat,
+)
+from schemas.requests import AcceptedRequest, JobRequest, Message
+from schemas.results import Failure, FailureKind, FinishReason, Result
+
+#: What a response's id begins with; the job's id follows.
+ID_PREFIX = "resp_"
+#: Asks for the log-probabilities of the answer's tokens.
+INCLUDE_LOGPROBS = "message.output_text.logprobs"
+
+
+def job_id_of(response_id: str) -> str | None:
+    """The job of a response, or None where the id is none of a response."""
+    return response_id.removeprefix(ID_PREFIX) if response_id.startswith(ID_PREFIX) else None
+
+
+def response_job(body: ResponseRequest, policy: str | None, earlier: Sequence[Message]) -> JobRequest:
+    """The job of a response, after the conversation that it continues. Raises `Refused`."""
+    check_others(body.model_extra or {})
+    instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    logprobs = INCLUDE_LOGPROBS in (body.include or ()) or bool(body.top_logprobs)
+    return as_job(
+        {
+            "policy": policy,
+            "messages": [*instructions, *(turn.model_dump() for turn in earlier), *_turns(body)],
+            "max_tokens": body.max_output_tokens,
+            "temperature": body.temperature,
+            "top_p": body.top_p,
+            "logprobs": logprobs,
+            "top_logprobs": body.top_logprobs,
+            "json_schema": schema_of(_format(body)),
+            **(body.firstdraft.given() if body.firstdraft else {}),
+        }
+    )
+
+
+def note_of(body: ResponseRequest) -> ResponseNote:
+    """What the response will repeat of its body."""
+    text_format = body.text.format if body.text else TextFormat()
+    return ResponseNote(
+        model=body.model,
+        instructions=body.instructions,
+        previous_response_id=body.previous_response_id,
+        background=bool(body.background),
+        store=body.store is not False,
+        metadata=body.metadata or {},
+        text_format=text_format.model_dump(exclude_none=True),
+    )
+
+
+def continued(request: AcceptedRequest, note: ResponseNote, result: Result) -> list[Message]:
+    """The conversation that a next response continues. Instructions are not carried over."""
+    return [*_turns_before(request, note), Message(role="assistant", content=result.text)]
+
+
+def input_items(request: AcceptedRequest, note: ResponseNote) -> list[InputMessage | OutputMessage]:
+    """The turns that the response answers, in order, those of earlier responses that it continues too."""
+    items: list[InputMessage | OutputMessage] = []
+    for place, turn in enumerate(_turns_before(request, note)):
+        item_id = f"{_item_id(request)}_{place}"
+        if turn.role == "assistant":
+            content = (OutputText(text=turn.content),)
+            items.append(OutputMessage(id=item_id, status="completed", content=content))
+        else:
+            items.append(InputMessage(id=item_id, role=turn.role, content=(InputText(text=turn.content),)))
+    return items
+
+
+def response_of(
+    request: AcceptedRequest,
+    note: ResponseNote,
+    *,
+    waits: bool,
+    cancelled: bool = False,
+    result: Result | None = None,
+    failure: Failure | None = None,
+) -> Response:
+    """The response as it is now. `waits`: no worker has taken it up yet."""
+    response = Response(
+        id=ID_PREFIX + request.request_id,
+        created_at=int(request.accepted_at_s),
+        status="cancelled" if cancelled else "queued" if waits and note.background else "in_progress",
+        background=note.background,
+        instructions=note.instructions,
+        max_output_tokens=request.sampling.max_tokens,
+        metadata=note.metadata,
+        model=note.model,
+        previous_response_id=note.previous_response_id,
+        store=note.store,
+        temperature=request.sampling.temperature,
+        text=TextConfig(format=note.text_format),
+        top_logprobs=request.sampling.top_logprobs,
+        top_p=request.sampling.top_p,
+    )
+    if failure is not None:
+        code = "invalid_prompt" if failure.kind == FailureKind.PROMPT_TOO_LONG else "server_error"
+        error = ResponseError(code=code, message=failure.message)
+        return response.model_copy(update={"status": "failed", "error": error})
+    if result is None:
+        return response
+    cut = result.finish_reason == FinishReason.LENGTH
+    return response.model_copy(
+        update={
+            "status": "incomplete" if cut else "completed",
+            "completed_at": None if cut else int(request.accepted_at_s + result.timings.total_ms / 1000),
+            "incomplete_details": IncompleteDetails() if cut else None,
+            "output": (_message(request, result),),
+            "usage": _usage(result),
+            "firstdraft": report_of(request.request_id, result),
+        }
+    )
+
+
+class ResponseStory:
+    """A job's events as a response's, numbered from 0.
+
+    The same events always give the same numbers, so that any process can go on where another was cut off.
+    """
+
+    def __init__(self, request: AcceptedRequest, note: ResponseNote) -> None:
+        self._request = request
+        self._note = note
+        self._standing = StableText(request.policy)
+        self._number = 0
+        self._item_id = _item_id(request)
+        self._opened = False
+
+    def opening(self) -> Iterator[ResponseEvent]:
+        """What every stream begins with."""
+        yield self._event("created", response=self._response(waits=True))
+        if self._note.background:
+            yield self._event("queued", response=self._response(waits=True))
+        yield self._event("in_progress", response=self._response(waits=False))
+
+    def tell(self, event: Event) -> Iterator[ResponseEvent]:
+        """What the job's next event means."""
+        try:
+            text = self._standing.take(event)
+        except Diverged as reason:
+            yield self.broken_off("server_error", str(reason))
+            return
+        held_back = self._request.sampling.logprobs
+        if isinstance(event, Done):
+            yield from self._end(event.result, event.result.text if held_back else text)
+        elif isinstance(event, Failed):
+            yield self._event("failed", response=self._response(waits=False, failure=event.failure))
+        elif isinstance(event, Cancelled):
+            # OpenAI has no event of its own for it; the response says so.
+            yield self._event("incomplete", response=self._response(waits=False, cancelled=True))
+        elif not isinstance(event, Started) and text and not held_back:
+            yield from self._delta(text, ())
+
+    def broken_off(self, code: str, message: str) -> ResponseEvent:
+        """The last event of a stream that does not tell the response's end."""
+        return ResponseEvent(type="error", sequence_number=self._take_number(), code=code, message=message, param=None)
+
+    def _delta(self, text: str, logprobs: tuple[object, ...]) -> Iterator[ResponseEvent]:
+        yield from self._open()
+        yield self._event("output_text.delta", **self._place(), delta=text, logprobs=logprobs)
+
+    def _open(self) -> Iterator[ResponseEvent]:
+        if self._opened:
+            return
+        self._opened = True
+        item = OutputMessage(id=self._item_id, status="in_progress", content=())
+        yield self._event("output_item.added", output_index=0, item=item)
+        yield self._event("content_part.added", **self._place(), part=OutputText(text=""))
+
+    def _end(self, result: Result, text: str) -> Iterator[ResponseEvent]:
+        response = self._response(waits=False, result=result)
+        message = response.output[0]
+        part = message.content[0]
+        yield from self._open()
+        if text:
+            yield from self._delta(text, part.logprobs)
+        yield self._event("output_text.done", **self._place(), text=result.text, logprobs=part.logprobs)
+        yield self._event("content_part.done", **self._place(), part=part)
+        yield self._event("output_item.done", output_index=0, item=message)
+        yield self._event(response.status, response=response)
+
+    def _response(
+        self, *, waits: bool, cancelled: bool = False, result: Result | None = None, failure: Failure | None = None
+    ) -> Response:
+        return response_of(self._request, self._note, waits=waits, cancelled=cancelled, result=result, failure=failure)
+
+    def _place(self) -> dict[str, object]:
+        return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
+
+    def _event(self, kind: str, **fields: object) -> ResponseEvent:
+        return ResponseEvent.model_validate(
+            {"type": f"response.{kind}", "sequence_number": self._take_number(), **fields}
+        )
+
+    def _take_number(self) -> int:
+        self._number += 1
+        return self._number - 1
+
+
+def _turns_before(request: AcceptedRequest, note: ResponseNote) -> Sequence[Message]:
+    return request.messages[1:] if note.instructions else request.messages
+
+
+def _message(request: AcceptedRequest, result: Result) -> OutputMessage:
+    logprobs = tuple(chat_logprob(token) for token in result.logprobs)
+    return OutputMessage(
+        id=_item_id(request),
+        status="incomplete" if result.finish_reason == FinishReason.LENGTH else "completed",
+        content=(OutputText(text=result.text, logprobs=logprobs),),
+    )
+
+
+def _item_id(request: AcceptedRequest) -> str:
+    return f"msg_{request.request_id}"
+
+
+def _usage(result: Result) -> ResponseUsage:
+    usage = result.usage
+    return ResponseUsage(
+        input_tokens=usage.prompt_tokens,
+        input_tokens_details=InputDetails(cached_tokens=cached_tokens(result)),
+        output_tokens=usage.completion_tokens,
+        output_tokens_details=OutputDetails(),
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+    )
+
+
+def _turns(body: ResponseRequest) -> list[dict[str, str]]:
+    if isinstance(body.input, str):
+        return [{"role": "user", "content": body.input}]
+    messages = []
+    for place, item in enumerate(body.input):
+        if item.type != "message" or item.role not in {"user", "assistant", "system", "developer"}:
+            raise Refused(f"input.{place}", item.role or item.type, "only messages can be read")
+        messages.append(ChatMessage.model_validate({"role": item.role, "content": item.content}))
+    return conversation(messages)
+
+
+def _format(body: ResponseRequest) -> ResponseFormat | None:
+    if body.text is None:
+        return None
+    wanted = body.text.format
+    if wanted.json_schema is None or wanted.type != "json_schema":
+        return ResponseFormat(type=wanted.type, object_schema=wanted.json_schema)
+    return ResponseFormat(type=wanted.type, json_schema=JsonSchemaFormat(json_schema=wanted.json_schema))

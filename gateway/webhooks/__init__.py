@@ -1,0 +1,1 @@
+"""Webhooks: calls to the addresses that jobs name, when they have finished."""

@@ -1,0 +1,193 @@
+"""Calls webhooks: takes what is due out of the queue, delivers it, puts back what failed.
+
+Any number of gateway processes may send; each webhook goes to one of them. A webhook may come twice (`webhook-id` is
+then the same), for a sender may die between the receiver's answer and its own note of it.
+"""
+
+import json
+import logging
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import httpx
+from redis.exceptions import RedisError
+
+from broker.background import Loop
+from broker.leases import Record
+from broker.outbox import BATCH, Due, Outbox
+from broker.request_store import RequestStore
+from config.settings import WebhookSettings
+from gateway.http.statistics import described
+from gateway.webhooks.delivery import (
+    ForbiddenAddress,
+    check_addresses,
+    checked_url,
+    owners_secret,
+    retry_delay_s,
+    signed_headers,
+)
+from gateway.webhooks.queue import DEFAULT_BOUNDS, Bounds, WebhookQueue
+from schemas.wire import UndecodableMessage
+
+log = logging.getLogger(__name__)
+
+#: Seconds between looks for what is due.
+LOOK_S = 1.0
+#: Seconds, at most, until one is taken up again for which there was no place: by lot, so that they come spread.
+PUT_OFF_S = 60.0
+
+
+class NotDelivered(Exception):
+    """The receiver did not take it."""
+
+
+class WebhookSender:
+    """Sends on threads of its own. `secret` is the deployment's; `clock` tells seconds since the epoch."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        store: RequestStore,
+        settings: WebhookSettings,
+        secret: str,
+        clock: Callable[[], float],
+        bounds: Bounds = DEFAULT_BOUNDS,
+    ) -> None:
+        self._outbox = outbox
+        self._store = store
+        self._settings = settings
+        self._secret = secret
+        self._clock = clock
+        self._queue: WebhookQueue[Due] = WebhookQueue(bounds)
+        self._changed = threading.Condition()
+        self._pool = ThreadPoolExecutor(bounds.in_flight, thread_name_prefix="webhook")
+        #: Looks for what is due again and again, once it is started.
+        self.loop = Loop("webhook-sender", self._look, every_s=LOOK_S)
+
+    def step(self) -> int:
+        """Take up what is due, and put off what finds no place; how many that was. Waits for no receiver.
+
+        Raises Redis's errors.
+        """
+        with self._changed:
+            put_off = self._queue.give_back(time.monotonic())
+        taken = 0
+        while self._queue.has_room:
+            due = self._outbox.take()
+            taken += len(due)
+            with self._changed:
+                put_off += [one for one in due if not self._queue.hold(one, time.monotonic())]
+            self._begin()
+            if len(due) < BATCH:
+                break
+        self._outbox.try_again({one.request_id: random.uniform(1.0, PUT_OFF_S) for one in put_off})  # noqa: S311 - lots
+        return taken
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Block until no call is under way. False after the timeout."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._queue.num_in_flight, timeout_s)
+
+    def _look(self) -> None:
+        self.step()  # without its answer, which would be seconds to the loop
+
+    def _begin(self) -> None:
+        """Begin every call for which there is a place."""
+        while not self.loop.closing.is_set():
+            with self._changed:
+                due = self._queue.begin()
+            if due is None:
+                return
+            self._pool.submit(self._call, due)
+
+    def _call(self, due: Due) -> None:
+        try:
+            self._send(due.request_id)
+        except RedisError as error:
+            log.warning("redis_away error=%s", error)  # it is taken up again when the claim has lapsed
+        finally:
+            with self._changed:
+                self._queue.ended(due)
+            self._begin()
+            with self._changed:
+                self._changed.notify_all()
+
+    def _send(self, request_id: str) -> None:
+        try:
+            record = self._store.read(request_id)
+            if record is None or record.request.webhook is None:
+                self._expired(request_id)
+                return
+            self._deliver(record, record.request.webhook)
+        except RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one receiver's oddity must not end the others' webhooks
+            self._put_back(request_id, error)
+        else:
+            self._outbox.done(request_id)
+            self._store.count("webhooks_delivered")
+
+    def _put_back(self, request_id: str, error: Exception) -> None:
+        is_lasting = isinstance(error, ForbiddenAddress | UndecodableMessage)
+        num_tries = 0 if is_lasting else self._outbox.count_try(request_id)
+        if not is_lasting and not num_tries:
+            self._expired(request_id)
+            return
+        delay_s = None if is_lasting else retry_delay_s(num_tries)
+        log.warning("webhook_not_delivered request_id=%s again_in_s=%s error=%s", request_id, delay_s, error)
+        if delay_s is not None:
+            self._outbox.try_again({request_id: delay_s})
+            return
+        self._outbox.done(request_id)
+        self._store.count("webhooks_given_up")
+
+    def _expired(self, request_id: str) -> None:
+        """Its result is kept no longer: there is nothing left to tell."""
+        self._outbox.done(request_id)
+        self._store.count("webhooks_expired")
+
+    def _deliver(self, record: Record, url: str) -> None:
+        """Raises `ForbiddenAddress`, `NotDelivered`, or what the network does."""
+        target = checked_url(url, allow_http=self._settings.allow_http)
+        now_s = int(self._clock())
+        told = {
+            "type": "job.finished",
+            "timestamp": datetime.fromtimestamp(now_s, UTC).isoformat(),
+            "data": described(record).model_dump(mode="json"),
+        }
+        body = json.dumps(told).encode()
+        secret = owners_secret(self._secret, record.owner)
+        headers = {"Content-Type": "application/json", **signed_headers(secret, record.request_id, now_s, body)}
+        self._post(target, body, headers)
+
+    def _post(self, url: httpx.URL, body: bytes, headers: dict[str, str]) -> None:
+        host = url.raw_host.decode()
+        # To the address that was checked, whatever the name resolves to by now; the certificate is still the name's.
+        target = url.copy_with(host=self._address(host, url.port or (443 if url.scheme == "https" else 80)))
+        with httpx.Client(trust_env=False, follow_redirects=False, timeout=self._settings.timeout_s) as client:
+            # The time-out is for each read: a receiver that trickles its answer would hold the thread for ever.
+            guard = threading.Timer(2 * self._settings.timeout_s, client.close)
+            guard.start()
+            try:
+                request = client.build_request(
+                    "POST",
+                    target,
+                    content=body,
+                    headers={**headers, "Host": url.netloc.decode()},
+                    extensions={"sni_hostname": host},
+                )
+                response = client.send(request, stream=True)  # what it answers is not read
+                response.close()
+            finally:
+                guard.cancel()
+        if not response.is_success:
+            raise NotDelivered(f"the receiver answered {response.status_code}")
+
+    def _address(self, host: str, port: int) -> str:
+        resolved = [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        return resolved[0] if self._settings.allow_private_addresses else check_addresses(host, resolved)

@@ -1,0 +1,233 @@
+"""Puts a worker process together around an engine and runs it: the part that both tiers' composition roots share."""
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from redis.exceptions import RedisError
+
+from broker.background import Loop
+from broker.clock import ServerClock
+from broker.connection import connect_configured, connect_index
+from broker.leases import Lifetimes
+from broker.prefix_index import PrefixIndex, member_name
+from broker.presence import Presence
+from broker.reaper import Reaper
+from broker.request_store import RequestStore
+from broker.router import Router
+from broker.rq_transport import FUNCTION_NAMES
+from broker.suitability import check_server
+from config.settings import Settings
+from schemas.policy import Tier
+from schemas.requests import AcceptedRequest
+from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
+from workers.runtime.calibration import MEASURED_WITH, is_measured
+from workers.runtime.in_flight import InFlight
+from workers.runtime.job import Stage
+from workers.runtime.prefix_ledger import CachedPrefixes
+from workers.runtime.prefix_publisher import PrefixPublisher
+from workers.runtime.rq_worker import ConcurrentWorker, Hooks
+
+log = logging.getLogger(__name__)
+
+#: Seconds that handing back may take after the grace time.
+HAND_BACK_S = 1.5
+
+
+class Engine(Protocol):
+    """What a worker process needs of either tier's engine."""
+
+    @property
+    def model_name(self) -> str:
+        """The model as results name it."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that the engine works on."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine can go on."""
+
+    @property
+    def prefix_holder(self) -> CachedPrefixes | None:
+        """Who says what the engine's prefix cache holds; None where that cannot be told."""
+
+    def cancel(self, request_id: str) -> None:
+        """Stop working on the request. Idempotent."""
+
+    def progress(self, request_id: str) -> int:
+        """What was done for the request so far, as a number that grows; 0 for one that is not in flight."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+class Reporter:
+    """Says that this worker lives, and ends it when its engine does not."""
+
+    def __init__(self, presence: Presence, report: Callable[[], WorkerReport], lease_s: float) -> None:
+        self._presence = presence
+        self._report = report
+        #: Renews the report, once the reporter is started.
+        self.loop = Loop("reporter", self._renew, every_s=lease_s / 3)
+
+    def start(self) -> None:
+        """Publish the first report and go on."""
+        self._renew()
+        self.loop.start()
+
+    def close(self) -> None:
+        """Withdraw the report."""
+        self.loop.close()
+        try:
+            self._presence.withdraw(self._report().worker_id)
+        except RedisError as error:
+            log.warning("redis_away error=%s", error)
+
+    def _renew(self) -> None:
+        self._presence.renew(self._report())
+
+
+class Assembly:
+    """The pieces of one worker process, each built here and handed on.
+
+    Use: make one, give `run` the tier's stage and reports. Everything else is the same for both tiers. `stall_s` is
+    the setting's unless it is given.
+    """
+
+    def __init__(self, settings: Settings, tier: Tier, engine: Engine, *, stall_s: float | None = None) -> None:
+        requests = settings.requests
+        lifetimes = Lifetimes.configured(requests)
+        self.tier = tier
+        self.engine = engine
+        self.worker_id = f"{tier}-{socket.gethostname()}-{os.getpid()}"
+        capacity = (settings.edge if tier is Tier.EDGE else settings.cloud).max_in_flight
+        self.redis = connect_configured(settings.redis, capacity)
+        check_server(self.redis, settings)
+        self.lease_s = requests.lease_s
+        self.store = RequestStore(self.redis, lifetimes)
+        self.reaper = Reaper(self.redis, self.store, lifetimes)
+        self.in_flight = InFlight(
+            self.store,
+            engine.cancel,
+            requests.lease_s,
+            progress=engine.progress,
+            stall_s=requests.stall_s if stall_s is None else stall_s,
+            hung=_end_at_once,
+        )
+        self._grace_s = requests.stop_grace_s
+        self._threshold = settings.edge.confidence.threshold
+        self._epoch = secrets.token_hex(8)
+        self._clock = ServerClock(self.redis)
+        self._started_at_s = self._clock()
+        self._presence = Presence(self.redis, requests.lease_s)
+        self.router = Router.configured(settings, self.redis, self._presence, capacity)
+        holder = engine.prefix_holder if settings.prefix_index.enabled else None
+        self._publisher = self._prefix_publisher(settings, holder) if holder else None
+
+    def _prefix_publisher(self, settings: Settings, holder: CachedPrefixes) -> PrefixPublisher:
+        index = PrefixIndex(connect_index(settings.redis), settings.prefix_index.entry_ttl_s)
+        member = member_name(self.worker_id, self._epoch)
+        return PrefixPublisher(index, member, holder, settings.prefix_index, self._presence.members)
+
+    def served(self, request: AcceptedRequest, answer: str) -> None:
+        """The engine has read the request's conversation and written this answer: the prefix index shall know."""
+        if self._publisher is not None and request.policy.kv_caches:
+            self._publisher.served(request.messages, answer, request.cache_namespace)
+
+    def run(
+        self,
+        stage: Stage[Any],
+        capacity: int,
+        engine_name: str,
+        cache: Callable[[], CacheStatistics],
+        verification: Callable[[], VerificationStatistics] | None = None,
+    ) -> int:
+        """Take jobs until told to stop. Blocks; answers the process's exit status: 1 if it was not told, but broke."""
+
+        def report() -> WorkerReport:
+            return WorkerReport(
+                worker_id=self.worker_id,
+                tier=self.tier,
+                epoch=self._epoch,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                model=self.engine.model_name,
+                engine=engine_name,
+                ready=self.engine.alive,
+                capacity=capacity,
+                in_flight=len(self.in_flight),
+                jobs_done=worker.jobs_done,
+                work_tokens_per_s=worker.throughput.tokens_per_s,
+                cache=cache(),
+                verification=verification() if verification else None,
+                started_at_s=self._started_at_s,
+                reported_at_s=self._clock(),
+            )
+
+        def broken() -> list[str]:
+            """Loops without which requests here would be lost, or taken twice, and that keep failing."""
+            return [loop.name for loop in (*self.in_flight.loops, reporter.loop, *worker.loops) if loop.broken]
+
+        worker = ConcurrentWorker(
+            self.redis,
+            self.tier,
+            # RQ refuses a name whose last bearer was killed within the minutes for which it remembers it.
+            member_name(self.worker_id, self._epoch),
+            capacity=capacity,
+            functions={FUNCTION_NAMES[self.tier]: stage.run},
+            hooks=Hooks(
+                healthy=lambda: self.engine.alive and not self.in_flight.has_hung and not broken(),
+                drain=self._drain,
+                cancel=self.store.cancel,
+                refused=lambda: self.store.count("jobs_refused"),
+            ),
+        )
+        reporter = Reporter(self._presence, report, self.lease_s)
+        self.in_flight.start()
+        self.reaper.loop.start()
+        reporter.start()
+        if self._publisher is not None:
+            self._publisher.loop.start()
+        self._say_whether_calibrated()
+        log.info("worker_ready tier=%s worker=%s model=%s", self.tier, self.worker_id, self.engine.model_name)
+        try:
+            worker.work(logging_level="WARNING")
+        finally:
+            if self._publisher is not None:
+                self._publisher.close()
+            reporter.close()
+            self.reaper.loop.close()
+            self.in_flight.close()
+            alive = self.engine.alive
+            self.engine.close()
+        log.info("worker_ended worker=%s engine_alive=%s broken_loops=%s", self.worker_id, alive, broken())
+        return 0 if alive and worker.told_to_stop else 1
+
+    def _say_whether_calibrated(self) -> None:
+        if not is_measured(self.tier, self.engine.model_name):
+            log.warning(
+                "confidence_uncalibrated tier=%s model=%r threshold=%.2f measured_with=%r advice=%r",
+                self.tier,
+                self.engine.model_name,
+                self._threshold,
+                MEASURED_WITH[self.tier],
+                "measure edge.confidence.threshold with your models: docs/operations.md",
+            )
+
+    def _drain(self) -> None:
+        """Let what is in flight finish for a while, then hand it back."""
+        if not self.in_flight.wait_until_empty(self._grace_s):
+            log.info("handing_back requests=%d", len(self.in_flight))
+            self.in_flight.stop_all()
+            self.in_flight.wait_until_empty(HAND_BACK_S)
+
+
+def _end_at_once() -> None:
+    """End the process although a thread of it hangs in an engine; what restarts workers makes a new one."""
+    logging.shutdown()
+    os._exit(1)
