@@ -24,7 +24,7 @@ def hub(redis_url):
 
 
 @pytest.fixture
-def hold(store):
+def lease(store):
     request = a_request()
     store.create(request)
     return store.begin(request.request_id, Tier.EDGE, "w1").lease
