@@ -248,7 +248,7 @@ def prefix_block(block: str) -> str:
 @_described(
     kind="string",
     content="There while nobody need sweep the index. On the index's server.",
-    lifetime="a second",
+    lifetime="4 seconds",
     writer="workers",
     reader="workers",
 )

@@ -1,12 +1,12 @@
 """Routes requests: gathers what `routing` decides by, and tells the prefix index what was decided.
 
 Two round trips at most: the workers' loads, which a caller may have asked for already, and the prefix index (which may
-be on another server). What was decided is told to the index in the background. Which workers there are is known to
-within half a second, and which of them live at once: a request is let wait for a worker only while that counts as alive
-(`broker.presence.LIFE_S`).
+be on another server). What was decided is told to the index in the background, where the list of workers is read as well.
+A request is let wait for a worker only while that counts as alive (`broker.presence.LIFE_S`), whatever the list says.
 """
 
 import logging
+import math
 import random
 import threading
 import time
@@ -31,14 +31,15 @@ from schemas.workers import WorkerReport
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which the list of live workers is used before it is read again.
-REFRESH_S = 0.5
+#: Seconds after which the list of live workers is read again in the background, and after which no request is routed by
+#: it any more.
+REFRESH_S, TOO_OLD_S = 0.5, 5.0
 #: Seconds for which the prefix index is left alone after it did not answer.
 INDEX_REST_S = 5.0
 #: Decisions that may wait to be told to the index; where it is slower than that, the oldest are dropped.
 MOST_EXPECTED = 1000
-#: Seconds between looks whether there is something to tell; usually it is told at once.
-TELL_S = 60.0
+#: Seconds between two steps in the background that nothing calls for.
+IDLE_S = 60.0
 
 
 class Router:
@@ -63,10 +64,10 @@ class Router:
         self._lots = random.Random()  # noqa: S311 - breaks ties
         self._lock = threading.Lock()
         self._live: list[WorkerReport] = []
-        self._live_until_s = self._index_rests_until_s = 0.0
+        self._read_at_s, self._index_rests_until_s = -math.inf, 0.0
         self._expected: deque[tuple[str, Sequence[bytes]]] = deque(maxlen=MOST_EXPECTED)
-        #: Tells the prefix index what was decided, once it is started.
-        self.loop = Loop("prefix-expectations", self._tell_expected, every_s=TELL_S)
+        #: Tells the prefix index what was decided and learns of new workers, once it is started.
+        self.loop = Loop("router", self._in_background, every_s=IDLE_S)
 
     @classmethod
     def configured(cls, settings: Settings, store: RequestStore, presence: Presence, num_threads: int = 1) -> Self:
@@ -143,12 +144,24 @@ class Router:
         return {worker_name(report): report for report in self._workers() if report.tier == tier and report.ready}
 
     def _workers(self) -> list[WorkerReport]:
-        with self._lock:
-            now_s = time.monotonic()
-            if now_s >= self._live_until_s:
-                self._live = self._presence.live()
-                self._live_until_s = now_s + REFRESH_S
-            return self._live
+        """Who was alive a moment ago. Read anew in the background, and at once where that was long ago."""
+        age_s = time.monotonic() - self._read_at_s
+        if age_s >= TOO_OLD_S:
+            with self._lock:
+                if time.monotonic() - self._read_at_s >= TOO_OLD_S:
+                    self._read_workers()
+        elif age_s >= REFRESH_S:
+            self.loop.wake()
+        return self._live
+
+    def _read_workers(self) -> None:
+        self._live = self._presence.live()
+        self._read_at_s = time.monotonic()
+
+    def _in_background(self) -> None:
+        self._tell_expected()
+        if time.monotonic() - self._read_at_s >= REFRESH_S:
+            self._read_workers()
 
     def _blocks(self, request: AcceptedRequest, reports: Iterable[WorkerReport]) -> Mapping[str, Sequence[bytes]]:
         """The prompt's blocks for each model that is there: model and namespace are part of what is hashed."""

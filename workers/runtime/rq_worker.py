@@ -27,6 +27,7 @@ from rq.command import handle_command, parse_payload
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job
 from rq.queue import Queue
+from rq.suspension import WORKERS_SUSPENDED
 from rq.timeouts import BaseDeathPenalty
 from rq.worker import BaseWorker, WorkerStatus
 from rq.worker_registration import clean_worker_registry
@@ -49,7 +50,7 @@ WAIT_S = 1.0
 LOOK_S, NEAR_LOOK_S = 2.0, 0.5
 #: Seconds between looks at RQ's own: suspension, registries, jobs that stand for no request; and how many of those are
 #: removed in one look.
-UPKEEP_S, REFUSED_AT_ONCE = 2.0, 100
+UPKEEP_S, REFUSED_AT_ONCE = 4.0, 100
 #: Seconds between heartbeats of the RQ worker.
 HEARTBEAT_S = 10.0
 #: RQ's commands that name one job.
@@ -253,9 +254,10 @@ class RQWorker(BaseWorker):
                 self.handle_job_failure(job, queue, exc_string=f"{type(error).__name__}: {error}")
 
     def check_for_suspension(self, burst: bool) -> None:
-        """As RQ's, but a Redis that is away is no reason to end."""
+        """As RQ's, but asked for with one command, and a Redis that is away is no reason to end."""
         try:
-            super().check_for_suspension(burst)
+            if self.connection.exists(WORKERS_SUSPENDED):
+                super().check_for_suspension(burst)
         except REDIS_AWAY as error:
             log.warning("redis_away error=%s", error)
 
