@@ -96,7 +96,7 @@ class PrefixIndex:
         return {member.decode(): int(length) for member, length in zip(flat[::2], flat[1::2], strict=True)}
 
     def sweep(self, living: Callable[[], Collection[str]]) -> int:
-        """One step of removing what dead members left; how many entries went. At most one process does it in `SWEEP_PAUSE_S`."""
+        """One step of removing what dead members left; how many entries went. At most one process does it at a time."""
         if not self._redis.set(keys.prefix_sweep(), "", nx=True, ex=SWEEP_PAUSE_S):
             return 0
         alive = living()

@@ -12,7 +12,7 @@ from broker.request_store import RequestStore
 log = logging.getLogger(__name__)
 
 #: Seconds between two looks of one process: a lease that has lapsed, or a deadline, is noticed after as many at most.
-LOOK_S = 1.5
+LOOK_S = 1.8
 
 
 class Reaper:

@@ -301,7 +301,8 @@ class RequestStore:
         }
         now, must_empty, others_wait, *entries = cast("list[Any]", self._call("TAKE", arguments))
         requests = []
-        stolen = [line.decode() for _, _, line, _ in entries if line.decode() not in {tier.value, line_of(tier, worker)}]
+        own = {tier.value, line_of(tier, worker)}
+        stolen = [line.decode() for _, _, line, _ in entries if line.decode() not in own]
         if stolen:
             log.info("requests_stolen from=%s requests=%d", stolen[0], len(stolen))
         for request_id, attempt, _, flat in entries:

@@ -1,8 +1,8 @@
 """Routes requests: gathers what `routing` decides by, and tells the prefix index what was decided.
 
 Two round trips at most: the workers' loads, which a caller may have asked for already, and the prefix index (which may
-be on another server). What was decided is told to the index in the background, where the list of workers is read as well.
-A request is let wait for a worker only while that counts as alive (`broker.presence.LIFE_S`), whatever the list says.
+be on another server). What was decided is told to the index in the background, where the list of workers is read too. A
+request is let wait for a worker only while that counts as alive (`broker.presence.LIFE_S`), whatever the list says.
 """
 
 import logging
@@ -178,7 +178,7 @@ class Router:
         self._tell_expected()  # in a burst of one prefix each request is to see where the last one went
         if self._index is not None and time.monotonic() >= self._index_rests_until_s:
             try:
-                for blocks in prompts:
+                for blocks in filter(None, prompts):
                     held |= self._index.look_up(blocks)
             except RedisError as error:
                 self._let_index_rest(error)

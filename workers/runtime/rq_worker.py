@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 #: Seconds for which the worker waits for anything at once; a stop request is noticed after at most this long.
 WAIT_S = 1.0
 #: Seconds between looks for work that nobody announced: by an idle worker, and by one that saw others with a queue.
-LOOK_S, NEAR_LOOK_S = 2.0, 0.5
+LOOK_S, NEAR_LOOK_S = 2.5, 0.5
 #: Seconds between looks at RQ's own: suspension, registries, jobs that stand for no request; and how many of those are
 #: removed in one look.
 UPKEEP_S, REFUSED_AT_ONCE = 4.0, 100
