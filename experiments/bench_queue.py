@@ -186,7 +186,7 @@ class ReadyWork:
             usage=Usage(),
             models=Models(),
         )
-        return self._store.succeed(taken.lease, result, self._in_flight.unsaid(taken.lease))
+        return self._store.succeed(taken.lease, result, self._in_flight.unpublished(taken.lease))
 
     def publish(self, taken: LeasedRequest, product: str) -> None:
         """See `workers.runtime.job.Work`."""

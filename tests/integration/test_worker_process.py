@@ -206,7 +206,7 @@ def test_a_worker_that_slept_past_its_lease_is_refused(ask, ended, start_worker,
     start_worker("edge")
     record = ended(request_id, within_s=TAKEOVER_S)
     sleeper.signal(signal.SIGCONT)
-    until(lambda: sleeper.said("hold_lost") or sleeper.said("commit_came_too_late"), "the sleeper learns of it")
+    until(lambda: sleeper.said("lease_lost") or sleeper.said("commit_came_too_late"), "the sleeper learns of it")
     assert worker_store.read(request_id) == record
     assert (record.state, record.attempt) == (State.SUCCEEDED, 2)
     assert ended(ask()).state == State.SUCCEEDED

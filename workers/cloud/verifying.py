@@ -36,7 +36,7 @@ class Verifying:
             use_cache=request.policy.kv_caches,
             cache_namespace=request.cache_namespace,
         )
-        return self._engine.submit(order, lambda text: self._in_flight.say(lease, text))
+        return self._engine.submit(order, lambda text: self._in_flight.publish(lease, text))
 
     def conclude(self, taken: LeasedRequest, answer: CloudAnswer, verifying_s: float) -> bool:
         """Commit the answer. False where the hold was lost."""
@@ -50,7 +50,7 @@ class Verifying:
             statistics.accepted_tokens,
             statistics.rewritten_tokens,
         )
-        return self._store.succeed(lease, result, self._in_flight.unsaid(lease))
+        return self._store.succeed(lease, result, self._in_flight.unpublished(lease))
 
     def publish(self, taken: LeasedRequest, answer: CloudAnswer) -> None:
         """Have the prefix index told what the engine's cache holds now."""

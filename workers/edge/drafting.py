@@ -55,7 +55,7 @@ class Drafting:
             cache_namespace=request.cache_namespace,
             may_escalate_early=self._early_escalation and _may_be_given_up(request.policy),
         )
-        drafted = self._engine.submit(order, lambda text: self._in_flight.say(lease, text))
+        drafted = self._engine.submit(order, lambda text: self._in_flight.publish(lease, text))
         return _or_beyond(drafted, wanted=request.policy.has(Tier.CLOUD))
 
     def conclude(self, taken: LeasedRequest, product: Draft | BeyondModel, drafting_s: float) -> bool:
@@ -69,13 +69,13 @@ class Drafting:
         request, lease = taken.request, taken.lease
         log.info("left_to_cloud request_id=%s reason=%r", lease.request_id, str(limit))
         route = self._router.route(request, Tier.CLOUD)
-        return self._store.escalate(lease, None, [*self._in_flight.unsaid(lease), beyond_edge(str(limit))], route)
+        return self._store.escalate(lease, None, [*self._in_flight.unpublished(lease), beyond_edge(str(limit))], route)
 
     def _judge(self, taken: LeasedRequest, draft: Draft, drafting_s: float) -> bool:
         request, lease = taken.request, taken.lease
         report = assess(draft.figures, request.confidence)
         decision = decide(request.policy, report)
-        events = [*self._in_flight.unsaid(lease), decision]
+        events = [*self._in_flight.unpublished(lease), decision]
         if decision.escalated:
             route = self._router.route(request, Tier.CLOUD)
             moved = self._store.escalate(lease, draft.model_copy(update={"confidence": report}), events, route)

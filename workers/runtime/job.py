@@ -60,8 +60,8 @@ class JobRunner(Generic[ProductT]):
     def run_job(self, leased: LeasedRequest, share: Callable[[], None]) -> None:
         """Work on the request and commit what came of it. `share` lets others use the engine beside it."""
         lease = leased.lease
-        with self._in_flight.holding(lease, leased.remaining_s, end_sole_use=None if leased.alone else share):
-            self._in_flight.say(lease, Started(tier=self._tier, worker=lease.worker_id, attempt=lease.attempt))
+        with self._in_flight.track(lease, leased.remaining_s, share=None if leased.alone else share):
+            self._in_flight.publish(lease, Started(tier=self._tier, worker=lease.worker_id, attempt=lease.attempt))
             began = time.monotonic()
             try:
                 product = self._work(leased)
@@ -84,10 +84,10 @@ class JobRunner(Generic[ProductT]):
     def _work(self, leased: LeasedRequest) -> ProductT:
         """What the engine makes of the request. Raises what the engine does; blocks."""
         lease = leased.lease
-        if self._in_flight.is_unwanted(lease):  # its deadline has passed, or the worker is stopping
+        if self._in_flight.is_stopped(lease):  # its deadline has passed, or the worker is stopping
             raise RequestCancelled(lease.request_id)
         future = self._tiers_work.submit(leased)
-        if self._in_flight.is_unwanted(lease):  # told to stop before the engine knew of it
+        if self._in_flight.is_stopped(lease):  # told to stop before the engine knew of it
             self._in_flight.stop(lease)
         return future.result()
 
@@ -112,7 +112,7 @@ class JobRunner(Generic[ProductT]):
 
     def _let_go(self, lease: Lease) -> None:
         """The engine was stopped: the deadline has passed, the worker is stopping, or the lease is lost already."""
-        if (error := self._in_flight.unpublishable(lease)) is not None:
+        if (error := self._in_flight.publishing_error(lease)) is not None:
             self._fail(lease, FailureKind.INTERNAL_ERROR, f"its events could not be published: {error!r}")
         elif self._in_flight.is_late(lease):
             failure = deadline_failure(self._tier, "a worker had it in hand")
@@ -133,7 +133,7 @@ class JobRunner(Generic[ProductT]):
 
         Once the worker is told to stop, Redis's error is raised; the lease then lapses and the work is done again.
         """
-        self._in_flight.rest(lease)
+        self._in_flight.settle(lease)
         while True:
             try:
                 return commit()
