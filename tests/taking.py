@@ -3,9 +3,15 @@
 from broker.leases import LeasedRequest
 from broker.request_store import RequestStore
 from schemas.policy import Tier
+from schemas.requests import AcceptedRequest
 
 
 def take_one(store: RequestStore, tier: Tier, worker: str, *, busy: bool = False) -> LeasedRequest | None:
     """The next request of the tier, or None where there is none for this worker; `busy`: it has others in hand."""
     taken = store.take(tier, worker, busy=busy).requests
     return taken[0] if taken else None
+
+
+def quarantined(store: RequestStore, request: AcceptedRequest) -> str | None:
+    """The id of the owner's request for which this one's prompt is quarantined."""
+    return store.survey([request], Tier.EDGE, []).quarantined[0]

@@ -19,7 +19,7 @@ from schemas.results import FailureKind
 from schemas.routing_decision import RoutingDecision, RoutingReason
 from tests.polling import joined
 from tests.samples import a_draft, a_request, a_result
-from tests.taking import take_one
+from tests.taking import quarantined, take_one
 
 
 def of(owner: str, weight: float = 1.0, prompt: str = "why is the sky blue", **body: object) -> AcceptedRequest:
@@ -28,10 +28,6 @@ def of(owner: str, weight: float = 1.0, prompt: str = "why is the sky blue", **b
 
 def load_of(store: RequestStore, owner: str) -> Load:
     return store.survey([of(owner)], Tier.EDGE, []).load
-
-
-def quarantined(store: RequestStore, request: AcceptedRequest) -> str | None:
-    return store.survey([request], Tier.EDGE, []).quarantined[0]
 
 
 def poisoned(store: RequestStore, request: AcceptedRequest) -> None:

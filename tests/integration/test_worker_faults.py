@@ -20,6 +20,7 @@ from schemas.results import FailureKind
 from tests.polling import until
 from tests.processes import running
 from tests.samples import a_request
+from tests.taking import quarantined
 
 #: Seconds in which a request must have ended, takeovers included.
 ENDS_S = 30.0
@@ -65,7 +66,7 @@ def test_a_prompt_that_kills_its_worker_fails_with_its_history_and_alone(start_w
     assert failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
     assert [lost.attempt for lost in failure.attempts] == [1, 2, 3]
     assert len({lost.worker for lost in failure.attempts}) == 3
-    assert worker_store.quarantined(a_request("kill")) == poison
+    assert quarantined(worker_store, a_request("kill")) == poison
     ended = [end_of(worker_store, one) for one in bystanders]
     assert [record.state for record in ended] == [State.SUCCEEDED] * 4
     assert max(record.attempt for record in ended) <= 2, "what died with it once is not beside it again"
