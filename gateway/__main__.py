@@ -38,7 +38,7 @@ from gateway.jobs.prefix_lookup import PrefixLookup
 from gateway.jobs.request_validation import Admission
 from gateway.openai.models import ModelTable
 from gateway.services import Services
-from gateway.webhooks.queue import DEFAULT_BOUNDS
+from gateway.webhooks.queue import DEFAULT_LIMITS
 from gateway.webhooks.sender import WebhookSender
 
 log = logging.getLogger("gateway")
@@ -55,7 +55,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
     """The application with everything that it needs. Starts threads, so build it in the process that serves."""
     # A WebSocket has a second thread, which tells events.
     num_threads = settings.gateway.threads + settings.gateway.max_streams
-    redis = connect_configured(settings.redis, num_threads + DEFAULT_BOUNDS.in_flight)
+    redis = connect_configured(settings.redis, num_threads + DEFAULT_LIMITS.in_flight)
     requests, prefixes = settings.requests, settings.prefix_index
     _check_redis(redis, settings)
     lifetimes = Lifetimes.configured(requests)
@@ -77,7 +77,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files", clock),
         idempotency_keys=IdempotencyKeys(redis),
         clock=clock,
-        holders=PrefixLookup(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
+        prefix_lookup=PrefixLookup(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
         loops=[hub.loop, reaper.loop],
     )
     services.loops.extend([BatchRunner(services).loop, FileSweeper(services).loop])
@@ -134,7 +134,7 @@ class Server(BaseApplication):
 
 def allow_open_files(settings: GatewaySettings) -> None:
     """Raise this process's limit of open files to what its connections take; say so where the system has less."""
-    num_threads = settings.threads + settings.max_streams + DEFAULT_BOUNDS.in_flight
+    num_threads = settings.threads + settings.max_streams + DEFAULT_LIMITS.in_flight
     needed = settings.max_connections + 2 * num_threads + NUM_OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:

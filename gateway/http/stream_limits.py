@@ -1,4 +1,4 @@
-"""Places for what holds a thread for long: fewer than threads, so that health and submissions always find one."""
+"""Limits on what keeps a thread for long: fewer than there are threads, so that health and submissions find one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,39 +8,39 @@ from flask import Response
 
 
 class TooManyStreams(Exception):
-    """Every place is taken. The client may try again soon, at this process or another."""
+    """The limit is reached. The client may try again soon, at this process or another."""
 
 
-class Slot:
-    """A taken place."""
+class StreamPermit:
+    """Permission to keep one thread."""
 
-    def __init__(self, free: BoundedSemaphore) -> None:
-        self._free = free
-        self.handed_on = False
+    def __init__(self, semaphore: BoundedSemaphore) -> None:
+        self._semaphore = semaphore
+        self.is_responses = False
 
-    def held_by(self, response: Response) -> Response:
-        """Leave the place to the response, which gives it back when it has been sent or its client has left."""
-        self.handed_on = True
-        response.call_on_close(self._free.release)
+    def release_after(self, response: Response) -> Response:
+        """Release the permit when the response has been sent or its client has left, not at the end of the block."""
+        self.is_responses = True
+        response.call_on_close(self._semaphore.release)
         return response
 
 
 class StreamLimits:
-    """Counts what blocks a thread for long. `what` it is, its refusal says."""
+    """Counts what keeps threads in this process. `what` it is, the error says."""
 
     def __init__(self, limit: int, what: str = "streams and waits") -> None:
         self._limit = limit
         self._what = what
-        self._free = BoundedSemaphore(limit)
+        self._semaphore = BoundedSemaphore(limit)
 
     @contextmanager
-    def taken(self) -> Iterator[Slot]:
-        """A place while the block runs, or longer (`Slot.held_by`). Raises `TooManyStreams` at once."""
-        if not self._free.acquire(blocking=False):
+    def permit(self) -> Iterator[StreamPermit]:
+        """A permit for the block, or for longer (`StreamPermit.release_after`). Raises `TooManyStreams` at once."""
+        if not self._semaphore.acquire(blocking=False):
             raise TooManyStreams(f"This process already serves {self._limit} {self._what}.")
-        slot = Slot(self._free)
+        permit = StreamPermit(self._semaphore)
         try:
-            yield slot
+            yield permit
         finally:
-            if not slot.handed_on:
-                self._free.release()
+            if not permit.is_responses:
+                self._semaphore.release()

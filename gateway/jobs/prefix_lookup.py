@@ -1,6 +1,6 @@
-"""Which live workers hold the beginning of a conversation in their caches, as the prefix index tells it.
+"""Which live workers have the beginning of a conversation in their KV caches, according to the prefix index.
 
-For one cache namespace at a time: what others have sent cannot be asked for.
+It looks in one cache namespace, so that nobody can find out what others have sent.
 """
 
 from collections import defaultdict
@@ -9,33 +9,33 @@ from collections.abc import Sequence
 from broker.prefix_blocks import block_hashes, canonical_bytes
 from broker.prefix_index import PrefixIndex, member_name
 from broker.presence import Presence
-from schemas.jobs import HolderReport, PrefixHolding
+from schemas.jobs import CachedPrefix, CachedPrefixReport
 from schemas.requests import Message
 from schemas.workers import WorkerReport
 
 
 class PrefixLookup:
-    """Asks the index, and leaves out whoever is not alive."""
+    """Looks prefixes up in the index, and leaves out workers that are not alive."""
 
     def __init__(self, index: PrefixIndex, presence: Presence, block_bytes: int) -> None:
         self._index, self._presence, self._block_bytes = index, presence, block_bytes
 
-    def of(self, messages: Sequence[Message], namespace: str) -> HolderReport:
-        """Every live worker that holds at least one block for the namespace, the longest first."""
+    def find(self, messages: Sequence[Message], namespace: str) -> CachedPrefixReport:
+        """Every live worker that has at least one block cached in the namespace, the longest prefix first."""
         workers: defaultdict[str, dict[str, WorkerReport]] = defaultdict(dict)
         for report in self._presence.live():
             workers[report.model][member_name(report.worker_id, report.epoch)] = report
-        holders = []
+        found = []
         for model, alive in workers.items():
             blocks = block_hashes(messages, model=model, namespace=namespace, block_bytes=self._block_bytes)
-            for member, length in self._index.look_up(blocks).items():
-                if member in alive:
-                    worker, held_bytes = alive[member], length * self._block_bytes
-                    holders.append(
-                        PrefixHolding(worker=worker.worker_id, tier=worker.tier, model=model, held_bytes=held_bytes)
+            for member, num_blocks in self._index.look_up(blocks).items():
+                if (worker := alive.get(member)) is not None:
+                    num_bytes = num_blocks * self._block_bytes
+                    found.append(
+                        CachedPrefix(worker=worker.worker_id, tier=worker.tier, model=model, held_bytes=num_bytes)
                     )
-        return HolderReport(
+        return CachedPrefixReport(
             prompt_bytes=len(canonical_bytes(messages)),
             block_bytes=self._block_bytes,
-            holders=tuple(sorted(holders, key=lambda holder: (-holder.held_bytes, holder.worker))),
+            holders=tuple(sorted(found, key=lambda prefix: (-prefix.held_bytes, prefix.worker))),
         )

@@ -17,7 +17,6 @@ from gateway.batches.files import Quota
 from gateway.batches.run import BatchRun
 from gateway.batches.runner import MAX_RUNNING, BatchRunner
 from gateway.batches.sweeper import FileSweeper
-from gateway.openai.models import ModelTable
 from schemas.openai_files import Batch, StoredFile
 from schemas.owners import Owner
 from tests.polling import until
@@ -190,7 +189,7 @@ def test_a_batch_that_finds_no_room_does_not_grow_however_often_it_looks(make_se
     ear = Ear(500, 3000)
     services = replace(make_services(backpressure={"max_requests": 1}), hub=ImpatientHub(ear))
     batch = services.batches.read(make_batch("batch_a", num=3))
-    run = BatchRun(services, ModelTable(services.admission.policies, {}), batch)
+    run = BatchRun(services, batch)
     thread = threading.Thread(target=run.run)
     tracemalloc.start()
     try:

@@ -55,8 +55,8 @@ PAGES = ("/openapi", "/static")
 @pytest.fixture
 def app(make_services, redis_connection):
     services = make_services(require_api_keys=True)
-    holders = PrefixLookup(PrefixIndex(redis_connection, 60), services.presence, block_bytes=64)
-    return create_app(replace(services, holders=holders), redis_connection.connection_pool)
+    prefix_lookup = PrefixLookup(PrefixIndex(redis_connection, 60), services.presence, block_bytes=64)
+    return create_app(replace(services, prefix_lookup=prefix_lookup), redis_connection.connection_pool)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from broker import keys
 from gateway.websocket.connection import Gone
 from gateway.websocket.session import Session
-from schemas.sockets import ToldEvent, ToldJob, ToldProblem
+from schemas.sockets import EventMessage, JobMessage, ProblemMessage
 from tests.polling import until
 
 TEXT = st.text() | st.just("\ud800") | st.just("x\udc00")
@@ -78,7 +78,7 @@ def answers(make_services):
 
 
 def check(told: dict) -> None:
-    kind = {"job": ToldJob, "problem": ToldProblem, "event": ToldEvent}[told["type"]]
+    kind = {"job": JobMessage, "problem": ProblemMessage, "event": EventMessage}[told["type"]]
     assert kind.model_validate_json(json.dumps(told))
 
 
