@@ -1,7 +1,6 @@
 """The HTTP API as a WSGI application. Nothing is built at import: `create_app` gets what it works with."""
 
 import uuid
-from contextlib import ExitStack
 from functools import partial
 
 from flask import Response, g, request
@@ -15,7 +14,6 @@ from gateway.http.authentication import add_authentication, keys_are_required
 from gateway.http.error_handlers import add_error_handlers, reject_invalid
 from gateway.http.errors import ApiError
 from gateway.http.rate_limits import add_rate_limits
-from gateway.jobs import event_routes
 from gateway.jobs import routes as job_routes
 from gateway.openai import chat_routes, responses_routes
 from gateway.services import Services
@@ -28,15 +26,7 @@ BODILESS = ("/cancel",)
 #: The most bytes of an upload's fields beside its file, and the most parts that it may have.
 MAX_FORM_BYTES, MAX_FORM_PARTS = 64 * 1024, 32
 #: The modules that add routes.
-ROUTES = (
-    job_routes,
-    event_routes,
-    chat_routes,
-    responses_routes,
-    batch_routes,
-    websocket_routes,
-    state_routes,
-)
+ROUTES = (job_routes, chat_routes, responses_routes, batch_routes, websocket_routes, state_routes)
 
 
 def create_app(services: Services, rate_limits: ConnectionPool | None = None) -> OpenAPI:
@@ -81,8 +71,7 @@ def _check_body(services: Services) -> None:
         raise ApiError(415, "Unsupported content encoding", detail, headers={"Accept-Encoding": "identity"})
     if batch_routes.is_upload():
         request.max_content_length = services.settings.max_file_bytes
-        g.upload_permit = ExitStack()
-        g.upload_permit.enter_context(services.transfers.permit())
+        g.upload_permit = services.transfers.permit()
         return
     if not request.is_json:
         detail = f"The body must be application/json (Content-Type is {request.content_type!r})"
@@ -99,6 +88,5 @@ def _check_body(services: Services) -> None:
 
 
 def _end_upload(_error: BaseException | None) -> None:
-    permit: ExitStack | None = g.pop("upload_permit", None)
-    if permit is not None:
-        permit.close()
+    if "upload_permit" in g:
+        g.pop("upload_permit").close()

@@ -1,11 +1,11 @@
-"""What a worker says about itself: its report, renewed while it lives."""
+"""A worker's report about itself, which it renews while it is alive."""
 
 from schemas.policy import Tier
 from schemas.wire import Wire
 
 
 class CacheStatistics(Wire):
-    """A KV cache since its worker started. Sizes are in tokens unless the name says otherwise."""
+    """A KV cache since its worker started. Sizes are in tokens unless a name says otherwise."""
 
     enabled: bool
     entries: int = 0
@@ -19,7 +19,7 @@ class CacheStatistics(Wire):
 
 
 class VerificationStatistics(Wire):
-    """Drafts verified by a cloud worker since it started."""
+    """Drafts that a cloud worker has verified since it started."""
 
     requests: int = 0
     drafts: int = 0
@@ -30,11 +30,11 @@ class VerificationStatistics(Wire):
 
 
 class WorkerReport(Wire):
-    """One live worker. It is gone when its report has expired."""
+    """One live worker. A worker whose report has expired counts as dead."""
 
     worker_id: str
     tier: Tier
-    #: Random per process start: what an earlier process of the same name published is void.
+    #: Random for each process: what an earlier process of the same name published is void.
     epoch: str
     host: str
     pid: int
@@ -44,7 +44,7 @@ class WorkerReport(Wire):
     capacity: int
     in_flight: int
     jobs_done: int = 0
-    #: Measured: tokens of work (schemas/routing_decision.py) a second while it had any; None before the first.
+    #: Measured tokens of work (schemas/routing_decision.py) per second while busy; None before the first.
     work_tokens_per_s: float | None = None
     cache: CacheStatistics
     verification: VerificationStatistics | None = None

@@ -1,7 +1,6 @@
 """Limits on what keeps a thread for long: fewer than there are threads, so that health and submissions find one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from threading import BoundedSemaphore
 
 from flask import Response
@@ -11,17 +10,12 @@ class TooManyStreams(Exception):
     """The limit is reached. The client may try again soon, at this process or another."""
 
 
-class StreamPermit:
-    """Permission to keep one thread."""
-
-    def __init__(self, semaphore: BoundedSemaphore) -> None:
-        self._semaphore = semaphore
-        self.is_responses = False
+class StreamPermit(ExitStack):
+    """Permission to keep one thread, until the end of the `with` block or until it is closed."""
 
     def release_after(self, response: Response) -> Response:
-        """Release the permit when the response has been sent or its client has left, not at the end of the block."""
-        self.is_responses = True
-        response.call_on_close(self._semaphore.release)
+        """Release it when the response has been sent or its client has left, and not at the end of the block."""
+        response.call_on_close(self.pop_all().close)
         return response
 
 
@@ -33,14 +27,10 @@ class StreamLimits:
         self._what = what
         self._semaphore = BoundedSemaphore(limit)
 
-    @contextmanager
-    def permit(self) -> Iterator[StreamPermit]:
-        """A permit for the block, or for longer (`StreamPermit.release_after`). Raises `TooManyStreams` at once."""
+    def permit(self) -> StreamPermit:
+        """A permit, for a `with` statement. Does not block: raises `TooManyStreams`."""
         if not self._semaphore.acquire(blocking=False):
             raise TooManyStreams(f"This process already serves {self._limit} {self._what}.")
-        permit = StreamPermit(self._semaphore)
-        try:
-            yield permit
-        finally:
-            if not permit.is_responses:
-                self._semaphore.release()
+        permit = StreamPermit()
+        permit.callback(self._semaphore.release)
+        return permit

@@ -1,21 +1,25 @@
-"""/v1/jobs: submit a prompt, read what became of it, cancel it."""
+"""/v1/jobs: submit a prompt, read what became of it, follow its events, cancel it."""
 
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 
 from flask import Response
 from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, Field
 
+from broker.event_streams import BEGINNING, StreamedEvent
 from broker.leases import Record
 from broker.states import FINISHED
 from gateway.http.client_disconnect import asking_client_has_left
 from gateway.http.idempotency import REPLAYED, IdempotencyHeader
 from gateway.http.openapi import JOBS, problems
+from gateway.http.openapi import event_stream as event_stream_document
 from gateway.http.stream_limits import TooManyStreams
-from gateway.jobs.answers import RETRY_AFTER_S, job_of, json_answer, no_such_job
+from gateway.jobs.answers import HEARTBEAT, RETRY_AFTER_S, event_stream, job_of, json_answer, no_such_job
 from gateway.jobs.submission import submit_all
 from gateway.services import Services
+from schemas.events import POSITION
 from schemas.jobs import Job
 from schemas.requests import AcceptedRequest, JobRequest
 
@@ -30,6 +34,17 @@ class WaitQuery(BaseModel):
     """How long to wait."""
 
     wait: float = Field(0.0, ge=0.0, description="Seconds to wait for the job to finish; cut to gateway.max_wait_s.")
+
+
+class ResumeHeader(BaseModel):
+    """Where an interrupted event stream goes on."""
+
+    last_event_id: str = Field(
+        BEGINNING,
+        alias="Last-Event-ID",
+        pattern=POSITION,
+        description="The id of the last event that arrived; what follows it is sent.",
+    )
 
 
 def add(app: OpenAPI, services: Services) -> None:
@@ -66,6 +81,20 @@ def add(app: OpenAPI, services: Services) -> None:
         store.cancel(path.job_id)
         return _job(services, path.job_id, store.read(path.job_id))
 
+    stream = event_stream_document("The job's events (schemas/events.py).")
+
+    @app.get("/v1/jobs/<job_id>/events", tags=[JOBS], responses={200: stream, 204: None, **problems(404, 410)})
+    def events(path: JobPath, header: ResumeHeader) -> Response:
+        """Follow the job: server-sent events, its whole history first, resumable by Last-Event-ID."""
+        state = store.state(path.job_id)
+        if state is None:
+            raise no_such_job(store, path.job_id)
+        if state in FINISHED and not services.hub.read(path.job_id, header.last_event_id):
+            return Response(status=204)  # tells an EventSource not to connect again
+        with services.streams.permit() as permit:
+            following = services.hub.follow(path.job_id, header.last_event_id, deadline=float("inf"))
+            return permit.release_after(event_stream(_server_sent(following)))
+
 
 def _wait(services: Services, job_id: str, wait_s: float) -> None:
     """Block until the job has finished, the time is up or the client has left. Raises `TooManyStreams`.
@@ -91,3 +120,13 @@ def _job(services: Services, job_id: str, record: Record | None) -> Response:
     if record is None:
         raise no_such_job(services.store, job_id)
     return json_answer(job_of(record), headers={} if record.state in FINISHED else {"Retry-After": RETRY_AFTER_S})
+
+
+def _server_sent(following: Iterator[StreamedEvent | None]) -> Iterator[str]:
+    """Server-sent events with the stream's positions as ids."""
+    for streamed in following:
+        if streamed is None:
+            yield HEARTBEAT
+        else:
+            event = streamed.event
+            yield f"id: {streamed.position}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"

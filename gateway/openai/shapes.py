@@ -6,7 +6,7 @@ A dialect is what one route makes of results: a whole completion, or the chunks 
 import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from gateway.openai.translation import prompts_of
 from schemas.openai_answers import (
@@ -31,7 +31,6 @@ from schemas.openai_models import report_of
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
 from schemas.results import Result, RivalLogprob, TokenLogprob
-from schemas.wire import Wire
 
 
 @dataclass(frozen=True)
@@ -40,25 +39,6 @@ class Answer:
 
     job_id: str
     result: Result
-
-
-class Dialect(Protocol):
-    """What one route makes of the answers to its choices."""
-
-    def whole(self, answers: Sequence[Answer]) -> Wire:
-        """The completion with all answers."""
-
-    def opening(self, index: int) -> Wire | None:
-        """The first chunk of a choice, if it has one."""
-
-    def piece(self, index: int, text: str) -> Wire:
-        """A chunk with new text of a choice."""
-
-    def closing(self, index: int, answer: Answer, text: str) -> Wire:
-        """The last chunk of a choice, with the text that was not sent yet."""
-
-    def usage(self, answers: Sequence[Answer]) -> Wire:
-        """The chunk with the token counts, once all choices have ended."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +57,7 @@ class ChatDialect:
         return cls(f"chatcmpl-{first.request_id}", int(first.accepted_at_s), body.model, first.sampling.logprobs)
 
     def whole(self, answers: Sequence[Answer]) -> ChatCompletion:
-        """See `Dialect`."""
+        """The completion with all answers."""
         choices = tuple(
             ChatChoice(
                 index=index,
@@ -98,15 +78,15 @@ class ChatDialect:
         )
 
     def opening(self, index: int) -> ChatChunk:
-        """See `Dialect`."""
+        """The first chunk of a choice."""
         return self._chunk(ChatChunkChoice(index=index, delta=Delta(role="assistant", content="")))
 
     def piece(self, index: int, text: str) -> ChatChunk:
-        """See `Dialect`."""
+        """A chunk with new text of a choice."""
         return self._chunk(ChatChunkChoice(index=index, delta=Delta(content=text)))
 
     def closing(self, index: int, answer: Answer, text: str) -> ChatChunk:
-        """See `Dialect`."""
+        """The last chunk of a choice, with the text that was not sent yet."""
         choice = ChatChunkChoice(
             index=index,
             delta=Delta(content=text or None),
@@ -116,7 +96,7 @@ class ChatDialect:
         return self._chunk(choice, firstdraft=report_of(answer.job_id, answer.result))
 
     def usage(self, answers: Sequence[Answer]) -> ChatChunk:
-        """See `Dialect`."""
+        """The chunk with the token counts, once all choices have ended."""
         return self._chunk(usage=usage_of(answers))
 
     def _chunk(self, *choices: ChatChunkChoice, **fields: Any) -> ChatChunk:
@@ -150,25 +130,25 @@ class TextDialect:
         return cls(f"cmpl-{first.request_id}", created, body.model, echoed, len(prompts), logprobs)
 
     def whole(self, answers: Sequence[Answer]) -> TextCompletion:
-        """See `Dialect`."""
+        """The completion with all answers."""
         choices = [self._choice(i, answer, self._echo(i) + answer.result.text) for i, answer in enumerate(answers)]
         usage = usage_of(answers, self.num_prompts)
         return self._completion(*choices, usage=usage, firstdraft=choices[0].firstdraft)
 
     def opening(self, index: int) -> TextCompletion | None:
-        """See `Dialect`."""
+        """The first chunk of a choice, if its prompt is echoed."""
         return self.piece(index, self._echo(index)) if self._echo(index) else None
 
     def piece(self, index: int, text: str) -> TextCompletion:
-        """See `Dialect`."""
+        """A chunk with new text of a choice."""
         return self._completion(TextChoice(index=index, text=text))
 
     def closing(self, index: int, answer: Answer, text: str) -> TextCompletion:
-        """See `Dialect`."""
+        """The last chunk of a choice, with the text that was not sent yet."""
         return self._completion(self._choice(index, answer, text))
 
     def usage(self, answers: Sequence[Answer]) -> TextCompletion:
-        """See `Dialect`."""
+        """The chunk with the token counts, once all choices have ended."""
         return self._completion(usage=usage_of(answers, self.num_prompts))
 
     def _echo(self, index: int) -> str:
@@ -185,6 +165,10 @@ class TextDialect:
 
     def _completion(self, *choices: TextChoice, **fields: Any) -> TextCompletion:
         return TextCompletion(id=self.id, created=self.created, model=self.model, choices=choices, **fields)
+
+
+#: What one route makes of the answers to its choices.
+Dialect = ChatDialect | TextDialect
 
 
 def usage_of(answers: Sequence[Answer], num_prompts: int = 1) -> TokenUsage:

@@ -6,11 +6,15 @@ while; if that is not enough, it goes back to the outbox.
 
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 
-class Addressed(Protocol):
-    """A webhook that is due."""
+class DueWebhook(Protocol):
+    """A webhook that is to be called (`broker.outbox.Due`)."""
+
+    @property
+    def request_id(self) -> str:
+        """The request that has finished."""
 
     @property
     def owner(self) -> str:
@@ -19,9 +23,6 @@ class Addressed(Protocol):
     @property
     def receiver(self) -> str:
         """Host and port of the address to call."""
-
-
-DueT = TypeVar("DueT", bound=Addressed)
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,18 @@ DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
-class _Waiting(Generic[DueT]):
-    due: DueT
+class _Waiting:
+    due: DueWebhook
     until_s: float
 
 
-class WebhookQueue(Generic[DueT]):
+class WebhookQueue:
     """Webhooks that wait or are in flight. Not thread-safe. Times are `time.monotonic`'s."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         #: Waiting webhooks by receiver; the receiver that was called last comes last.
-        self._queues: OrderedDict[str, deque[_Waiting[DueT]]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[_Waiting]] = OrderedDict()
         self._num_waiting = 0
         self._owners: Counter[str] = Counter()
         self._receivers: Counter[str] = Counter()
@@ -71,7 +72,7 @@ class WebhookQueue(Generic[DueT]):
         """Whether more may wait, for a receiver with an empty queue."""
         return self._num_waiting < self._limits.waiting
 
-    def put(self, due: DueT, now_s: float) -> bool:
+    def put(self, due: DueWebhook, now_s: float) -> bool:
         """Queue the webhook; False where too many wait already, for its receiver or in all."""
         if not self.has_room or len(self._queues.get(due.receiver, ())) >= self._limits.receiver_waiting:
             return False
@@ -79,7 +80,7 @@ class WebhookQueue(Generic[DueT]):
         self._num_waiting += 1
         return True
 
-    def start_next(self) -> DueT | None:
+    def start_next(self) -> DueWebhook | None:
         """The next webhook that the limits allow, which counts as in flight from now on; None if there is none."""
         if self.num_in_flight >= self._limits.in_flight:
             return None
@@ -96,21 +97,21 @@ class WebhookQueue(Generic[DueT]):
                     return waiting.due
         return None
 
-    def ended(self, due: DueT) -> None:
+    def ended(self, due: DueWebhook) -> None:
         """The call is not in flight any more."""
         for counter, name in ((self._owners, due.owner), (self._receivers, due.receiver)):
             counter[name] -= 1
             if not counter[name]:
                 del counter[name]
 
-    def take_expired(self, now_s: float) -> list[DueT]:
+    def take_expired(self, now_s: float) -> list[DueWebhook]:
         """Remove and return the webhooks that have waited for too long."""
         expired = [(name, one) for name, queue in self._queues.items() for one in queue if one.until_s <= now_s]
         for receiver, waiting in expired:
             self._remove(receiver, waiting)
         return [waiting.due for _, waiting in expired]
 
-    def _remove(self, receiver: str, waiting: _Waiting[DueT]) -> None:
+    def _remove(self, receiver: str, waiting: _Waiting) -> None:
         queue = self._queues[receiver]
         queue.remove(waiting)
         self._num_waiting -= 1

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from broker.background import Loop
 from broker.leases import Record
-from broker.outbox import BATCH, Due, Outbox
+from broker.outbox import BATCH, Outbox
 from broker.request_store import RequestStore
 from config.settings import WebhookSettings
 from gateway.jobs.answers import job_of
@@ -31,7 +31,7 @@ from gateway.webhooks.delivery import (
     retry_delay_s,
     signed_headers,
 )
-from gateway.webhooks.queue import DEFAULT_LIMITS, Limits, WebhookQueue
+from gateway.webhooks.queue import DEFAULT_LIMITS, DueWebhook, Limits, WebhookQueue
 from schemas.wire import UndecodableMessage
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class WebhookSender:
         self._settings = settings
         self._secret = secret
         self._clock = clock
-        self._queue: WebhookQueue[Due] = WebhookQueue(limits)
+        self._queue = WebhookQueue(limits)
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(limits.in_flight, thread_name_prefix="webhook")
         #: Calls `step`.
@@ -105,7 +105,7 @@ class WebhookSender:
                 return
             self._pool.submit(self._call, due)
 
-    def _call(self, due: Due) -> None:
+    def _call(self, due: DueWebhook) -> None:
         try:
             self._send(due.request_id)
         except RedisError as error:

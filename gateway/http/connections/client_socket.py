@@ -51,12 +51,17 @@ class ClientSocket(socket.socket):
         """As a socket's, but a blocking call waits for `PATIENCE_S` at most."""
         self.settimeout(PATIENCE_S if blocking else 0.0)
 
-    def fill(self, num_bytes: int) -> int:
-        """Receive up to `num_bytes` into `received`, and return how many; 0 at the end of the stream.
+    def fill(self, num_bytes: int) -> int | None:
+        """Receive up to `num_bytes` into `received`, and return how many; None where nothing has arrived.
 
-        For a non-blocking socket: raises `BlockingIOError` where nothing has arrived.
+        0 at the end of the stream and after an error. For a non-blocking socket.
         """
-        data = super().recv(num_bytes)
+        try:
+            data = super().recv(num_bytes)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return 0
         self.received += data
         return len(data)
 

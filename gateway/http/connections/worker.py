@@ -188,12 +188,9 @@ class Worker(ThreadWorker):
     def _read(self, connection: Connection) -> bool:
         """Receive; whether the connection waits no longer."""
         sock = connection.sock
-        try:
-            num_new = sock.fill(CHUNK)
-        except BlockingIOError:
+        num_new = sock.fill(CHUNK)
+        if num_new is None:
             return False
-        except OSError:
-            num_new = 0
         if not num_new:
             self._close(connection)
             return True
@@ -257,16 +254,11 @@ class Worker(ThreadWorker):
 
     def _has_client_closed(self, connection: Connection) -> bool:
         """Skip what still arrives. If the client has closed the connection, close it too; whether that is so."""
-        try:
-            num_new = connection.sock.fill(CHUNK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            num_new = 0
+        num_new = connection.sock.fill(CHUNK)
         connection.sock.received.clear()
-        if not num_new:
+        if num_new == 0:
             self._close(connection)
-        return not num_new
+        return num_new == 0
 
     def _wait(self, connection: Connection, event: int, then: Callable[[ClientSocket], object], for_s: float) -> None:
         self._unregister(connection)
