@@ -9,7 +9,7 @@ from gateway.openai.shapes import cached_tokens, chat_logprob
 from gateway.openai.stable_text import Diverged, StableText
 from gateway.openai.translation import as_job, conversation, schema_of
 from schemas.events import Cancelled, Done, Event, Failed
-from schemas.openai_chat import ChatMessage, JsonSchemaFormat, ResponseFormat
+from schemas.openai_chat import ChatMessage
 from schemas.openai_models import report_of
 from schemas.openai_responses import (
     IncompleteDetails,
@@ -46,6 +46,7 @@ def response_job(body: ResponseRequest, policy: str | None, earlier: Sequence[Me
     """The job of a response that continues the `earlier` conversation. Raises `Refused`."""
     check_others(body.model_extra or {})
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    text_format = _format(body)
     logprobs = INCLUDE_LOGPROBS in (body.include or ()) or bool(body.top_logprobs)
     return as_job(
         {
@@ -56,7 +57,7 @@ def response_job(body: ResponseRequest, policy: str | None, earlier: Sequence[Me
             "top_p": body.top_p,
             "logprobs": logprobs,
             "top_logprobs": body.top_logprobs,
-            "json_schema": schema_of(_format(body)),
+            "json_schema": schema_of(text_format.type, text_format.json_schema, "text.format.schema"),
             **(body.firstdraft.given() if body.firstdraft else {}),
         }
     )
@@ -64,7 +65,6 @@ def response_job(body: ResponseRequest, policy: str | None, earlier: Sequence[Me
 
 def note_of(body: ResponseRequest) -> ResponseNote:
     """The part of the body that the response repeats."""
-    text_format = body.text.format if body.text else TextFormat()
     return ResponseNote(
         model=body.model,
         instructions=body.instructions,
@@ -72,7 +72,7 @@ def note_of(body: ResponseRequest) -> ResponseNote:
         background=bool(body.background),
         store=body.store is not False,
         metadata=body.metadata or {},
-        text_format=text_format.model_dump(exclude_none=True),
+        text_format=_format(body).model_dump(exclude_none=True),
     )
 
 
@@ -258,10 +258,5 @@ def _turns(body: ResponseRequest) -> list[dict[str, str]]:
     return conversation(messages)
 
 
-def _format(body: ResponseRequest) -> ResponseFormat | None:
-    if body.text is None:
-        return None
-    wanted = body.text.format
-    if wanted.json_schema is None or wanted.type != "json_schema":
-        return ResponseFormat(type=wanted.type, object_schema=wanted.json_schema)
-    return ResponseFormat(type=wanted.type, json_schema=JsonSchemaFormat(json_schema=wanted.json_schema))
+def _format(body: ResponseRequest) -> TextFormat:
+    return body.text.format if body.text else TextFormat()

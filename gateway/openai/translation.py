@@ -28,7 +28,7 @@ def chat_jobs(body: ChatCompletionRequest, policy: str | None) -> list[JobReques
         "max_tokens": body.max_completion_tokens or body.max_tokens,
         "logprobs": body.logprobs,
         "top_logprobs": body.top_logprobs,
-        "json_schema": schema_of(body.response_format),
+        "json_schema": _response_schema(body.response_format),
     }
     return _choices(fields, body.n or 1)
 
@@ -68,21 +68,18 @@ def conversation(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
     return turns
 
 
-def schema_of(wanted: ResponseFormat | None) -> dict[str, Any] | None:
-    """The JSON schema that the answer must match, if any. Raises `Refused` where it does not fit the type."""
-    if wanted is None:
-        return None
-    if wanted.json_schema is not None and wanted.type != "json_schema":
-        raise Refused("response_format.json_schema", wanted.json_schema.json_schema, f"{wanted.type} has none")
-    if wanted.object_schema is not None and wanted.type != "json_object":
-        raise Refused("response_format.schema", wanted.object_schema, f"{wanted.type} has none there")
-    if wanted.type == "json_object":
-        return {**ANY_OBJECT, **(wanted.object_schema or {})}
-    if wanted.type == "text":
-        return None
-    if wanted.json_schema is None:
-        raise Refused("response_format.json_schema", None, "is needed where the type is json_schema")
-    return wanted.json_schema.json_schema
+def schema_of(kind: str, schema: dict[str, Any] | None, field: str) -> dict[str, Any] | None:
+    """The JSON schema that an answer in this kind of format must match, if any.
+
+    Raises `Refused`, naming the `field` of the schema, where the kind needs a schema or takes none.
+    """
+    if kind == "json_object":
+        return {**ANY_OBJECT, **(schema or {})}
+    if kind == "text" and schema is not None:
+        raise Refused(field, schema, "text has none")
+    if kind == "json_schema" and schema is None:
+        raise Refused(field, None, "is needed where the type is json_schema")
+    return schema
 
 
 def as_job(fields: dict[str, Any]) -> JobRequest:
@@ -92,6 +89,17 @@ def as_job(fields: dict[str, Any]) -> JobRequest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         raise Refused(dotted(first["loc"]) or "body", first["input"], first["msg"]) from error
+
+
+def _response_schema(wanted: ResponseFormat | None) -> dict[str, Any] | None:
+    if wanted is None:
+        return None
+    if wanted.object_schema is not None and wanted.type != "json_object":
+        raise Refused("response_format.schema", wanted.object_schema, f"{wanted.type} has none there")
+    if wanted.json_schema is not None and wanted.type == "json_object":
+        raise Refused("response_format.json_schema", wanted.json_schema.json_schema, "json_object has none")
+    schema = wanted.json_schema.json_schema if wanted.json_schema else wanted.object_schema
+    return schema_of(wanted.type, schema, "response_format.json_schema")
 
 
 def _shared(body: CompletionOptions, policy: str | None) -> dict[str, Any]:

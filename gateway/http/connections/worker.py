@@ -150,7 +150,8 @@ class Worker(ThreadWorker):
         self._check_again_at = now + CHECK_S
         for connection in [waiting for waiting in self._waiting if waiting.deadline <= now]:
             if connection.is_reading and connection.sock.received:
-                self._refuse(connection, NOT_IN_TIME)
+                with self._closing_on_error(connection):
+                    self._refuse(connection, NOT_IN_TIME)
             else:
                 self._close(connection)
 
@@ -203,11 +204,7 @@ class Worker(ThreadWorker):
         sock = connection.sock
         arrived = connection.framing.look(sock.received)
         if arrived is Arrived.PART_ON_DEMAND:
-            try:
-                sock.send(ON_DEMAND)
-            except OSError:
-                self._close(connection)
-                return True
+            sock.send(ON_DEMAND)
         if arrived in {Arrived.PART, Arrived.PART_ON_DEMAND}:
             self._count(connection, len(sock.received))
             if self._num_received > MAX_ALL_RECEIVED_BYTES:
@@ -223,31 +220,18 @@ class Worker(ThreadWorker):
         return True
 
     def _on_writable(self, connection: Connection, goes_on: bool, sock: ClientSocket) -> None:
-        try:
-            if not sock.send_more():
-                return
-        except OSError:
-            self._close(connection)
-            return
-        self._unregister(connection)
-        self._after_answer(connection, goes_on)
+        if sock.send_more():
+            self._unregister(connection)
+            self._after_answer(connection, goes_on)
 
     def _refuse(self, connection: Connection, answer: bytes) -> None:
-        try:
-            connection.sock.send(answer)
-        except OSError:
-            self._close(connection)
-            return
+        connection.sock.send(answer)
         self._close_gently(connection)
 
     def _close_gently(self, connection: Connection) -> None:
         """Close after the client has, or after a while: otherwise bytes that are under way would be lost."""
-        try:
-            connection.sock.setblocking(False)
-            connection.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._close(connection)
-            return
+        connection.sock.setblocking(False)
+        connection.sock.shutdown(socket.SHUT_WR)
         connection.is_reading = False
         if not self._has_client_closed(connection):
             self._wait(connection, selectors.EVENT_READ, lambda _sock: self._has_client_closed(connection), LINGER_S)
@@ -274,9 +258,12 @@ class Worker(ThreadWorker):
 
     @contextmanager
     def _closing_on_error(self, connection: Connection) -> Iterator[None]:
-        """An error ends this connection and not the loop."""
+        """An error ends this connection and not the loop. `OSError` is a client that has left."""
         try:
             yield
+        except OSError as error:
+            self.log.debug("connection_ended error=%s", error)
+            self._close(connection)
         except Exception:
             self.log.exception("connection_broke")
             self._close(connection)

@@ -5,9 +5,11 @@ from gateway.http.errors import ApiError, field_error
 from gateway.jobs.request_validation import Refused
 from gateway.openai.errors import no_answer, openai_error
 from gateway.openai.models import ModelTable, UnknownModel
+from gateway.openai.responses import response_job
 from gateway.openai.translation import ANY_OBJECT, chat_jobs, completion_jobs
 from schemas.events import Failed
 from schemas.openai_chat import ChatCompletionRequest, CompletionRequest
+from schemas.openai_responses import ResponseRequest
 from schemas.results import Failure, FailureKind
 
 TURNS = [{"role": "user", "content": "hello"}]
@@ -109,6 +111,14 @@ def test_what_would_change_the_answer_and_cannot_is_refused(body, field):
     with pytest.raises(Refused) as refusal:
         chat(**body)
     assert refusal.value.field == field
+
+
+@pytest.mark.parametrize("form", [{"type": "json_schema"}, {"type": "text", "schema": SCHEMA}])
+def test_a_responses_format_without_its_schema_or_with_one_too_many_is_refused_by_the_bodys_own_field(form):
+    body = ResponseRequest.model_validate({"model": "m", "input": "hello", "text": {"format": form}})
+    with pytest.raises(Refused) as refusal:
+        response_job(body, None, ())
+    assert refusal.value.field == "text.format.schema"
 
 
 @pytest.mark.parametrize(
