@@ -31,11 +31,11 @@ from gateway.app import create_app
 from gateway.batches.files import DiskFiles
 from gateway.batches.runner import BatchRunner
 from gateway.batches.sweeper import FileSweeper
-from gateway.http import health
 from gateway.http.authentication import keys_are_required
 from gateway.http.connections.worker import Reading
-from gateway.jobs.prefix_lookup import PrefixLookup
 from gateway.jobs.request_validation import Admission
+from gateway.monitoring import health
+from gateway.monitoring.prefix_lookup import PrefixLookup
 from gateway.openai.models import ModelTable
 from gateway.services import Services
 from gateway.webhooks.queue import DEFAULT_LIMITS

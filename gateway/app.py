@@ -9,12 +9,13 @@ from redis import ConnectionPool
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from gateway.batches import routes as batch_routes
-from gateway.http import openapi, state_routes
+from gateway.http import openapi
 from gateway.http.authentication import add_authentication, keys_are_required
 from gateway.http.error_handlers import add_error_handlers, reject_invalid
 from gateway.http.errors import ApiError
 from gateway.http.rate_limits import add_rate_limits
 from gateway.jobs import routes as job_routes
+from gateway.monitoring import routes as monitoring_routes
 from gateway.openai import chat_routes, responses_routes
 from gateway.services import Services
 from gateway.websocket import routes as websocket_routes
@@ -26,7 +27,7 @@ BODILESS = ("/cancel",)
 #: The most bytes of an upload's fields beside its file, and the most parts that it may have.
 MAX_FORM_BYTES, MAX_FORM_PARTS = 64 * 1024, 32
 #: The modules that add routes.
-ROUTES = (job_routes, chat_routes, responses_routes, batch_routes, websocket_routes, state_routes)
+ROUTES = (job_routes, chat_routes, responses_routes, batch_routes, websocket_routes, monitoring_routes)
 
 
 def create_app(services: Services, rate_limits: ConnectionPool | None = None) -> OpenAPI:

@@ -16,8 +16,8 @@ from config.settings import BackpressureSettings, GatewaySettings
 from gateway.batches.files import DiskFiles
 from gateway.http.stream_limits import StreamLimits
 from gateway.jobs.ownership import OwnedRequests
-from gateway.jobs.prefix_lookup import PrefixLookup
 from gateway.jobs.request_validation import Admission
+from gateway.monitoring.prefix_lookup import PrefixLookup
 from gateway.openai.models import ModelTable
 
 

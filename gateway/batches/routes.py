@@ -12,12 +12,12 @@ from pydantic import BaseModel, Field, model_validator
 from broker.batches import NotListed
 from config.settings import GatewaySettings
 from gateway.batches.files import CHUNK, Quota, check_room
+from gateway.http.answers import json_answer
 from gateway.http.authentication import asking_owner, may_see, seen_owner
 from gateway.http.errors import ApiError
 from gateway.http.idempotency import REPLAYED, IdempotencyHeader
 from gateway.http.openapi import FILES, openai_errors
 from gateway.http.pagination import page_of, unknown_after
-from gateway.jobs.answers import json_answer
 from gateway.services import Services
 from schemas.openai_files import (
     ENDED,

@@ -16,11 +16,11 @@ from broker.connection import REDIS_AWAY, NoFreeConnection
 from broker.idempotency import IdempotencyConflict
 from broker.request_store import NotOnDisk
 from gateway.batches.files import QuotaExceeded
+from gateway.http.answers import RETRY_AFTER_S
 from gateway.http.authentication import Forbidden, Unauthorised
 from gateway.http.client_disconnect import ClientLeft
 from gateway.http.errors import MAX_SHOWN, ApiError, field_error, invalid, invalid_fields, shown
 from gateway.http.stream_limits import TooManyStreams
-from gateway.jobs.answers import RETRY_AFTER_S
 from gateway.jobs.request_validation import Refused
 from gateway.jobs.submission import Overloaded, ResultExpired
 from gateway.openai.errors import is_openai_path, openai_error

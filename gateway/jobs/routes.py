@@ -11,12 +11,13 @@ from pydantic import BaseModel, Field
 from broker.event_streams import BEGINNING, StreamedEvent
 from broker.leases import Record
 from broker.states import FINISHED
+from gateway.http.answers import HEARTBEAT, RETRY_AFTER_S, event_stream, json_answer
 from gateway.http.client_disconnect import asking_client_has_left
 from gateway.http.idempotency import REPLAYED, IdempotencyHeader
 from gateway.http.openapi import JOBS, problems
 from gateway.http.openapi import event_stream as event_stream_document
 from gateway.http.stream_limits import TooManyStreams
-from gateway.jobs.answers import HEARTBEAT, RETRY_AFTER_S, event_stream, job_of, json_answer, no_such_job
+from gateway.jobs.answers import job_of, no_such_job
 from gateway.jobs.submission import submit_all
 from gateway.services import Services
 from schemas.events import POSITION

@@ -4,9 +4,9 @@ from flask import Response
 from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, Field
 
+from gateway.http.answers import json_answer
 from gateway.http.idempotency import IdempotencyHeader
 from gateway.http.openapi import OPENAI, openai_errors
-from gateway.jobs.answers import json_answer
 from gateway.jobs.submission import submit_all
 from gateway.openai.serving import Jobs, answer
 from gateway.openai.shapes import ChatDialect, TextDialect

@@ -13,11 +13,11 @@ from broker import states
 from broker.event_streams import BEGINNING
 from broker.leases import Record
 from broker.states import State
+from gateway.http.answers import HEARTBEAT, event_stream, json_answer
 from gateway.http.errors import ApiError
 from gateway.http.idempotency import REPLAYED, IdempotencyHeader
 from gateway.http.openapi import OPENAI, openai_errors
 from gateway.http.pagination import page_of
-from gateway.jobs.answers import HEARTBEAT, event_stream, json_answer
 from gateway.jobs.submission import Submitted, submit_all, submitted_before
 from gateway.openai.errors import NoAnswer
 from gateway.openai.responses import (

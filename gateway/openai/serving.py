@@ -7,10 +7,10 @@ from itertools import chain
 from flask import Response
 
 from broker.event_streams import BEGINNING
+from gateway.http.answers import HEARTBEAT, event_stream, json_answer
 from gateway.http.client_disconnect import ClientLeft, asking_client_has_left
 from gateway.http.idempotency import REPLAYED
 from gateway.http.stream_limits import StreamPermit
-from gateway.jobs.answers import HEARTBEAT, event_stream, json_answer
 from gateway.jobs.submission import Submitted
 from gateway.openai.errors import NoAnswer, no_answer, openai_error, stream_broken_off, timed_out
 from gateway.openai.shapes import Answer, Dialect

@@ -7,7 +7,7 @@ import pytest
 
 from broker.prefix_index import PrefixIndex
 from gateway.app import create_app
-from gateway.jobs.prefix_lookup import PrefixLookup
+from gateway.monitoring.prefix_lookup import PrefixLookup
 from schemas.owners import Scope
 
 LINE = b'{"custom_id": "1", "method": "POST", "url": "/v1/jobs", "body": {"prompt": "x"}}'

@@ -1,13 +1,13 @@
-"""Health, caches and statistics."""
+"""/healthz, /readyz, /v1/cache and /v1/stats."""
 
 from flask import Response
 from flask_openapi3.openapi import OpenAPI
 
 from broker.connection import REDIS_AWAY
-from gateway.http import statistics
+from gateway.http.answers import json_answer
 from gateway.http.authentication import asking_owner
 from gateway.http.openapi import STATE
-from gateway.jobs.answers import json_answer
+from gateway.monitoring import statistics
 from gateway.services import Services
 from schemas.jobs import CachedPrefixReport, CacheReport, Health, Readiness, SystemReport
 from schemas.owners import NOBODY

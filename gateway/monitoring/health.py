@@ -8,10 +8,10 @@ from flask_openapi3.openapi import OpenAPI
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from config.settings import GatewaySettings
-from gateway.http import state_routes
 from gateway.http.authentication import add_authentication, keys_are_required
 from gateway.http.error_handlers import add_error_handlers
 from gateway.http.listening import listen
+from gateway.monitoring import routes
 from gateway.services import Services
 
 
@@ -34,7 +34,7 @@ def serve(services: Services, listening: socket.socket) -> None:
     app = OpenAPI("health", doc_ui=False)
     add_error_handlers(app)
     add_authentication(app, services.api_keys, required=keys_are_required(services.settings))
-    state_routes.add(app, services)
+    routes.add(app, services)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each probe would say nothing
     host, port = listening.getsockname()[:2]
     server = make_server(host, port, app, threaded=True, fd=listening.fileno(), request_handler=Handler)
