@@ -166,7 +166,7 @@ class BatchRun:
         remaining = ((number, raw) for number, raw in self._input_lines() if number not in self._finished)
         following = next(remaining, None)
         max_in_flight = self._services.settings.batch_in_flight
-        with self._services.hub.listening() as subscription:
+        with self._services.hub.subscribe() as subscription:
             while (ending := self._check_ending()) is None:
                 preempted = self._check_preempted()
                 while following is not None and len(self._in_flight) < max_in_flight and not preempted:
@@ -213,7 +213,7 @@ class BatchRun:
         self._in_flight.update(dict.fromkeys(job_ids, BatchLine(line, job_ids, submitted.requests[0])))
         for job_id in job_ids:
             subscription.add(job_id)
-            subscription.hear(job_id)  # an earlier run may have submitted it, and it may have ended
+            subscription.notify(job_id)  # an earlier run may have submitted it, and it may have ended
 
     def _collect(self, job_ids: set[str], subscription: EventSubscription) -> None:
         for job_id, event in self._services.hub.endings(job_ids).items():
@@ -254,7 +254,7 @@ class BatchRun:
 
     def _abandon(self, ending: Ending) -> None:
         """Cancel what is in flight. What has been answered by now still counts."""
-        with self._services.hub.listening() as subscription:
+        with self._services.hub.subscribe() as subscription:
             self._collect(set(self._in_flight), subscription)
             for entry in {id(entry): entry for entry in self._in_flight.values()}.values():
                 self._cancel(entry)

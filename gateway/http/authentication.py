@@ -22,7 +22,7 @@ class Unauthorised(Exception):
 
 
 class Forbidden(Exception):
-    """The key has not the scope for this."""
+    """The key lacks the scope for this."""
 
 
 def keys_are_required(settings: GatewaySettings) -> bool:

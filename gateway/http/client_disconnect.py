@@ -11,7 +11,7 @@ class ClientLeft(Exception):
     """The client has left, and nobody waits for the answer."""
 
 
-def asking_client_has_left() -> Callable[[], bool]:
+def disconnect_check() -> Callable[[], bool]:
     """A function that says whether the current request's client has left. Any thread may call it, at any time.
 
     A client that has shut down its sending side counts as gone, as with nginx and waitress. Without a connection

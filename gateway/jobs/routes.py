@@ -12,7 +12,7 @@ from broker.event_streams import BEGINNING, StreamedEvent
 from broker.leases import Record
 from broker.states import FINISHED
 from gateway.http.answers import HEARTBEAT, RETRY_AFTER_S, event_stream, json_answer
-from gateway.http.client_disconnect import asking_client_has_left
+from gateway.http.client_disconnect import disconnect_check
 from gateway.http.idempotency import REPLAYED, IdempotencyHeader
 from gateway.http.openapi import JOBS, problems
 from gateway.http.openapi import event_stream as event_stream_document
@@ -104,7 +104,7 @@ def _wait(services: Services, job_id: str, wait_s: float) -> None:
     """
     with services.streams.permit():
         deadline = time.monotonic() + min(wait_s, services.settings.max_wait_s)
-        services.hub.wait_for_end(job_id, deadline, asking_client_has_left())
+        services.hub.wait_for_end(job_id, deadline, disconnect_check())
 
 
 def _new_job(accepted: AcceptedRequest) -> Job:

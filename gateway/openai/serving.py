@@ -8,7 +8,7 @@ from flask import Response
 
 from broker.event_streams import BEGINNING
 from gateway.http.answers import HEARTBEAT, event_stream, json_answer
-from gateway.http.client_disconnect import ClientLeft, asking_client_has_left
+from gateway.http.client_disconnect import ClientLeft, disconnect_check
 from gateway.http.idempotency import REPLAYED
 from gateway.http.stream_limits import StreamPermit
 from gateway.jobs.submission import Submitted
@@ -34,7 +34,7 @@ class Jobs:
 
     def __init__(self, services: Services, submitted: Submitted) -> None:
         self._services = services
-        self._client_has_left = asking_client_has_left()
+        self._client_has_left = disconnect_check()
         self.accepted = submitted.requests
         #: Headers that say whether an earlier HTTP request submitted the jobs.
         self.headers = REPLAYED if submitted.replayed else {}

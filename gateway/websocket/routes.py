@@ -47,7 +47,7 @@ class Upgraded(Response):
         try:
             connection = Connection(self._raw, self._services.settings.max_body_bytes)
             connection.open(request.full_path, dict(request.headers))
-            with self._services.hub.listening() as subscription:
+            with self._services.hub.subscribe() as subscription:
                 Session(self._services, connection, subscription).run()
         except Gone:
             pass  # the handshake failed, and the client has been told

@@ -63,7 +63,7 @@ class Session:
             pass  # the jobs go on, and another connection can follow them
         finally:
             self._ended.set()
-            self._subscription.hear("")  # ends the other thread's wait
+            self._subscription.notify("")  # ends the other thread's wait
             self._connection.close()
             event_sender.join(POLL_S)
 
@@ -104,7 +104,7 @@ class Session:
         with self._lock:
             self._positions[job_id] = after
         self._subscription.add(job_id)
-        self._subscription.hear(job_id)  # sends past events at once
+        self._subscription.notify(job_id)  # sends past events at once
 
     def _unfollow(self, job_id: str) -> None:
         self._subscription.discard(job_id)

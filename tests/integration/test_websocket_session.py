@@ -70,8 +70,8 @@ def answers(make_services):
 
     def say(*messages: str) -> list[dict]:
         connection = Said(*messages)
-        with services.hub.listening() as listening:
-            Session(services, connection, listening).run()
+        with services.hub.subscribe() as subscription:
+            Session(services, connection, subscription).run()
         return [told for told in map(json.loads, connection.told) if told["type"] != "event"]
 
     return say
@@ -121,8 +121,8 @@ def test_a_job_whose_events_cannot_be_read_is_told_of(make_services, redis_conne
             raise Gone("has seen enough")
 
     connection = Waiting(submit)
-    with services.hub.listening() as listening:
-        Session(services, connection, listening).run()
+    with services.hub.subscribe() as subscription:
+        Session(services, connection, subscription).run()
     assert any("cannot be read" in told for told in connection.told)
 
 
@@ -147,6 +147,6 @@ def test_a_session_whose_events_break_closes_its_connection_instead_of_falling_s
             self.closed = True
 
     connection = Closable('{"type": "submit", "body": {"prompt": "x"}}')
-    with services.hub.listening() as listening:
-        Session(services, connection, listening).run()
+    with services.hub.subscribe() as subscription:
+        Session(services, connection, subscription).run()
     assert connection.closed
