@@ -103,7 +103,7 @@ def _add_files(app: OpenAPI, services: Services) -> None:
         new_id = f"file-{uuid.uuid4().hex}"
         with files.receiving(cast("BinaryIO", form.file.stream)) as received:
             key = header.of_upload(filename, form.purpose, form.kept_s, received.digest)
-            # A gateway that was killed between the two steps left an id without a file, which this makes.
+            # If a gateway was killed after claiming the id, there is no file yet, and this makes it.
             file_id = new_id if key is None else services.idempotency_keys.claim(key, new_id)
             description = _description(services, form, file_id, filename)
             stored = received.keep(description, _quota(services.settings))

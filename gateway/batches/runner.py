@@ -44,7 +44,7 @@ class BatchRunner:
         self._running: dict[str, _Running] = {}
         self._waiting: dict[str, Waiting] = {}
         self._lock = threading.Lock()
-        #: Calls `step`. Closing it ends no run; a run ends with its process, and another process then takes it up.
+        #: Calls `step`. Closing it ends no run. If the process dies, another one goes on with its runs.
         self.loop = Loop("batch-runner", self.step, every_s=LOOK_S)
 
     def step(self) -> None:

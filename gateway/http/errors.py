@@ -67,7 +67,7 @@ def dotted(location: tuple[int | str, ...]) -> str:
 
 
 def shown(value: Any) -> Any:
-    """The value as an error repeats it: JSON, and cut where it is long."""
+    """The value as an error repeats it: JSON, cut if it is long."""
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):

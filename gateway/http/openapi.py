@@ -59,7 +59,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"model": "firstdraft", "input": "Why is the sky blue?", "max_output_tokens": 64},
 }
 
-#: Responses by status, as flask-openapi3 takes them.
+#: Documented responses by status, as flask-openapi3 takes them.
 Responses = dict[str | int | HTTPStatus, type[BaseModel] | dict[Any, Any] | None]
 
 

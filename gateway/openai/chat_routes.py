@@ -29,7 +29,7 @@ def add(app: OpenAPI, services: Services) -> None:
 
     @app.post("/v1/chat/completions", tags=[OPENAI], responses={200: ChatCompletion, **openai_errors(404, 410, 422)})
     def chat(header: IdempotencyHeader, body: ChatCompletionRequest) -> Response:
-        """Answer a conversation, whole or as a stream of text that will stand."""
+        """Answer a conversation, whole or as a stream of text that is final."""
         requests = chat_jobs(body, models.policy(body.model))
         with services.streams.permit() as permit:
             jobs = Jobs(services, submit_all(services, requests, key=header.of_json()))
@@ -37,7 +37,7 @@ def add(app: OpenAPI, services: Services) -> None:
 
     @app.post("/v1/completions", tags=[OPENAI], responses={200: TextCompletion, **openai_errors(404, 410, 422)})
     def complete(header: IdempotencyHeader, body: CompletionRequest) -> Response:
-        """Answer one or more prompts, each as one message of a user's."""
+        """Answer one or more prompts, each as one message of the user's."""
         requests = completion_jobs(body, models.policy(body.model))
         with services.streams.permit() as permit:
             jobs = Jobs(services, submit_all(services, requests, key=header.of_json()))
@@ -50,5 +50,5 @@ def add(app: OpenAPI, services: Services) -> None:
 
     @app.get("/v1/models/<path:model>", tags=[OPENAI], responses={200: Model, **openai_errors(404)})
     def read_model(path: ModelPath) -> Response:
-        """One of them."""
+        """One model."""
         return json_answer(models.model(path.model))

@@ -136,7 +136,7 @@ def answer_streamed(
 
 
 def answer(jobs: Jobs, dialect: Dialect, permit: StreamPermit, body: CompletionOptions) -> Response:
-    """Wait and answer, or send text as soon as it is known to stand, as the body asks for."""
+    """Wait and answer, or send text as soon as it is final, as the body asks for."""
     if not body.stream:
         return answer_whole(jobs, dialect.whole)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)

@@ -89,7 +89,7 @@ class WebhookSender:
         return num_taken
 
     def wait_until_idle(self, timeout_s: float) -> bool:
-        """Block until no call is under way. False after the timeout."""
+        """Block until no call is in flight. False after the time-out."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._queue.num_in_flight, timeout_s)
 

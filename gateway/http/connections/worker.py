@@ -55,7 +55,7 @@ class Reading:
 
     #: Larger bodies are not kept in memory; their views read them.
     max_body_bytes: int
-    #: Seconds from a request's first byte until all of it must have come.
+    #: Seconds from a request's first byte until all of it must have arrived.
     request_s: float
 
 
