@@ -5,7 +5,7 @@ from typing import Literal
 from schemas.policy import Tier
 from schemas.results import Failure, Result
 from schemas.wire import Wire
-from schemas.workers import CacheStatistics, VerificationStatistics
+from schemas.workers import CacheStatistics, WorkerState
 
 
 class Job(Wire):
@@ -75,20 +75,11 @@ class CachedPrefixReport(Wire):
     holders: tuple[CachedPrefix, ...]
 
 
-class WorkerSummary(Wire):
+class WorkerSummary(WorkerState):
     """One live worker."""
 
     worker: str
-    tier: Tier
-    model: str
-    engine: str
-    host: str
-    ready: bool
-    capacity: int
-    in_flight: int
-    jobs_done: int
     uptime_s: float
-    verification: VerificationStatistics | None = None
 
 
 class SystemReport(Wire):

@@ -29,25 +29,30 @@ class VerificationStatistics(Wire):
     cloud_steps: int = 0
 
 
-class WorkerReport(Wire):
-    """One live worker. A worker whose report has expired counts as dead."""
+class WorkerState(Wire):
+    """One live worker, as everybody may see it."""
 
-    worker_id: str
     tier: Tier
-    #: Random for each process: what an earlier process of the same name published is void.
-    epoch: str
-    host: str
-    pid: int
     model: str
     engine: str
+    host: str
     ready: bool
     capacity: int
     in_flight: int
     jobs_done: int = 0
+    verification: VerificationStatistics | None = None
+
+
+class WorkerReport(WorkerState):
+    """One live worker. A worker whose report has expired counts as dead."""
+
+    worker_id: str
+    #: Random for each process: what an earlier process of the same name published is void.
+    epoch: str
+    pid: int
     #: Measured tokens of work (schemas/routing_decision.py) per second while busy; None before the first.
     work_tokens_per_s: float | None = None
     cache: CacheStatistics
-    verification: VerificationStatistics | None = None
     #: Seconds since the epoch, by Redis's clock.
     started_at_s: float
     reported_at_s: float

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from schemas.jobs import CacheReport, Readiness, SystemReport, WorkerCache, WorkerSummary
 from schemas.policy import Policy, Tier
-from schemas.workers import CacheStatistics, WorkerReport
+from schemas.workers import CacheStatistics, WorkerReport, WorkerState
 
 
 def readiness(policy: Policy, reports: Sequence[WorkerReport] | None) -> Readiness:
@@ -42,9 +42,9 @@ def system(counters: Mapping[str, int], waiting: Mapping[str, int], reports: Seq
 
 
 def _summary(report: WorkerReport) -> WorkerSummary:
-    shared = WorkerSummary.model_fields.keys() & WorkerReport.model_fields.keys()
+    state = {name: getattr(report, name) for name in WorkerState.model_fields}
     uptime_s = report.reported_at_s - report.started_at_s
-    return WorkerSummary(worker=report.worker_id, uptime_s=uptime_s, **{name: getattr(report, name) for name in shared})
+    return WorkerSummary(worker=report.worker_id, uptime_s=uptime_s, **state)
 
 
 def _sum(statistics: Sequence[CacheStatistics]) -> CacheStatistics:
