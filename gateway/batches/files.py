@@ -75,6 +75,15 @@ class Swept:
     leftovers: int = 0
 
 
+@dataclass(frozen=True)
+class Upload:
+    """A content that has arrived and is not a file yet."""
+
+    path: Path
+    #: SHA-256 of the content, in hexadecimal.
+    digest: str
+
+
 class DiskFiles:
     """Files in a folder: contents beside descriptions, and subfolders for uploads, parts, locks and owners.
 
@@ -96,7 +105,7 @@ class DiskFiles:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextmanager
-    def receiving(self, source: BinaryIO) -> Iterator["Upload"]:
+    def receiving(self, source: BinaryIO) -> Iterator[Upload]:
         """Copy the stream to disk, a chunk at a time. The copy is deleted after the block unless it was kept."""
         path = self._uploads / uuid.uuid4().hex
         try:
@@ -108,18 +117,21 @@ class DiskFiles:
                     digest.update(chunk)
                 target.flush()
                 os.fsync(target.fileno())
-                yield Upload(self, path, digest.hexdigest())
+                yield Upload(path, digest.hexdigest())
         finally:
             path.unlink(missing_ok=True)
 
-    def keep(self, path: Path, description: StoredFile, quota: Quota) -> StoredFile:
-        """See `Upload.keep`."""
+    def keep(self, upload: Upload, description: StoredFile, quota: Quota) -> StoredFile:
+        """Make a file of the upload and return its description with the size.
+
+        If the id is taken, returns that file's description. Raises `QuotaExceeded`.
+        """
         owner = description.owner
         with self.lock(_folder_name(owner), wait=True):
             if (existing := self.find(description.id)) is not None:
                 return existing
-            check_room(self.usage(owner), quota, path.stat().st_size)
-            path.rename(self._content(description.id))
+            check_room(self.usage(owner), quota, upload.path.stat().st_size)
+            upload.path.rename(self._content(description.id))
             return self._describe(description)
 
     def find(self, file_id: str) -> StoredFile | None:
@@ -284,23 +296,6 @@ class DiskFiles:
 
     def _description(self, file_id: str) -> Path:
         return self._folder / f"{_safe(file_id)}.json"
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A content that has arrived and is not a file yet."""
-
-    files: DiskFiles
-    path: Path
-    #: SHA-256 of the content, in hexadecimal.
-    digest: str
-
-    def keep(self, description: StoredFile, quota: Quota) -> StoredFile:
-        """Make a file of it and return its description with the size; if the id is taken, that file's description.
-
-        Raises `QuotaExceeded`.
-        """
-        return self.files.keep(self.path, description, quota)
 
 
 class Part:

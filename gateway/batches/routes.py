@@ -106,7 +106,7 @@ def _add_files(app: OpenAPI, services: Services) -> None:
             # If a gateway was killed after claiming the id, there is no file yet, and this makes it.
             file_id = new_id if key is None else services.idempotency_keys.claim(key, new_id)
             description = _description(services, form, file_id, filename)
-            stored = received.keep(description, _quota(services.settings))
+            stored = files.keep(received, description, _quota(services.settings))
         return json_answer(stored, headers=REPLAYED if file_id != new_id else {})
 
     @app.get("/v1/files", tags=[FILES], responses={200: FileList, **errors})

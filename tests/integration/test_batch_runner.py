@@ -40,7 +40,7 @@ def make_batch(services):
         file_id = f"file-of-{batch_id}"
         with services.files.receiving(io.BytesIO(raw)) as received:
             described = {"id": file_id, "bytes": 0, "created_at": 1, "filename": "x", "purpose": "batch"}
-            received.keep(StoredFile(**described, owner=owner), PLENTY)
+            services.files.keep(received, StoredFile(**described, owner=owner), PLENTY)
         batch = Batch(
             id=batch_id,
             endpoint="/v1/jobs",

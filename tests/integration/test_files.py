@@ -22,7 +22,7 @@ def content(files, file_id):
 
 def save(files, raw, description, quota=PLENTY):
     with files.receiving(io.BytesIO(raw)) as received:
-        return received.keep(description, quota)
+        return files.keep(received, description, quota)
 
 
 def everything(folder):
