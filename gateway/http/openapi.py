@@ -87,7 +87,7 @@ def complete(document: dict[str, Any], models: Iterable[str], policies: Iterable
         paths[path][method]["responses"]["200"]["content"] |= EVENTS
 
 
-def event_stream(description: str) -> dict[str, Any]:
+def event_stream_document(description: str) -> dict[str, Any]:
     """The documentation of a stream of server-sent events."""
     return {"description": description, "content": EVENTS}
 

@@ -14,8 +14,7 @@ from broker.states import FINISHED
 from gateway.http.answers import HEARTBEAT, RETRY_AFTER_S, event_stream, json_answer
 from gateway.http.client_disconnect import disconnect_check
 from gateway.http.idempotency import REPLAYED, IdempotencyHeader
-from gateway.http.openapi import JOBS, problems
-from gateway.http.openapi import event_stream as event_stream_document
+from gateway.http.openapi import JOBS, event_stream_document, problems
 from gateway.http.stream_limits import TooManyStreams
 from gateway.jobs.answers import job_of, no_such_job
 from gateway.jobs.submission import submit_all
