@@ -23,7 +23,7 @@ def closed(schema: dict[str, object]) -> dict[str, object]:
     stays as it is: each of them must allow the properties of the others.
     """
     objects = [value for _, value in _members(schema) if isinstance(value, dict)]
-    if any(_is_combined(one) for one in objects):
+    if any(_is_combined(member) for member in objects):
         return schema
     whole = _closed(schema)
     assert isinstance(whole, dict)
@@ -40,13 +40,13 @@ def _is_combined(schema: dict[str, object]) -> bool:
 def _closed(schema: object) -> object:
     """Close a schema or a list of them. Recursive: `schemas.plain` limits the depth."""
     if isinstance(schema, list | tuple):
-        return [_closed(one) for one in schema]
+        return [_closed(member) for member in schema]
     if not isinstance(schema, dict):
         return schema
     done: dict[str, object] = {}
     for name, value in schema.items():
         if name in NAMED and isinstance(value, dict):
-            done[name] = {key: _closed(one) for key, one in value.items()}
+            done[name] = {key: _closed(member) for key, member in value.items()}
         else:
             done[name] = value if name in DATA else _closed(value)
     if isinstance(schema.get("properties"), dict):

@@ -129,7 +129,9 @@ class BatchRun:
             )
             stored = self._services.files.publish(name, description)
             published[field_name] = None if stored is None else stored.id
-        ending = next(one for one in ("cancelled", "expired", "completed") if getattr(batch, f"{one}_at") is not None)
+        ending = next(
+            status for status in ("cancelled", "expired", "completed") if getattr(batch, f"{status}_at") is not None
+        )
         self._services.batches.write(batch.model_copy(update={**published, "status": ending}))
 
     def _summarize_input(self) -> InputSummary | BatchProblem:

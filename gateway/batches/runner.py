@@ -55,14 +55,14 @@ class BatchRunner:
         self._refresh(self._services.batches.unfinished())
         with self._lock:
             running = Counter(run.owner for run in self._running.values())
-            order = in_turn([one for one in self._waiting.values() if one.batch_id not in self._running], running)
+            order = in_turn([batch for batch in self._waiting.values() if batch.batch_id not in self._running], running)
         for waiting in order:
             if len(self._running) >= MAX_RUNNING:
                 break
             self._start(waiting)
         else:
             return
-        self._preempt_for([one for one in order if one.batch_id not in self._running])
+        self._preempt_for([batch for batch in order if batch.batch_id not in self._running])
 
     def _refresh(self, unfinished: list[str]) -> None:
         """Learn the owners of new batches; forget batches that have ended."""
@@ -98,7 +98,7 @@ class BatchRunner:
         if any(run.preempted.is_set() for run in running):
             return
         had_slice = [run for run in running if time.monotonic() - run.began_at >= self._slice_s]
-        if had_slice and any(self._is_free(one.batch_id) for one in waiting):
+        if had_slice and any(self._is_free(batch.batch_id) for batch in waiting):
             of_owner = Counter(run.owner for run in running)
             max(had_slice, key=lambda run: (of_owner[run.owner], -run.began_at)).preempted.set()
 

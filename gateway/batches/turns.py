@@ -25,8 +25,8 @@ def in_turn(waiting: Iterable[Waiting], running: Mapping[str, int]) -> list[Wait
     """
     num_before = Counter(running)
     queues: dict[str, list[Waiting]] = {}
-    for one in sorted(waiting, key=_age, reverse=True):
-        queues.setdefault(one.owner, []).append(one)
+    for batch in sorted(waiting, key=_age, reverse=True):
+        queues.setdefault(batch.owner, []).append(batch)
     order = []
     while queues:
         owner = min(queues, key=lambda name: (num_before[name], _age(queues[name][-1])))
@@ -37,5 +37,5 @@ def in_turn(waiting: Iterable[Waiting], running: Mapping[str, int]) -> list[Wait
     return order
 
 
-def _age(one: Waiting) -> tuple[float, int, str]:
-    return one.served_at, one.created_at, one.batch_id
+def _age(batch: Waiting) -> tuple[float, int, str]:
+    return batch.served_at, batch.created_at, batch.batch_id

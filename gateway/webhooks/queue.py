@@ -106,7 +106,9 @@ class WebhookQueue:
 
     def take_expired(self, now_s: float) -> list[DueWebhook]:
         """Remove and return the webhooks that have waited for too long."""
-        expired = [(name, one) for name, queue in self._queues.items() for one in queue if one.until_s <= now_s]
+        expired = [
+            (name, waiting) for name, queue in self._queues.items() for waiting in queue if waiting.until_s <= now_s
+        ]
         for receiver, waiting in expired:
             self._remove(receiver, waiting)
         return [waiting.due for _, waiting in expired]

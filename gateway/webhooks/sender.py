@@ -81,11 +81,11 @@ class WebhookSender:
             due = self._outbox.take()
             num_taken += len(due)
             with self._changed:
-                put_off += [one for one in due if not self._queue.put(one, time.monotonic())]
+                put_off += [webhook for webhook in due if not self._queue.put(webhook, time.monotonic())]
             self._start_calls()
             if len(due) < BATCH:
                 break
-        self._outbox.try_again({one.request_id: random.uniform(1.0, PUT_OFF_S) for one in put_off})  # noqa: S311 - no secret
+        self._outbox.try_again({webhook.request_id: random.uniform(1.0, PUT_OFF_S) for webhook in put_off})  # noqa: S311 - no secret
         return num_taken
 
     def wait_until_idle(self, timeout_s: float) -> bool:
