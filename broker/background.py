@@ -1,7 +1,7 @@
 """Threads that repeat one step for the life of a process, and never end because a step failed.
 
 A step that raises is logged and called again after a pause. What failed for a while without a success in between is
-`broken`: whoever looks after the process's health asks (`workers.runtime.worker_process`, `gateway.http.state_routes`),
+`broken`: whoever looks after the process's health asks (`workers.runtime.worker_process`, `gateway.monitoring.routes`),
 since a process whose leases are not renewed, say, must not go on as if all were well. Redis being away is no fault of
 the process and breaks nothing.
 """

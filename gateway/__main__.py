@@ -31,31 +31,31 @@ from gateway.app import create_app
 from gateway.batches.files import DiskFiles
 from gateway.batches.runner import BatchRunner
 from gateway.batches.sweeper import FileSweeper
-from gateway.http import health
 from gateway.http.authentication import keys_are_required
 from gateway.http.connections.worker import Reading
-from gateway.jobs.prefix_lookup import PrefixLookup
 from gateway.jobs.request_validation import Admission
+from gateway.monitoring import health
+from gateway.monitoring.prefix_lookup import PrefixLookup
 from gateway.openai.models import ModelTable
 from gateway.services import Services
-from gateway.webhooks.queue import DEFAULT_BOUNDS
+from gateway.webhooks.queue import DEFAULT_LIMITS
 from gateway.webhooks.sender import WebhookSender
 
 log = logging.getLogger("gateway")
 
-#: Seconds that a stopping process gives to requests in flight.
+#: Seconds that a stopping process gives requests in flight to finish.
 GRACE_S = 2
-#: Seconds without a sign of life from a serving process's loop after which it is replaced.
+#: Seconds after which a serving process whose loop does not answer is replaced.
 SILENCE_S = 30
-#: Files that a process opens beside its clients' and Redis's connections.
+#: Files that a process opens besides its connections to clients and Redis.
 NUM_OTHER_FILES = 256
 
 
 def build(settings: Settings, health_socket: socket.socket | None = None) -> Any:
-    """The application with everything that it needs. Starts threads, so build it in the process that serves."""
-    # A WebSocket has a second thread, which tells events.
+    """The application with all that it needs. Starts threads, so it must be called in the process that serves."""
+    # A WebSocket has a second thread, which sends events.
     num_threads = settings.gateway.threads + settings.gateway.max_streams
-    redis = connect_configured(settings.redis, num_threads + DEFAULT_BOUNDS.in_flight)
+    redis = connect_configured(settings.redis, num_threads + DEFAULT_LIMITS.in_flight)
     requests, prefixes = settings.requests, settings.prefix_index
     _check_redis(redis, settings)
     lifetimes = Lifetimes.configured(requests)
@@ -77,7 +77,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files", clock),
         idempotency_keys=IdempotencyKeys(redis),
         clock=clock,
-        holders=PrefixLookup(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
+        prefix_lookup=PrefixLookup(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
         loops=[hub.loop, reaper.loop, router.loop],
     )
     services.loops.extend([BatchRunner(services).loop, FileSweeper(services).loop])
@@ -91,7 +91,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
 
 
 def _check_redis(redis: Redis, settings: Settings) -> None:
-    """A gateway starts without Redis and says 503; what it then finds is not checked again."""
+    """Check the server once. Without Redis the gateway starts all the same, answers 503 and does not check later."""
     try:
         check_server(redis, settings)
     except REDIS_AWAY as error:
@@ -99,12 +99,12 @@ def _check_redis(redis: Redis, settings: Settings) -> None:
 
 
 class Server(BaseApplication):
-    """gunicorn, configured from our settings and from nothing else."""
+    """gunicorn, configured by our settings and nothing else."""
 
     def __init__(self, settings: Settings, load: Callable[[], Any]) -> None:
         self._settings = settings
         self._load = load
-        #: Read by `gateway.http.connections.worker`.
+        #: For `gateway.http.connections.worker`.
         self.reading = Reading(settings.gateway.max_body_bytes, settings.gateway.request_s)
         super().__init__()
 
@@ -119,10 +119,10 @@ class Server(BaseApplication):
         self.cfg.set("worker_connections", gateway.max_connections)
         self.cfg.set("graceful_timeout", GRACE_S)
         self.cfg.set("timeout", SILENCE_S)
-        self.cfg.set("sendfile", False)  # it would have a thread wait for a slow client
-        # Otherwise a header that says so, from a client of this machine, makes one path another.
+        self.cfg.set("sendfile", False)  # sendfile would make a thread wait for a slow client
+        # Otherwise a client on this machine could change its request's path by a header.
         self.cfg.set("forwarder_headers", "")
-        # Otherwise each gateway listens for gunicorn's own commands, all of them on one socket in the home folder.
+        # Otherwise all gateways would share one control socket of gunicorn's in the home folder.
         self.cfg.set("control_socket_disable", True)
         self.cfg.set("loglevel", "warning")
         self.cfg.set("proc_name", "firstdraft-gateway")
@@ -133,15 +133,15 @@ class Server(BaseApplication):
 
 
 def allow_open_files(settings: GatewaySettings) -> None:
-    """Raise this process's limit of open files to what its connections take; say so where the system has less."""
-    num_threads = settings.threads + settings.max_streams + DEFAULT_BOUNDS.in_flight
+    """Raise this process's limit of open files to what its connections need; warn if the system allows less."""
+    num_threads = settings.threads + settings.max_streams + DEFAULT_LIMITS.in_flight
     needed = settings.max_connections + 2 * num_threads + NUM_OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        except ValueError:  # macOS has another limit beside this one
+        except ValueError:  # macOS has a second, lower limit
             allowed = soft
         if allowed < needed:
             log.warning("few_open_files allowed=%d needed=%d raise='ulimit -n'", allowed, needed)
@@ -153,11 +153,11 @@ def main() -> None:
     configure_logs(settings.log_level)
     if keys_are_required(settings.gateway):
         log.info("api_keys_are_required host=%s make_one_with='firstdraft keys create NAME'", settings.gateway.host)
-    # Settings that name what is not there stop the process here, not each of its children.
+    # Bad settings end the process here, and not each of its children.
     ModelTable(Admission(settings).policies, settings.gateway.model_aliases)
     check_tls(settings.redis)
     if settings.requests.durability == "fsync" or settings.redis.unsuitable == "refuse":
-        _check_redis(connect_configured(settings.redis), settings)  # here, where it ends the process and not a child
+        _check_redis(connect_configured(settings.redis), settings)  # as above
     log.info("gateway_starting host=%s port=%d", settings.gateway.host, settings.gateway.port)
     allow_open_files(settings.gateway)
     health_socket = health.bind(settings.gateway)

@@ -1,132 +1,93 @@
-"""The HTTP API: routes in, the broker out. `create_app` is given what it works with and builds nothing at import."""
+"""The HTTP API as a WSGI application. Nothing is built at import: `create_app` gets what it works with."""
 
 import uuid
-from contextlib import ExitStack
 from functools import partial
-from typing import cast
 
 from flask import Response, g, request
 from flask_openapi3.openapi import OpenAPI
 from redis import ConnectionPool
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from gateway.batches import routes as batch_routes
-from gateway.http import openapi, state_routes
+from gateway.http import openapi
 from gateway.http.authentication import add_authentication, keys_are_required
-from gateway.http.error_handlers import ANSWERS
-from gateway.http.problems import invalid, no_text, problem
+from gateway.http.error_handlers import add_error_handlers, reject_invalid
+from gateway.http.errors import ApiError
 from gateway.http.rate_limits import add_rate_limits
-from gateway.jobs import event_routes
 from gateway.jobs import routes as job_routes
+from gateway.monitoring import routes as monitoring_routes
 from gateway.openai import chat_routes, responses_routes
-from gateway.openai.errors import is_openais
-from gateway.openai.models import ModelTable
-from gateway.openai.serving import in_openais_form
 from gateway.services import Services
 from gateway.websocket import routes as websocket_routes
 from schemas.plain import NoText, read_json
 from schemas.problems import Problem
 
-#: How the paths of POST routes end that take no body.
+#: How the paths of the POST routes without a body end.
 BODILESS = ("/cancel",)
-#: Bytes of an upload's fields beside its file, and how many parts it may have.
+#: The most bytes of an upload's fields beside its file, and the most parts that it may have.
 MAX_FORM_BYTES, MAX_FORM_PARTS = 64 * 1024, 32
-#: The route files.
-ROUTES = (
-    job_routes,
-    event_routes,
-    chat_routes,
-    responses_routes,
-    batch_routes,
-    websocket_routes,
-    state_routes,
-)
+#: The modules that add routes.
+ROUTES = (job_routes, chat_routes, responses_routes, batch_routes, websocket_routes, monitoring_routes)
 
 
 def create_app(services: Services, rate_limits: ConnectionPool | None = None) -> OpenAPI:
-    """The WSGI application. `rate_limits` is where requests of API keys are counted; None: they are not."""
+    """The WSGI application. `rate_limits`: where the requests of each API key are counted; None: no limit."""
     app = OpenAPI(
         "gateway",
         info=openapi.INFO,
         security_schemes=openapi.SECURITY,
         responses=openapi.problems(422, *openapi.EVERYWHERE),
         validation_error_model=Problem,
-        validation_error_callback=invalid,
+        validation_error_callback=reject_invalid,
     )
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_FORM_BYTES
     app.config["MAX_FORM_PARTS"] = MAX_FORM_PARTS
-    add_errors(app)
+    add_error_handlers(app)
     add_authentication(app, services.api_keys, required=keys_are_required(services.settings))
     if rate_limits is not None:
         add_rate_limits(app, services.settings.rate_limit, rate_limits)
     app.before_request(partial(_check_body, services))
-    app.teardown_request(_end_transfer)
-    app.after_request(_in_the_routes_form)
-    app.after_request(_with_an_id)
+    app.teardown_request(_end_upload)
+    app.after_request(_add_request_id)
     for routes in ROUTES:
         routes.add(app, services)
-    policies = services.admission.policies
-    models = [model.id for model in ModelTable(policies, services.settings.model_aliases).listed().data]
-    openapi.complete(app.api_doc, models, sorted(policies))
+    models = [model.id for model in services.models.listed().data]
+    openapi.complete(app.api_doc, models, sorted(services.admission.policies))
     return app
 
 
-def add_errors(app: OpenAPI) -> None:
-    """Have every exception answered as a problem document."""
-
-    @app.errorhandler(HTTPException)
-    def on_http_error(error: HTTPException) -> Response:
-        if error.response is not None:  # made by the validation callback
-            return cast("Response", error.response)
-        headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}  # Allow
-        return problem(error.code or 500, error.name, error.description or error.name, headers=headers)
-
-    for kind, answer in ANSWERS.items():
-        app.register_error_handler(kind, answer)
-
-
-def _in_the_routes_form(response: Response) -> Response:
-    return in_openais_form(response) if is_openais(request.path) else response
-
-
-def _with_an_id(response: Response) -> Response:
-    """As OpenAI's clients look for it, to be told to whoever asks about one request."""
+def _add_request_id(response: Response) -> Response:
+    """The header that OpenAI's clients show their users, who can then ask about one request."""
     response.headers["X-Request-Id"] = f"req_{uuid.uuid4().hex}"
     return response
 
 
-def _check_body(services: Services) -> Response | None:
+def _check_body(services: Services) -> None:
+    """Read the body of a POST, except an upload's. Raises `ApiError`, `NoText` and werkzeug's exceptions."""
     if request.method != "POST" or request.path.endswith(BODILESS) or request.routing_exception is not None:
-        return None
+        return
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         detail = f"The body is encoded as {request.headers['Content-Encoding']!r}; send it as it is."
-        return problem(415, "Unsupported content encoding", detail, headers={"Accept-Encoding": "identity"})
+        raise ApiError(415, "Unsupported content encoding", detail, headers={"Accept-Encoding": "identity"})
     if batch_routes.is_upload():
         request.max_content_length = services.settings.max_file_bytes
-        g.transfer = ExitStack()
-        g.transfer.enter_context(services.transfers.taken())
-        return None
+        g.upload_permit = services.transfers.permit()
+        return
     if not request.is_json:
         detail = f"The body must be application/json (Content-Type is {request.content_type!r})"
-        return problem(415, "Unsupported media type", detail)
+        raise ApiError(415, "Unsupported media type", detail)
     raw = request.get_data()
     if request.content_length is None and request.environ["wsgi.input"].read(1):
-        raise RequestEntityTooLarge  # werkzeug cuts a body in chunks off at the limit
-    return _check_json(raw)
-
-
-def _check_json(raw: bytes) -> Response | None:
+        raise RequestEntityTooLarge  # werkzeug cuts a chunked body off at the limit
     try:
         read_json(raw)
-    except NoText as error:
-        return no_text(error)
+    except NoText:
+        raise
     except ValueError as error:
-        return problem(400, "The body is not JSON", str(error))
-    return None
+        raise ApiError(400, "The body is not JSON", str(error)) from error
 
 
-def _end_transfer(_error: BaseException | None) -> None:
-    transfer: ExitStack | None = g.pop("transfer", None)
-    if transfer is not None:
-        transfer.close()
+def _end_upload(_error: BaseException | None) -> None:
+    if "upload_permit" in g:
+        g.pop("upload_permit").close()

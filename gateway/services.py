@@ -13,48 +13,54 @@ from broker.presence import Presence
 from broker.request_store import RequestStore
 from broker.router import Router
 from config.settings import BackpressureSettings, GatewaySettings
-from gateway.batches.files import Files
+from gateway.batches.files import DiskFiles
 from gateway.http.authentication import may_see
 from gateway.http.stream_limits import StreamLimits
-from gateway.jobs.prefix_lookup import PrefixLookup
 from gateway.jobs.request_validation import Admission
+from gateway.monitoring.prefix_lookup import PrefixLookup
+from gateway.openai.models import ModelTable
 
 
 @dataclass(frozen=True)
 class Services:
-    """What the routes work with."""
+    """See the module."""
 
     settings: GatewaySettings
     backpressure: BackpressureSettings
     admission: Admission
-    #: For what the gateway itself does; routes use `store`.
+    #: Everybody's requests, for what the gateway itself does; routes use `store`.
     all_requests: RequestStore
     hub: EventHub
     presence: Presence
     api_keys: ApiKeys
     router: Router
     batches: BatchStore
-    files: Files
+    files: DiskFiles
     idempotency_keys: IdempotencyKeys
-    #: Seconds since the epoch, the same on all hosts: what one gateway writes down another compares.
+    #: Seconds since the epoch, the same on all hosts: one gateway compares times that another wrote.
     clock: Callable[[], float]
     #: None where there is no prefix index.
-    holders: PrefixLookup | None = None
-    #: What goes on in this process beside requests; its health is told from them. Those that themselves work with
-    #: these services are added by whoever builds both.
+    prefix_lookup: PrefixLookup | None = None
+    #: The background threads of this process, which its health depends on. `gateway.__main__` adds those that
+    #: themselves work with these services.
     loops: list[Loop] = field(default_factory=list)
 
     @cached_property
     def store(self) -> RequestStore:
-        """The requests that whoever asks may see: routes cannot forget to check."""
+        """The requests that the caller may see: routes cannot forget to check."""
         return self.all_requests.seen_by(may_see)
 
     @cached_property
-    def slots(self) -> StreamLimits:
-        """The places for streams and waits, shared by all routes of this process."""
+    def models(self) -> ModelTable:
+        """The model names of OpenAI's API. Raises ValueError for an alias of an unknown policy."""
+        return ModelTable(self.admission.policies, self.settings.model_aliases)
+
+    @cached_property
+    def streams(self) -> StreamLimits:
+        """Limits streams and waits, of all routes of this process together."""
         return StreamLimits(self.settings.max_streams)
 
     @cached_property
     def transfers(self) -> StreamLimits:
-        """The places for uploads and downloads of files: their clients set the pace."""
+        """Limits uploads and downloads of files, whose clients set the pace."""
         return StreamLimits(self.settings.max_transfers, "uploads and downloads")

@@ -1,4 +1,4 @@
-"""What crosses a process boundary, as frozen pydantic models, and its msgpack form (`wire`).
+"""The messages between processes, as frozen pydantic models, and their msgpack form (`wire`).
 
 Owns the vocabulary: request, draft, confidence, policy, result, event. Knows no Redis, Flask or engine.
 """

@@ -9,17 +9,17 @@ from schemas.wire import Wire
 
 
 class TokenFigures(Wire):
-    """Columns of figures, one value a drafted token, from the raw logits before sampling."""
+    """Columns with one value for each drafted token, computed from the raw logits before sampling."""
 
-    #: Probability of the chosen token.
+    #: Probability of the sampled token.
     probability: tuple[float, ...] = ()
-    #: The same under the fitted temperature (Guo et al., ICML 2017).
+    #: The same with the fitted temperature (Guo et al., ICML 2017).
     scaled_probability: tuple[float, ...] = ()
-    #: Probability of the first choice minus that of the second.
+    #: Probability of the likeliest token minus that of the second.
     margin: tuple[float, ...] = ()
-    #: Entropy over log of the vocabulary's size: 0 certain, 1 uniform.
+    #: Entropy divided by the log of the vocabulary's size: 0 is certain, 1 uniform.
     normalised_entropy: tuple[float, ...] = ()
-    #: Probability of the k likeliest tokens together.
+    #: Sum of the probabilities of the k likeliest tokens.
     top_k_mass: tuple[float, ...] = ()
 
     @model_validator(mode="after")
@@ -35,21 +35,21 @@ class TokenFigures(Wire):
 class Draft(Wire):
     """What crosses from the edge to the cloud when a request escalates.
 
-    `token_ids` ends with the end-of-text token where the edge wrote one: that too is to be verified. `figures` has
-    one row for each of `token_ids`.
+    `token_ids` includes the end-of-text token if the edge wrote one: the cloud verifies that too. `figures` has one row
+    for each of `token_ids`.
     """
 
     text: str
     token_ids: tuple[int, ...]
     figures: TokenFigures
     finish_reason: FinishReason
-    #: Whether the draft was given up before its end, because it could no longer become sure.
+    #: Whether drafting stopped early, because the confidence could no longer reach the threshold.
     escalated_early: bool = False
     prompt_tokens: int = Field(ge=1)
-    #: Prompt tokens that the edge's prefix cache spared.
+    #: Prompt tokens that the edge read from its prefix cache.
     cached_tokens: int = Field(0, ge=0)
     model: str
-    #: Fingerprint of the vocabulary (workers/runtime/vocabulary.py): token ids mean the same where it is equal.
+    #: Fingerprint of the vocabulary (workers/runtime/vocabulary.py): the same fingerprint means the same token ids.
     vocabulary: str
     confidence: ConfidenceReport | None = None
     logprobs: tuple[TokenLogprob, ...] = ()

@@ -1,4 +1,4 @@
-"""What happens to a request, in order, as its event stream tells it. Facts, in the past tense or as nouns."""
+"""The events of a request's event stream."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from schemas.policy import Tier
 from schemas.results import ConfidenceReport, Failure, Result
 from schemas.wire import Wire
 
-#: A position in an event stream, as Redis writes it. Its digits are ASCII's: to a pattern, `\d` is any script's.
+#: A position in an event stream: the id of a Redis stream's entry. `\d` would match the digits of any script.
 POSITION = r"^[0-9]{1,19}-[0-9]{1,19}$"
 
 
@@ -29,14 +29,14 @@ class EventKind(StrEnum):
 
 
 class Queued(Wire):
-    """The request waits for a tier."""
+    """The request waits for a worker of the tier."""
 
     type: Literal[EventKind.QUEUED] = EventKind.QUEUED
     tier: Tier
 
 
 class Started(Wire):
-    """A worker took it. An attempt above 1 follows one that ended with its worker; its text starts anew."""
+    """A worker began the request. An attempt above 1 follows one whose worker was lost; the text begins again."""
 
     type: Literal[EventKind.STARTED] = EventKind.STARTED
     tier: Tier
@@ -53,7 +53,7 @@ class DraftText(Wire):
 
 
 class Decision(Wire):
-    """The draft is the answer, or goes on to the cloud."""
+    """The draft is the answer, or escalates to the cloud."""
 
     type: Literal[EventKind.DECISION] = EventKind.DECISION
     escalated: bool
@@ -62,7 +62,7 @@ class Decision(Wire):
 
 
 class AcceptedText(Wire):
-    """`text` at character `position` of the answer was in the draft and stands."""
+    """`text` at character `position` of the answer was accepted from the draft."""
 
     type: Literal[EventKind.ACCEPTED] = EventKind.ACCEPTED
     position: int
@@ -70,7 +70,7 @@ class AcceptedText(Wire):
 
 
 class CorrectedText(Wire):
-    """`text` at character `position` of the answer is the cloud's own, where the draft had something else."""
+    """`text` at character `position` of the answer was written by the cloud in place of the draft's."""
 
     type: Literal[EventKind.CORRECTED] = EventKind.CORRECTED
     position: int
@@ -78,7 +78,7 @@ class CorrectedText(Wire):
 
 
 class WrittenText(Wire):
-    """`text` at character `position` of the answer is the cloud's own, there being no draft."""
+    """`text` at character `position` of the answer was written by the cloud without a draft."""
 
     type: Literal[EventKind.WRITTEN] = EventKind.WRITTEN
     position: int
@@ -86,7 +86,7 @@ class WrittenText(Wire):
 
 
 class Done(Wire):
-    """The answer stands."""
+    """The answer is final."""
 
     type: Literal[EventKind.DONE] = EventKind.DONE
     result: Result
@@ -100,7 +100,7 @@ class Failed(Wire):
 
 
 class Cancelled(Wire):
-    """Nobody wants the answer any more."""
+    """The request was cancelled."""
 
     type: Literal[EventKind.CANCELLED] = EventKind.CANCELLED
 
@@ -110,7 +110,7 @@ Event = Annotated[
     Field(discriminator="type"),
 ]
 
-#: Kinds after which nothing follows.
+#: The kinds of a stream's last event.
 FINAL_KINDS = frozenset({EventKind.DONE, EventKind.FAILED, EventKind.CANCELLED})
 
 event_adapter: TypeAdapter[Event] = TypeAdapter(Event)

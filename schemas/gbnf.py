@@ -1,26 +1,25 @@
-"""GBNF, the grammar format of requests: read whole, refused with the place of the fault, written in Lark's syntax.
+"""Translates GBNF, the grammar format of requests, to Lark's syntax; errors say line and column.
 
-The language is that of llama.cpp's grammars, without references to token ids. Pure, and linear in the text: the
-gateway refuses with it what no engine could read. What a grammar costs an engine is not known here
-(`workers.runtime.constraint_check`).
+It reads llama.cpp's grammars without references to token ids. Pure, and linear in the text. The gateway refuses
+grammars that no engine could read; how expensive a grammar is, `workers.runtime.constraint_check` finds out.
 """
 
 import re
 from dataclasses import dataclass, field
 
-#: Groups within groups; engines read a grammar recursively.
+#: The deepest nesting of groups; engines read a grammar recursively.
 MAX_DEPTH = 64
-#: The largest bound of a repetition (llama.cpp's own); each repeated element is written out by engines.
+#: The largest bound of a repetition (llama.cpp's own); engines write each repetition out.
 MAX_REPETITIONS = 2_000
 #: The rule with which every answer begins.
 ROOT = "root"
-#: What a grammar in llguidance's dialect begins with. Where one text alone can follow, llguidance would otherwise
-#: demand the tokens into which the tokenizer cuts that text, and a tokenizer that knows `<|im_end|>` by its letters
-#: makes a control token of it, which no text can hold: vLLM then ends the request.
+#: The first line of a grammar for llguidance. Without it, where only one text can follow, llguidance forces the tokens
+#: into which the tokenizer splits that text. A tokenizer that reads `<|im_end|>` as a control token would force that
+#: token, and vLLM would end the request.
 HEADER = '%llguidance {"no_forcing": true}'
-#: Everything that a dot, or a class that excludes nothing, stands for.
+#: Any character: a dot, or a class that excludes nothing.
 ANY = r"/[\x{0}-\x{10FFFF}]/"
-#: The first and the last half of a surrogate pair: no characters.
+#: Halves of surrogate pairs, which are not characters.
 SURROGATES = range(0xD800, 0xE000)
 #: The largest code point.
 MAX_CODE_POINT = 0x10FFFF
@@ -29,20 +28,20 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _SPACE_AND_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 _COUNTS = re.compile(r"\{[ \t\r\n]*(\d+)[ \t\r\n]*(?:(,)[ \t\r\n]*(\d*)[ \t\r\n]*)?\}")
-#: Escapes with digits: how many.
+#: The number of digits in an escape.
 _DIGITS = {"x": 2, "u": 4, "U": 8}
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "[": "[", "]": "]"}
 
 
 class GrammarError(ValueError):
-    """The text is no GBNF grammar; the message says where and why."""
+    """The text is not a GBNF grammar; the message says where and why."""
 
 
 def as_lark(text: str) -> str:
     """The same language in llguidance's dialect of Lark. Raises `GrammarError`.
 
-    Each character is a terminal of its own, so that no tokenizer of longer terminals, which would always take the
-    longest, stands between the grammar and the parser: `[a-z]+ "x"` matches `abx`.
+    Each character is a terminal. Longer terminals would need a lexer, which always takes the longest match:
+    `[a-z]+ "x"` would not match `abx`.
     """
     reader = _Reader(text)
     rules = reader.rules()
@@ -58,14 +57,14 @@ def as_lark(text: str) -> str:
 
 @dataclass
 class _Reader:
-    """Where in the text we are, and which rules were named so far."""
+    """A recursive-descent parser that writes Lark's syntax as it reads."""
 
     text: str
     place: int = 0
     depth: int = 0
-    #: Each rule that is referred to, with the place of the first reference.
+    #: The place of the first reference to each rule.
     referred: dict[str, int] = field(default_factory=dict)
-    #: What stands in each group, the innermost first.
+    #: The body of each group, the innermost first.
     groups: list[str] = field(default_factory=list)
     _names: dict[str, str] = field(default_factory=dict)
 
@@ -76,7 +75,7 @@ class _Reader:
         return GrammarError(f"the grammar is no GBNF: {reason} (line {line}, column {column})")
 
     def lark_name(self, name: str) -> str:
-        """A name that Lark's syntax allows and that no other rule has."""
+        """A unique name that Lark's syntax allows."""
         return "start" if name == ROOT else self._names.setdefault(name, f"r{len(self._names)}")
 
     def rules(self) -> dict[str, str]:
@@ -149,12 +148,12 @@ class _Reader:
             raise self.error("`)` is missing for this group", begin)
         self.place += 1
         self.depth -= 1
-        # A rule of its own: llguidance reads only about twenty groups within groups.
+        # As a rule of its own, since llguidance reads only about twenty nested groups.
         self.groups.append(inner)
         return f"g{len(self.groups) - 1}"
 
     def _repetition(self) -> str | None:
-        """How often the element before it comes, in Lark's syntax; empty for never, None where it is not said."""
+        """The repetition of the element before it, in Lark's syntax; empty for zero times, None if there is none."""
         mark = self._next()
         if mark and mark in "*+?":
             self.place += 1
@@ -171,7 +170,7 @@ class _Reader:
         if bounds != sorted(bounds, key=lambda bound: bound or 0):
             raise self.error("a repetition's first bound is above its second")
         self.place = counts.end()
-        if bounds[-1] == 0 and (most or not comma):  # llguidance has no such repetition
+        if bounds[-1] == 0 and (most or not comma):  # llguidance has no repetition of zero times
             return ""
         return f"{{{bounds[0]}{comma or ''}{bounds[1] if most else ''}}}"
 
@@ -214,7 +213,7 @@ class _Reader:
         return f"/[{'^' if negated else ''}{members}]/"
 
     def _character(self) -> int:
-        """The code point of one character, perhaps escaped."""
+        """The code point of the next character, which may be escaped."""
         begin = self.place
         character = self.text[begin]
         self.place += 1
@@ -245,21 +244,21 @@ class _Reader:
         return name[0]
 
     def _next(self) -> str:
-        """The character that comes next; empty at the end."""
+        """The next character; empty at the end."""
         return self.text[self.place : self.place + 1]
 
     def _skip(self, space: "re.Pattern[str]") -> None:
         skipped = space.match(self.text, self.place)
-        assert skipped is not None  # it may be empty
+        assert skipped is not None  # the patterns match the empty string
         self.place = skipped.end()
 
 
 def _bound(digits: str) -> int | None:
     """The number, or None where it is too large."""
-    few = len(digits.lstrip("0")) <= len(str(MAX_REPETITIONS))  # what has more, int() might not take
+    few = len(digits.lstrip("0")) <= len(str(MAX_REPETITIONS))  # int() refuses thousands of digits
     return int(digits) if few and int(digits) <= MAX_REPETITIONS else None
 
 
 def _code(code_point: int) -> str:
-    """A character as regular expressions spell any."""
+    """A character as an escape of a regular expression."""
     return rf"\x{{{code_point:X}}}"

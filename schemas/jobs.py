@@ -1,11 +1,11 @@
-"""What the HTTP API answers: a job as its owner sees it, and the state of the whole system."""
+"""Answers of the HTTP API: a job as its owner sees it, and the state of the whole system."""
 
 from typing import Literal
 
 from schemas.policy import Tier
 from schemas.results import Failure, Result
 from schemas.wire import Wire
-from schemas.workers import CacheStatistics, VerificationStatistics
+from schemas.workers import CacheStatistics, WorkerState
 
 
 class Job(Wire):
@@ -22,22 +22,22 @@ class Job(Wire):
 
 
 class Health(Wire):
-    """The process answers."""
+    """Whether the process works."""
 
     status: Literal["ok", "failing"] = "ok"
-    #: What the process does beside requests and has failed at for a while, by name.
+    #: Names of the background threads that have failed for a while.
     broken: tuple[str, ...] = ()
 
 
 class Readiness(Wire):
-    """Whether a request of the configured policy would be answered now, and by whom."""
+    """Whether a request with the default policy would be answered now, and by which workers."""
 
     ready: bool
     redis: bool
     policy: str
-    #: The tiers that the policy needs, with their live workers' names.
+    #: The tiers that the policy needs, with the names of their live workers.
     tiers: dict[Tier, tuple[str, ...]] = {}
-    #: What is missing, in words.
+    #: What is missing, for people to read.
     missing: tuple[str, ...] = ()
 
 
@@ -51,44 +51,35 @@ class WorkerCache(Wire):
 
 
 class CacheReport(Wire):
-    """All KV caches, and each tier's sum."""
+    """All KV caches, and the sum of each tier's."""
 
     tiers: dict[Tier, CacheStatistics]
     workers: tuple[WorkerCache, ...]
 
 
-class PrefixHolding(Wire):
-    """A live worker that holds the beginning of a conversation in its KV cache."""
+class CachedPrefix(Wire):
+    """How much of a conversation's beginning a live worker has in its KV cache."""
 
     worker: str
     tier: Tier
     model: str
-    #: Of the conversation's canonical bytes, in whole blocks.
+    #: Counted in the conversation's canonical bytes (broker/prefix_blocks.py), in whole blocks.
     held_bytes: int
 
 
-class HolderReport(Wire):
-    """Who holds how much of a conversation."""
+class CachedPrefixReport(Wire):
+    """Which workers have how much of a conversation cached."""
 
     prompt_bytes: int
     block_bytes: int
-    holders: tuple[PrefixHolding, ...]
+    holders: tuple[CachedPrefix, ...]
 
 
-class WorkerSummary(Wire):
+class WorkerSummary(WorkerState):
     """One live worker."""
 
     worker: str
-    tier: Tier
-    model: str
-    engine: str
-    host: str
-    ready: bool
-    capacity: int
-    in_flight: int
-    jobs_done: int
     uptime_s: float
-    verification: VerificationStatistics | None = None
 
 
 class SystemReport(Wire):
@@ -98,8 +89,8 @@ class SystemReport(Wire):
     counters: dict[str, int]
     #: Jobs on each tier's queue.
     waiting: dict[str, int]
-    #: Share of all answers that left from the edge; absent before the first.
+    #: Share of all answers that the edge gave without the cloud; null before the first answer.
     edge_share: float | None = None
-    #: Accepted over drafted tokens of the live cloud workers; absent before the first draft.
+    #: Accepted over drafted tokens of the live cloud workers; null before the first draft.
     acceptance_rate: float | None = None
     workers: tuple[WorkerSummary, ...]

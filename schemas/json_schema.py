@@ -1,36 +1,36 @@
-"""JSON schemas as data: what can be said of one without an engine, and what it leaves open closed. Pure."""
+"""JSON schemas as data: checks their size, and closes objects that allow any property. Pure."""
 
 from collections.abc import Iterator
 
-#: Elements of a schema, names and values each; engines take seconds for more.
+#: The most names and values in a schema; engines take seconds for more.
 MAX_ELEMENTS = 20_000
-#: Characters, elements or properties that no answer has: it ends after 32,768 tokens.
+#: More characters, elements or properties than an answer can have, since it ends after 32,768 tokens.
 MOST_OF_ANY_ANSWER = 1_000_000
-#: The keywords that say how many of them there must be at least.
+#: The keywords for the least number of them.
 LEAST = ("minLength", "minItems", "minProperties", "minContains")
-#: The keywords whose values are data and no schemas.
+#: The keywords whose values are data, not schemas.
 DATA = ("const", "default", "enum", "example", "examples")
-#: Keywords that add the demands of other schemas to those beside them.
+#: The keywords that combine other schemas with the keywords beside them.
 COMPOSING = ("allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "if", "dependentSchemas")
-#: The keywords whose values are schemas by name.
+#: The keywords whose values map names to schemas.
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
 def closed(schema: dict[str, object]) -> dict[str, object]:
-    """The same schema without the properties that it neither names nor forbids.
+    """The same schema, with `additionalProperties: false` where an object does not say whether it allows others.
 
-    A model that may invent properties seldom ends its answer. What is left as it is: a schema that puts together an
-    object's properties from several schemas, each of which leaves those of the others open.
+    A model that may invent properties seldom ends its answer. A schema that combines several schemas for one object
+    stays as it is: each of them must allow the properties of the others.
     """
     objects = [value for _, value in _members(schema) if isinstance(value, dict)]
-    if any(_is_put_together(one) for one in objects):
+    if any(_is_combined(member) for member in objects):
         return schema
     whole = _closed(schema)
     assert isinstance(whole, dict)
     return whole
 
 
-def _is_put_together(schema: dict[str, object]) -> bool:
+def _is_combined(schema: dict[str, object]) -> bool:
     parts = schema.get("allOf")
     if isinstance(parts, list | tuple) and len(parts) > 1:
         return True
@@ -38,15 +38,15 @@ def _is_put_together(schema: dict[str, object]) -> bool:
 
 
 def _closed(schema: object) -> object:
-    """A schema, or a list of them, closed. Nested no deeper than `schemas.plain` allows."""
+    """Close a schema or a list of them. Recursive: `schemas.plain` limits the depth."""
     if isinstance(schema, list | tuple):
-        return [_closed(one) for one in schema]
+        return [_closed(member) for member in schema]
     if not isinstance(schema, dict):
         return schema
     done: dict[str, object] = {}
     for name, value in schema.items():
         if name in NAMED and isinstance(value, dict):
-            done[name] = {key: _closed(one) for key, one in value.items()}
+            done[name] = {key: _closed(member) for key, member in value.items()}
         else:
             done[name] = value if name in DATA else _closed(value)
     if isinstance(schema.get("properties"), dict):
@@ -55,9 +55,9 @@ def _closed(schema: object) -> object:
 
 
 def check_bounds(schema: dict[str, object]) -> None:
-    """Raise ValueError for a schema that is too large, or that asks for more than any answer can hold.
+    """Raise ValueError for a schema that is too large, or that requires more than any answer can have.
 
-    It is walked without recursion, and must be a tree: as it was read from JSON.
+    Not recursive. The schema must be a tree, as it is when read from JSON.
     """
     for number, (name, value) in enumerate(_members(schema)):
         if number >= MAX_ELEMENTS:
@@ -67,7 +67,7 @@ def check_bounds(schema: dict[str, object]) -> None:
 
 
 def _members(schema: object) -> Iterator[tuple[str, object]]:
-    """Every member and element within the schema, with the keyword that it belongs to; none for data."""
+    """All members and elements in the schema, each with its keyword; members of data have the keyword of the data."""
     waiting = [("", schema)]
     while waiting:
         name, value = waiting.pop()

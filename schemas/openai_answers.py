@@ -1,4 +1,4 @@
-"""What `/v1/chat/completions` and `/v1/completions` answer, whole and in chunks, as OpenAI defines it."""
+"""Answers of `/v1/chat/completions` and `/v1/completions`, whole and in chunks, as OpenAI defines them."""
 
 from typing import Literal
 
@@ -7,15 +7,15 @@ from schemas.wire import Wire
 
 
 class PromptDetails(Wire):
-    """Of the prompt's tokens."""
+    """Kinds of prompt tokens."""
 
-    #: Spared by the answering tier's KV cache.
+    #: Read from the answering tier's KV cache.
     cached_tokens: int = 0
     audio_tokens: int = 0
 
 
 class CompletionDetails(Wire):
-    """Of the answer's tokens. The prediction is the edge's draft."""
+    """Kinds of completion tokens. The prediction is the edge's draft."""
 
     reasoning_tokens: int = 0
     audio_tokens: int = 0
@@ -24,7 +24,7 @@ class CompletionDetails(Wire):
 
 
 class TokenUsage(Wire):
-    """Tokens of the answering models, over all choices; the prompt counts once."""
+    """Token counts over all choices; the prompt counts once."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -34,7 +34,7 @@ class TokenUsage(Wire):
 
 
 class TopLogprob(Wire):
-    """A likely token."""
+    """One of the likeliest tokens at a position."""
 
     token: str
     logprob: float
@@ -42,7 +42,7 @@ class TopLogprob(Wire):
 
 
 class ChatLogprob(TopLogprob):
-    """One token of the answer and its rivals."""
+    """One token of the answer, and the likeliest tokens at its position."""
 
     top_logprobs: tuple[TopLogprob, ...]
 
@@ -88,14 +88,14 @@ class ChatCompletion(Wire):
 
 
 class Delta(Wire):
-    """What is new."""
+    """The new part of a message."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
 class ChatChunkChoice(Wire):
-    """What is new of one answer."""
+    """The new part of one choice."""
 
     index: int
     delta: Delta
@@ -104,7 +104,7 @@ class ChatChunkChoice(Wire):
 
 
 class ChatChunk(Wire):
-    """A piece of a chat completion. `firstdraft` comes with a choice's last piece."""
+    """A chunk of a chat completion. `firstdraft` comes with a choice's last chunk."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -117,7 +117,7 @@ class ChatChunk(Wire):
 
 
 class TextLogprobs(Wire):
-    """The answer's tokens, in columns. Offsets are characters of the choice's text."""
+    """The answer's tokens, as columns. Offsets count characters of the choice's text."""
 
     tokens: tuple[str, ...]
     token_logprobs: tuple[float, ...]
@@ -126,7 +126,7 @@ class TextLogprobs(Wire):
 
 
 class TextChoice(Wire):
-    """One answer, or what is new of it."""
+    """One choice, or its new part."""
 
     index: int
     text: str
@@ -136,7 +136,7 @@ class TextChoice(Wire):
 
 
 class TextCompletion(Wire):
-    """A whole text completion, or a piece of one."""
+    """A whole text completion, or a chunk of one."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"

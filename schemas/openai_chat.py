@@ -1,4 +1,4 @@
-"""What `/v1/chat/completions` and `/v1/completions` take, as OpenAI defines it."""
+"""Request bodies of `/v1/chat/completions` and `/v1/completions`, as OpenAI defines them."""
 
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ MaxTokens = Annotated[int, Field(ge=1)]
 
 
 class TextPart(BaseModel):
-    """A piece of a message's content. Only text can be read."""
+    """A part of a message's content. Only text parts are accepted."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -26,7 +26,7 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One turn. `developer` is another word for `system`."""
+    """One turn. `developer` means the same as `system`."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -46,27 +46,27 @@ class JsonSchemaFormat(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """What form the answer must have. What is not known here is refused: an answer of another form would be wrong."""
+    """The form that the answer must have. Unknown fields are refused: an answer in another form would be wrong."""
 
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
-    #: With `json_object`, as llama.cpp's server and others take it: what the object must match.
+    #: With `json_object`: a schema that the object must match, as llama.cpp's server and others accept it.
     object_schema: dict[str, Any] | None = Field(None, alias="schema")
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides text."""
+    """What a stream has besides text."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
 class CompletionOptions(BaseModel):
-    """What both routes take."""
+    """The options of both routes."""
 
-    #: Others are looked at by gateway/openai/options.py.
+    #: gateway/openai/options.py checks the others.
     model_config = ConfigDict(extra="allow")
 
     model: str

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from schemas.openai_models import ListItem, ListPage
 from schemas.owners import NOBODY, Owner
 from schemas.requests import ANONYMOUS
 from schemas.wire import Wire
@@ -17,18 +18,15 @@ BatchStatus = Literal[
 ]
 #: Statuses after which nothing follows.
 ENDED: frozenset[BatchStatus] = frozenset({"failed", "completed", "expired", "cancelled"})
-
-
-#: The longest completion window, in seconds: how long a batch, and where it stands, is remembered counts on it.
+#: The longest completion window, in seconds. Batches are kept for longer than this (broker/batches.py).
 MAX_WINDOW_S = 30 * 24 * 3600
 #: Seconds in each unit of a completion window.
 WINDOW_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
-class StoredFile(Wire):
+class StoredFile(ListItem):
     """A file's description."""
 
-    id: str
     object: Literal["file"] = "file"
     bytes: int
     created_at: int
@@ -36,18 +34,12 @@ class StoredFile(Wire):
     purpose: Purpose
     status: Literal["processed"] = "processed"
     expires_at: int | None = None
-    #: Whose it is; clients of OpenAI's API ignore what they do not know.
+    #: The owner; OpenAI's clients ignore fields that they do not know.
     owner: str = ANONYMOUS
 
 
-class FileList(Wire):
-    """One page of files, the newest first."""
-
-    object: Literal["list"] = "list"
-    data: tuple[StoredFile, ...]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class FileList(ListPage[StoredFile]):
+    """One page of files."""
 
 
 class FileDeleted(Wire):
@@ -65,7 +57,7 @@ class BatchRequest(BaseModel):
 
     input_file_id: str
     endpoint: Endpoint
-    #: How long it may take: a number of seconds, minutes or hours. OpenAI knows `24h` only.
+    #: How long the batch may take: a number of seconds, minutes or hours. OpenAI allows `24h` only.
     completion_window: str = Field(pattern=r"^[1-9]\d{0,4}[smh]$")
     metadata: dict[str, str] | None = None
 
@@ -83,7 +75,7 @@ def window_s(completion_window: str) -> int:
 
 
 class BatchCounts(Wire):
-    """Lines of the input."""
+    """Numbers of input lines."""
 
     total: int = 0
     completed: int = 0
@@ -100,16 +92,15 @@ class BatchProblem(Wire):
 
 
 class BatchProblems(Wire):
-    """All of them."""
+    """All that is wrong with the batch."""
 
     object: Literal["list"] = "list"
     data: tuple[BatchProblem, ...]
 
 
-class Batch(Wire):
+class Batch(ListItem):
     """A batch. Times are seconds since the epoch."""
 
-    id: str
     object: Literal["batch"] = "batch"
     endpoint: Endpoint
     errors: BatchProblems | None = None
@@ -129,15 +120,9 @@ class Batch(Wire):
     cancelled_at: int | None = None
     request_counts: BatchCounts = BatchCounts()
     metadata: dict[str, str] | None = None
-    #: Whose it is, for the jobs that it submits.
+    #: The owner of the batch and of the jobs that it submits.
     owner: Owner = NOBODY
 
 
-class BatchList(Wire):
-    """One page of batches, the newest first."""
-
-    object: Literal["list"] = "list"
-    data: tuple[Batch, ...]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class BatchList(ListPage[Batch]):
+    """One page of batches."""

@@ -1,6 +1,7 @@
-"""OpenAI's shapes that several of its routes share: models, errors, options of ours."""
+"""What several of OpenAI's routes share: lists, models, errors, and Firstdraft's own options and report."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,8 +11,33 @@ from schemas.results import ConfidenceReport, DraftStatistics, Models, Result, T
 from schemas.wire import Wire
 
 
+class ListItem(Wire):
+    """What a page lists. The id of a page's last item names the next page."""
+
+    id: str
+
+
+ItemT = TypeVar("ItemT", bound=ListItem)
+
+
+class ListPage(Wire, Generic[ItemT]):
+    """One page of a list."""
+
+    object: Literal["list"] = "list"
+    data: tuple[ItemT, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+    @classmethod
+    def of(cls, items: Sequence[ItemT], has_more: bool) -> Self:
+        """The page with these items."""
+        first_id, last_id = (items[0].id, items[-1].id) if items else (None, None)
+        return cls(data=tuple(items), first_id=first_id, last_id=last_id, has_more=has_more)
+
+
 class Model(Wire):
-    """A model's name."""
+    """A model name."""
 
     id: str
     object: Literal["model"] = "model"
@@ -58,14 +84,14 @@ class FirstdraftOptions(BaseModel):
 
 
 class FirstdraftReport(Wire):
-    """What Firstdraft knows about an answer beyond what OpenAI's shapes hold."""
+    """What Firstdraft knows about an answer and OpenAI's objects have no field for."""
 
     job_id: str
     policy: str
     tier: Tier
-    #: How sure the edge was, in [0, 1]; absent where it wrote no draft.
+    #: Confidence of the draft, in [0, 1]; null where the edge wrote none.
     confidence: float | None
-    #: Share of the draft's tokens that the cloud let stand; absent where no draft was verified.
+    #: Share of the draft's tokens that the cloud accepted; null where no draft was verified.
     acceptance_rate: float | None
     confidence_report: ConfidenceReport | None
     draft: DraftStatistics | None

@@ -1,4 +1,4 @@
-"""What `/v1/responses` takes and answers, as OpenAI defines it."""
+"""Request bodies and answers of `/v1/responses`, as OpenAI defines them."""
 
 from typing import Any, Literal
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.openai_answers import ChatLogprob
 from schemas.openai_chat import MaxTokens, Temperature, TextPart, TopP
-from schemas.openai_models import FirstdraftOptions, FirstdraftReport
+from schemas.openai_models import FirstdraftOptions, FirstdraftReport, ListItem, ListPage
 from schemas.wire import Wire
 
 
@@ -21,7 +21,7 @@ class InputItem(BaseModel):
 
 
 class TextFormat(BaseModel):
-    """What form the answer must have."""
+    """The form that the answer must have."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True, extra="forbid")
 
@@ -42,7 +42,7 @@ class TextOptions(BaseModel):
 class ResponseRequest(BaseModel):
     """The body of `POST /v1/responses`."""
 
-    #: Others are looked at by gateway/openai/options.py.
+    #: gateway/openai/options.py checks the others.
     model_config = ConfigDict(extra="allow")
 
     model: str
@@ -63,7 +63,7 @@ class ResponseRequest(BaseModel):
 
 
 class ResponseNote(Wire):
-    """What a response repeats of its request and the job's record does not say. Kept in `AcceptedRequest.note`."""
+    """What a response repeats of its body and the job's record does not have. Kept in `AcceptedRequest.note`."""
 
     model: str
     instructions: str | None
@@ -83,10 +83,9 @@ class OutputText(Wire):
     logprobs: tuple[ChatLogprob, ...] = ()
 
 
-class OutputMessage(Wire):
+class OutputMessage(ListItem):
     """The answer."""
 
-    id: str
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
     status: Literal["in_progress", "completed", "incomplete"]
@@ -94,30 +93,23 @@ class OutputMessage(Wire):
 
 
 class InputText(Wire):
-    """What was said to the model."""
+    """The text of a turn."""
 
     type: Literal["input_text"] = "input_text"
     text: str
 
 
-class InputMessage(Wire):
-    """A turn of who asks."""
+class InputMessage(ListItem):
+    """A turn of the conversation that the model did not write."""
 
-    id: str
     type: Literal["message"] = "message"
     role: Literal["user", "system"]
     status: Literal["completed"] = "completed"
     content: tuple[InputText, ...]
 
 
-class InputItemList(Wire):
+class InputItemList(ListPage[InputMessage | OutputMessage]):
     """One page of the turns that a response answers."""
-
-    object: Literal["list"] = "list"
-    data: tuple[InputMessage | OutputMessage, ...]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 class ResponseDeleted(Wire):
@@ -129,20 +121,20 @@ class ResponseDeleted(Wire):
 
 
 class InputDetails(Wire):
-    """Of the prompt's tokens: those that a KV cache spared."""
+    """How many of the prompt's tokens came from a KV cache."""
 
     cached_tokens: int
     cache_write_tokens: int = 0
 
 
 class OutputDetails(Wire):
-    """Of the answer's tokens."""
+    """How many of the answer's tokens were not shown."""
 
     reasoning_tokens: int = 0
 
 
 class ResponseUsage(Wire):
-    """Tokens of the answering model."""
+    """Token counts of the answering model."""
 
     input_tokens: int
     input_tokens_details: InputDetails
@@ -159,19 +151,19 @@ class ResponseError(Wire):
 
 
 class IncompleteDetails(Wire):
-    """Why the answer is not whole."""
+    """Why the answer is incomplete."""
 
     reason: Literal["max_output_tokens"] = "max_output_tokens"
 
 
 class TextConfig(Wire):
-    """How the answer was to be written."""
+    """The form that was asked for."""
 
     format: dict[str, Any]
 
 
 class Reasoning(Wire):
-    """Neither model reasons before it answers."""
+    """Always empty: neither model reasons before it answers."""
 
     effort: None = None
     summary: None = None
@@ -210,7 +202,7 @@ class Response(Wire):
 
 
 class ResponseEvent(Wire):
-    """One event of a response's stream; which fields it has depends on its type."""
+    """One event of a response's stream. Its type decides which fields it has."""
 
     type: str
     sequence_number: int

@@ -1,4 +1,4 @@
-"""Who a request comes from, and what they may do."""
+"""Owners of requests, API keys, and what a key allows."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -10,7 +10,7 @@ from schemas.wire import Wire
 
 
 class Scope(StrEnum):
-    """What an API key is good for."""
+    """What an API key allows."""
 
     #: Submit and cancel jobs.
     SUBMIT = "submit"
@@ -20,15 +20,15 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
-#: What owners and cache groups may be called.
+#: The name of an owner or a cache group.
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._@-]+$")]
 
 
 class Owner(Wire):
-    """Who owns the requests that come with a key. Several keys may have one owner."""
+    """The owner of the requests that come with a key. Several keys may have one owner."""
 
     name: Name
-    #: The share beside others' where there is not enough for all.
+    #: The owner's share, relative to others', when the system is full.
     weight: float = Field(1.0, ge=0.01, le=100.0)
     scopes: tuple[Scope, ...] = tuple(Scope)
     #: Requests of all keys with the same group share cached prefixes. None: only those of the same owner do.
@@ -36,17 +36,17 @@ class Owner(Wire):
 
 
 class ApiKey(Wire):
-    """An API key as it is kept: not what opens, but what to compare with."""
+    """An API key as it is stored: its digest, not the key."""
 
     key_id: str
-    #: SHA-256 of the secret part, which is random and long enough that no slower hash is needed.
+    #: SHA-256 of the secret part. It is random and long, so that no slower hash is needed.
     digest: str
     owner: Owner
-    #: What it is for, in its maker's words.
+    #: What the key is for, for people to read.
     label: str = ""
     #: Seconds since the epoch.
     created_at_s: float
 
 
-#: Whoever comes without a key, where none is needed.
+#: The owner of requests without a key, where none is needed.
 NOBODY = Owner(name=ANONYMOUS)

@@ -1,20 +1,20 @@
-"""What can cross a process boundary as it is: plain JSON values of a sane depth. Pure."""
+"""Plain values: those that JSON and msgpack both carry unchanged, not nested too deeply. Pure."""
 
 import json
 import math
 import re
 from typing import NoReturn
 
-#: Levels of nesting that a value may have; engines walk schemas recursively, and so does their validation.
+#: The deepest nesting of a value; engines and validation walk schemas recursively.
 MAX_DEPTH = 64
-#: msgpack's integers.
+#: The least and the greatest integer of msgpack.
 LEAST_INTEGER, GREATEST_INTEGER = -(2**63), 2**64 - 1
-#: How JSON escapes one half of a surrogate pair. Whether the other half is beside it, only reading tells.
+#: JSON's escape of one half of a surrogate pair. Only parsing tells whether the other half is beside it.
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class NoText(ValueError):
-    """A string of a JSON document that is no text, and where it is: `a.0.b`."""
+    """A string in a JSON document has half of a surrogate pair. `field` says where: `a.0.b`."""
 
     def __init__(self, field: str, value: str) -> None:
         super().__init__("half of a surrogate pair is no text")
@@ -23,10 +23,9 @@ class NoText(ValueError):
 
 
 def read_json(raw: bytes) -> object:
-    """The document. Raises ValueError for what is no JSON in UTF-8, and `NoText`, which is one, for the rest.
+    """The document. Raises ValueError if it is not JSON in UTF-8; `NoText`, a ValueError, for half a surrogate pair.
 
-    Python's reader takes more than that: other encodings, `NaN`, and escapes that stand for no character, which break
-    whatever writes the string later.
+    Python's parser accepts more: other encodings, `NaN`, and halves of surrogate pairs, which cannot be encoded later.
     """
     text = raw.decode("utf-8-sig")
     document = json.loads(text, parse_constant=_refuse_constant)
@@ -56,12 +55,12 @@ def _check_strings(document: object) -> None:
 
 
 def has_surrogate(text: str) -> bool:
-    """Whether the string holds half of a surrogate pair, which no encoding can write."""
+    """Whether the string has half of a surrogate pair, which cannot be encoded."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def check_plain(value: object, depth: int = 0) -> None:
-    """Raise ValueError for what msgpack or JSON cannot carry unchanged."""
+    """Raise ValueError for a value that msgpack or JSON cannot carry unchanged, or that is nested too deeply."""
     if depth > MAX_DEPTH:
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):

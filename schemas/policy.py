@@ -1,4 +1,4 @@
-"""A policy: which tiers may answer a request and what happens between them. Data, not code paths."""
+"""Policies as data: which tiers may answer a request, and what happens between them."""
 
 from enum import StrEnum
 from typing import Self
@@ -9,7 +9,7 @@ from schemas.wire import Wire
 
 
 class Tier(StrEnum):
-    """Where a model runs: the small one at the edge, the large one in the cloud."""
+    """Where a model runs: a small one at the edge, a large one in the cloud."""
 
     EDGE = "edge"
     CLOUD = "cloud"
@@ -21,11 +21,11 @@ class Policy(Wire):
     name: str
     description: str = ""
     tiers: tuple[Tier, ...]
-    #: Whether a sure draft leaves at once. Where it does not, and there is a cloud tier, every draft escalates.
+    #: Whether a confident draft is the answer. Otherwise every draft escalates, if there is a cloud tier.
     confidence_decides: bool
-    #: Whether the cloud is given the draft; otherwise it writes from nothing.
+    #: Whether the cloud verifies the draft; otherwise it writes the answer without one.
     verify_draft: bool
-    #: Whether the request may read and feed either tier's KV cache.
+    #: Whether the request may read and fill the KV caches of both tiers.
     kv_caches: bool
 
     @model_validator(mode="after")
@@ -39,7 +39,7 @@ class Policy(Wire):
 
     @property
     def first_tier(self) -> Tier:
-        """Where a request begins."""
+        """The tier that begins the request."""
         return Tier.EDGE if self.has(Tier.EDGE) else Tier.CLOUD
 
     def has(self, tier: Tier) -> bool:

@@ -1,4 +1,4 @@
-"""How the HTTP API says that it will not: problem documents (RFC 9457)."""
+"""Errors of the HTTP API: problem documents (RFC 9457)."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ class FieldProblem(BaseModel):
     """One field at fault."""
 
     field: str
-    #: As it was given; cut where it is long.
+    #: The value that was given, cut if it is long.
     value: Any = None
     reason: str
 

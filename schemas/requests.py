@@ -1,7 +1,7 @@
-"""What a user asks for (`JobRequest`) and what the gateway makes of it (`AcceptedRequest`).
+"""A user's request (`JobRequest`), and the request that the gateway makes of it (`AcceptedRequest`).
 
-The first is forgiving about what is left out; in the second every choice is made, so that no worker needs the
-gateway's configuration.
+The first may leave choices open. In the second every choice is made, so that no worker needs the gateway's
+configuration.
 """
 
 import hashlib
@@ -16,17 +16,17 @@ from schemas.plain import check_plain
 from schemas.policy import Policy
 from schemas.wire import Wire
 
-#: The most stop strings a request may name; each costs a search in every new piece of text.
+#: The most stop strings; each is searched for in every new piece of text.
 MAX_STOP_STRINGS = 16
-#: The most alternatives a token's logprobs may list (OpenAI's own limit).
+#: The most alternatives in a token's logprobs (OpenAI's own limit).
 MAX_TOP_LOGPROBS = 20
-#: Penalties nearer to 0 would make infinities of logits, which engines compute in single precision.
+#: A penalty nearer to 0 could make logits infinite, which engines compute in single precision.
 LEAST_REPETITION_PENALTY = 0.01
-#: The owner of requests that came without an API key.
+#: The owner of requests without an API key.
 ANONYMOUS = "anonymous"
-#: The cache namespace of all requests, where everybody shares cached prefixes.
+#: The cache namespace of all requests where everybody shares cached prefixes.
 EVERYBODYS_NAMESPACE = "all"
-#: Bytes of a prompt that are counted as one token before any tokenizer has seen it.
+#: Bytes of a prompt that count as one token, before a tokenizer has read it.
 BYTES_PER_TOKEN = 4
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -35,7 +35,7 @@ Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class Message(Wire):
-    """One turn of a conversation. Only an assistant's may be empty: a model may have had nothing to say."""
+    """One turn of a conversation. Only an assistant's may be empty, as a model's answer can be."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -49,24 +49,24 @@ class Message(Wire):
 
 
 class Sampling(Wire):
-    """How tokens are chosen, on both tiers alike.
+    """How tokens are sampled, on both tiers.
 
-    Greedy unless `temperature` is above 0. Penalties and biases act before sampling and never on confidence
-    figures, which are taken from the raw logits.
+    Greedy unless `temperature` is above 0. Penalties and biases act before sampling, and not on the confidence figures,
+    which come from the raw logits.
     """
 
     max_tokens: int = Field(256, ge=1, le=32_768)
     temperature: float = Field(0.0, ge=0.0, le=2.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
-    #: 0 considers every token.
+    #: 0 means all tokens.
     top_k: int = Field(0, ge=0, le=1_000)
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field((), max_length=MAX_STOP_STRINGS)
-    #: 1 leaves repeated tokens alone; above 1 divides (or multiplies, if negative) their logits (CTRL's rule).
+    #: Divides the logits of repeated tokens, or multiplies negative ones (CTRL's rule); 1 changes nothing.
     repetition_penalty: float = Field(1.0, ge=LEAST_REPETITION_PENALTY, le=2.0)
     frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
     presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
-    #: Added to the logits of these token ids, which each model that works on the request must have.
+    #: Added to the logits of these token ids. Every model that works on the request must have them.
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100.0, le=100.0)]] = Field({}, max_length=300)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
@@ -99,28 +99,28 @@ class Sampling(Wire):
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
+        """Whether the likeliest token is always taken."""
         return self.temperature == 0.0
 
 
 class Pooling(StrEnum):
-    """How a strategy makes one number of its figures per token."""
+    """How a strategy's scores of all tokens become one number."""
 
     MEAN = "mean"
     #: exp of the mean log: the length-normalised sequence probability (Malinin and Gales, ICLR 2021).
     LOG_MEAN = "log_mean"
-    #: A low quantile: one bad token counts however long the answer is (Gupta et al., ICLR 2024).
+    #: A low quantile, so that a few bad tokens count even in a long answer (Gupta et al., ICLR 2024).
     QUANTILE = "quantile"
     MINIMUM = "minimum"
 
 
 class ConfidenceRule(Wire):
-    """How sure a draft must be to be the answer. `strategy` names an entry of the registry (docs/architecture.md)."""
+    """How confident a draft must be to be the answer. `strategy` names an entry point (docs/architecture.md)."""
 
     strategy: str = Field("ensemble", min_length=1)
-    #: A draft whose confidence is at least this is the answer.
+    #: The least confidence of a draft that is the answer.
     threshold: Probability = 0.5
-    #: For `ensemble`: strategy to weight; weights are normalised to sum 1, and 0 leaves a strategy out.
+    #: For `ensemble`: weight by strategy. Weights are normalised to sum to 1, and 0 leaves a strategy out.
     weights: dict[str, Weight] = {}
     pooling: Pooling = Pooling.MEAN
     #: For `quantile`: which one.
@@ -128,17 +128,17 @@ class ConfidenceRule(Wire):
 
 
 class AcceptanceMode(StrEnum):
-    """When a draft token stands: as in design `exact` (lossless) or `threshold` (cheaper, not lossless)."""
+    """When the cloud accepts a draft token: `exact` is lossless; `threshold` is cheaper and not lossless."""
 
     EXACT = "exact"
     THRESHOLD = "threshold"
 
 
 class AcceptanceRule(Wire):
-    """When the cloud lets a draft token stand."""
+    """When the cloud accepts a draft token."""
 
     mode: AcceptanceMode = AcceptanceMode.EXACT
-    #: For `threshold`: a token stands if it has at least this share of the probability of the cloud's favourite.
+    #: For `threshold`: accept a token with at least this share of the likeliest token's probability.
     threshold: Probability = 0.8
 
 
@@ -164,12 +164,12 @@ class AcceptanceOptions(BaseModel):
 
 
 def owners_namespace(owner: str) -> str:
-    """The cache namespace of one owner's requests. No owner's name holds a colon, so no two namespaces are alike."""
+    """The cache namespace of one owner's requests. Names have no colon, so that no two namespaces are the same."""
     return f"owner:{owner}"
 
 
 def groups_namespace(group: str) -> str:
-    """The cache namespace of the requests of all keys that were made with this cache group."""
+    """The cache namespace of requests whose keys have this cache group."""
     return f"group:{group}"
 
 
@@ -192,7 +192,7 @@ class JobRequest(Sampling):
     acceptance: AcceptanceOptions | None = None
     #: Seconds after which the job fails if it has not finished; at most, and by default, `requests.deadline_s`.
     deadline_s: float | None = Field(None, gt=0.0, allow_inf_nan=False)
-    #: An https address that is called with the job when it has finished.
+    #: An https address to which the job is sent when it has finished.
     webhook: str | None = Field(None, min_length=1, max_length=2048)
 
     @field_validator("messages")
@@ -209,7 +209,7 @@ class JobRequest(Sampling):
         return value
 
     def conversation(self) -> tuple[Message, ...]:
-        """The messages, a lone `prompt` being one of the user's."""
+        """The messages; `prompt` is one message of the user's."""
         if self.messages is not None:
             return self.messages
         assert self.prompt is not None
@@ -221,7 +221,7 @@ class JobRequest(Sampling):
 
 
 class AcceptedRequest(Wire):
-    """A request with every choice made. The record in Redis holds it; an RQ job holds only its id."""
+    """A request with every choice made. The record in Redis has it; an RQ job has only its id."""
 
     request_id: str
     messages: tuple[Message, ...]
@@ -231,29 +231,29 @@ class AcceptedRequest(Wire):
     acceptance: AcceptanceRule
     #: Seconds since the epoch.
     accepted_at_s: float
-    #: What the route that accepted it needs to describe it again; nobody else reads it.
+    #: Data of the route that accepted the request, for the route alone.
     note: str = ""
-    #: Whose it is: the owner of the API key that it came with.
+    #: The owner of the API key that the request came with.
     owner: str = Field(ANONYMOUS, min_length=1)
-    #: Only requests of the same namespace share cached prefixes: all else would tell who has sent what before. The
-    #: owner's own unless the gateway says otherwise, and never anything that the request's body says.
-    cache_namespace: str = Field(default_factory=lambda told: owners_namespace(told["owner"]), min_length=1)
-    #: The owner's share beside others' where there is not enough for all.
+    #: Only requests of the same namespace share cached prefixes: otherwise response times would tell what others have
+    #: sent. By default it is the owner's. The gateway may set another one; nothing in the body can.
+    cache_namespace: str = Field(default_factory=lambda fields: owners_namespace(fields["owner"]), min_length=1)
+    #: The owner's share, relative to others', when the system is full.
     weight: float = Field(1.0, gt=0.0)
-    #: Seconds after acceptance at which it fails if it has not finished.
+    #: Seconds from acceptance until the request fails if it has not finished.
     deadline_s: float = Field(gt=0.0)
     #: The address to call when it has finished.
     webhook: str | None = None
 
     @property
     def num_tokens_at_most(self) -> int:
-        """About the most tokens that it can cost: four bytes of prompt are one, and the longest answer is written."""
+        """An estimate of the most tokens that the request can cost: those of the prompt, and `max_tokens`."""
         num_bytes = sum(len(message.content.encode()) for message in self.messages)
         return num_bytes // BYTES_PER_TOKEN + self.sampling.max_tokens
 
     @property
     def prompt_digest(self) -> str:
-        """SHA-256 of what an engine is given of the request, but for the seed and the length of the answer."""
-        told = [[message.role, message.content] for message in self.messages]
-        given = [told, self.sampling.model_dump(mode="json", exclude={"seed", "max_tokens"})]
-        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+        """SHA-256 of the messages and the sampling options, without `seed` and `max_tokens`."""
+        messages = [[message.role, message.content] for message in self.messages]
+        digested = [messages, self.sampling.model_dump(mode="json", exclude={"seed", "max_tokens"})]
+        return hashlib.sha256(json.dumps(digested, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What became of a request: its answer with all that was measured on the way, or why there is none."""
+"""The end of a request: its answer with what was measured on the way, or the reason why there is none."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -19,12 +19,12 @@ class FinishReason(StrEnum):
 
 
 class ConfidenceReport(Wire):
-    """How sure the edge was, and of what the number is made."""
+    """The confidence of a draft, and the scores that it is made of."""
 
     value: float
     threshold: float
     strategy: str
-    #: Score of each strategy that had a part in `value`.
+    #: The score of each strategy in `value`.
     parts: dict[str, float] = {}
     sure: bool
 
@@ -33,39 +33,39 @@ class DraftStatistics(Wire):
     """What became of a draft's tokens."""
 
     drafted_tokens: int = 0
-    #: Tokens of the draft that stand in the answer.
+    #: Tokens of the draft that the cloud accepted.
     accepted_tokens: int = 0
     #: Tokens of the answer that the cloud wrote itself.
     rewritten_tokens: int = 0
-    #: accepted over drafted; absent where the draft was not verified.
+    #: Accepted over drafted tokens; null where the draft was not verified.
     acceptance_rate: float | None = None
     verified: bool = False
     escalated_early: bool = False
-    #: Forward passes of the cloud model, where it was used.
+    #: Forward passes of the cloud model; null where it was not used.
     cloud_steps: int | None = None
-    #: Whether the answer is the cloud model's own, in distribution (not so in `threshold` mode).
+    #: Whether the answer has the distribution of the cloud model's own (not in `threshold` mode).
     lossless: bool | None = None
-    #: `threshold` mode: mean and largest shortfall of accepted tokens, in log-probability below the favourite.
+    #: `threshold` mode: how far accepted tokens are below the likeliest, in log-probability: mean and maximum.
     mean_shortfall: float | None = None
     max_shortfall: float | None = None
-    #: Why a draft was not handed to the cloud engine, where that was so.
+    #: Why the draft was not given to the cloud engine, if it was not.
     not_verified_because: str | None = None
 
 
 class Usage(Wire):
-    """Tokens, in the answering model's vocabulary unless it says otherwise."""
+    """Token counts, in the answering model's vocabulary unless a name says otherwise."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     edge_completion_tokens: int = 0
     cloud_completion_tokens: int = 0
-    #: Prompt tokens that a KV cache spared on each tier.
+    #: Prompt tokens that each tier read from its KV cache.
     edge_cached_tokens: int = 0
     cloud_cached_tokens: int = 0
 
 
 class Timings(Wire):
-    """Milliseconds. Absent stages are 0."""
+    """Milliseconds in each stage; 0 for stages that did not happen."""
 
     queued_ms: float = 0.0
     drafting_ms: float = 0.0
@@ -75,32 +75,32 @@ class Timings(Wire):
 
 
 class Models(Wire):
-    """Names of the models that had a part in the answer."""
+    """Names of the models that worked on the answer."""
 
     edge: str | None = None
     cloud: str | None = None
 
 
-#: A token's bytes: a token may be a part of a character, which no string can hold.
+#: A token's bytes. A token may be a part of a character, which a string cannot hold.
 TokenBytes = tuple[Annotated[int, Field(ge=0, le=255)], ...]
 
 
 class RivalLogprob(Wire):
     """A token that could have been written, and its log-probability."""
 
-    #: For people to read: what is no whole character is U+FFFD, and a control token is spelled out.
+    #: For people to read: incomplete characters are U+FFFD, and control tokens are spelled out.
     token: str
-    #: What the token adds to a text; nothing for a control token.
+    #: What the token adds to the text; empty for a control token.
     bytes: TokenBytes
     token_id: int
     logprob: float
 
 
 class TokenLogprob(RivalLogprob):
-    """A token of the answer's text, its log-probability, and those of its likeliest rivals.
+    """A token of the answer's text, its log-probability, and those of the likeliest alternatives.
 
-    An answer has one for each token with a part in its text; their `bytes` in a row are the text in UTF-8. Of a token
-    of which a stop string cut a part off, `token` and `bytes` are the part that stands, the others the whole token's.
+    An answer has one for each token in its text; their `bytes` joined are the text in UTF-8. If a stop string cut off a
+    part of a token, `token` and `bytes` are the rest of it, and the other fields the whole token's.
     """
 
     top: tuple[RivalLogprob, ...] = ()
@@ -126,20 +126,20 @@ class FailureKind(StrEnum):
 
     #: The prompt does not fit the model's context.
     PROMPT_TOO_LONG = "prompt_too_long"
-    #: An option that this model or engine cannot honour.
+    #: An option that the model or engine does not support.
     UNSUPPORTED_OPTION = "unsupported_option"
-    #: The engine gave an error for this request.
+    #: The engine failed on this request.
     ENGINE_ERROR = "engine_error"
-    #: Something of Firstdraft's own failed around the engine.
+    #: Firstdraft failed around the engine.
     INTERNAL_ERROR = "internal_error"
-    #: Every attempt ended with its worker.
+    #: Every attempt's worker was lost.
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     #: The request's deadline came first.
     DEADLINE_EXCEEDED = "deadline_exceeded"
 
 
 class LostAttempt(Wire):
-    """An attempt at a request that ended with its worker."""
+    """An attempt at a request whose worker was lost."""
 
     attempt: int
     tier: Tier
@@ -147,21 +147,21 @@ class LostAttempt(Wire):
     reason: str
     #: Seconds since the epoch, by Redis's clock.
     lost_at_s: float
-    #: Whether the worker worked on nothing else from its beginning to its end.
+    #: Whether the worker worked on nothing else during the whole attempt.
     alone: bool = False
 
 
 class LostAttempts(Wire):
-    """All of a request's, in order."""
+    """All lost attempts of a request, in order."""
 
     attempts: tuple[LostAttempt, ...] = ()
 
 
 class Failure(Wire):
-    """A failure as data: it crosses processes, an exception does not."""
+    """Why a request failed. A failure is data, since it crosses processes."""
 
     kind: FailureKind
     tier: Tier | None = None
     message: str = Field(min_length=1)
-    #: What was tried, where that is why it failed.
+    #: The lost attempts, if they are the reason.
     attempts: tuple[LostAttempt, ...] = ()

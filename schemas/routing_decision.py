@@ -1,4 +1,4 @@
-"""Where a request was sent and why: kept in its record and in the log."""
+"""Which worker a request was sent to, and why: kept in its record and in the log."""
 
 from enum import StrEnum
 
@@ -8,41 +8,41 @@ from schemas.wire import Wire
 class RoutingPolicy(StrEnum):
     """How a worker is chosen."""
 
-    #: The least time until the prompt is read: what is cached counts, and so does what waits.
+    #: The least time until the prompt is processed, from cached prefixes and waiting work.
     PREFIX = "prefix"
-    #: The least work waiting, whatever is cached.
+    #: The least waiting work, whatever is cached.
     LEAST_LOADED = "least_loaded"
     RANDOM = "random"
 
 
 class RoutingReason(StrEnum):
-    """What decided."""
+    """Why the worker was chosen."""
 
-    #: It costs least there because part of its prompt is cached there.
+    #: The least cost, because a part of the prompt is cached there.
     PREFIX = "prefix"
-    #: It costs least there, and nothing of its prompt that is cached there decided it.
+    #: The least cost, and no cached prefix made the difference.
     LEAST_LOADED = "least_loaded"
-    #: By lot, as the policy says.
+    #: At random, as the policy says.
     RANDOM = "random"
-    #: No worker lives, or every one's queue is full: whoever has room first takes it.
+    #: No worker is alive, or every queue is full: the first worker with room takes the request.
     NO_WORKER = "no_worker"
     ALL_FULL = "all_full"
 
 
 class RoutingDecision(Wire):
-    """Where one tier's part of a request went, and why. Tokens are estimates made from bytes."""
+    """Where a request was sent on one tier, and why. Token counts are estimated from bytes."""
 
-    #: The worker in its present life, `id@epoch`; None: the queue that all workers of the tier share.
+    #: The worker process, `id@epoch`; None for the queue that all workers of the tier share.
     worker: str | None
     reason: RoutingReason
     prompt_tokens: int
-    #: What the request adds to its worker's load: what of the prompt is not cached there, and the writing.
+    #: What the request adds to its worker's load: uncached prompt tokens, and the tokens to write.
     work_tokens: int
-    #: Prompt tokens that were cached where it went, and the most that were cached anywhere.
+    #: Prompt tokens that the chosen worker has cached, and the most that any worker has.
     cached_tokens: int = 0
     most_cached_tokens: int = 0
-    #: What the worker was compared by, in seconds (broker/routing.py).
+    #: The chosen worker's cost in seconds (broker/routing.py).
     cost_s: float = 0.0
-    #: Workers that were compared, and workers that were passed over because their queues were too long.
+    #: Workers that were compared, and workers that were not because their queues were full.
     num_candidates: int = 0
     num_passed_over: int = 0

@@ -1,4 +1,4 @@
-"""What is said over `/v1/ws`: JSON messages, each with its `type`. `ref` comes back as it was given."""
+"""Messages on `/v1/ws`: JSON, each with a `type`. An answer repeats the `ref` of the message that it answers."""
 
 from typing import Annotated, Literal
 
@@ -14,19 +14,19 @@ Ref = str | int | None
 
 
 class Submit(BaseModel):
-    """Submit a job. Its events follow."""
+    """Submit a job and follow it."""
 
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["submit"]
     ref: Ref = None
     body: JobRequest
-    #: As the header `Idempotency-Key` of `POST /v1/jobs`, and good for the same jobs.
+    #: As the header `Idempotency-Key` of `POST /v1/jobs`; a key means the same job here and there.
     idempotency_key: str | None = Field(None, min_length=1, max_length=255)
 
 
 class Follow(BaseModel):
-    """Send a job's events, from the one after a position on."""
+    """Send a job's events, beginning after the position `after`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,30 +46,30 @@ class Cancel(BaseModel):
     job_id: str
 
 
-Asked = Annotated[Submit | Follow | Cancel, Field(discriminator="type")]
-asked_adapter: TypeAdapter[Asked] = TypeAdapter(Asked)
+ClientMessage = Annotated[Submit | Follow | Cancel, Field(discriminator="type")]
+client_message_adapter: TypeAdapter[ClientMessage] = TypeAdapter(ClientMessage)
 
 
-class ToldJob(Wire):
-    """The job as it is now: the answer to each of the three."""
+class JobMessage(Wire):
+    """The answer to each of the three: the job as it is now."""
 
     type: Literal["job"] = "job"
     ref: Ref = None
     job: Job
 
 
-class ToldEvent(Wire):
-    """Something happened to a job that is followed."""
+class EventMessage(Wire):
+    """An event of a job that is followed."""
 
     type: Literal["event"] = "event"
     job_id: str
-    #: Where `follow` can go on.
+    #: What `follow` takes as `after` to go on from here.
     position: str
     event: Event
 
 
-class ToldProblem(BaseModel):
-    """A message that could not be obeyed. Whatever is no `Ref` is not given back."""
+class ProblemMessage(BaseModel):
+    """The answer to a message that failed."""
 
     type: Literal["problem"] = "problem"
     ref: Ref = None

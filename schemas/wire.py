@@ -1,4 +1,4 @@
-"""The msgpack form of every message: one encode, one decode, and the error that keeps what could not be read."""
+"""The msgpack form of every message: `encode`, `decode`, and the error that keeps undecodable bytes."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ ModelT = TypeVar("ModelT", bound="Wire")
 
 
 class Wire(BaseModel):
-    """A frozen message; unknown fields are refused, so that two versions that disagree notice it at once.
+    """A frozen message. Unknown fields are refused, so that two versions that disagree notice it at once.
 
-    Errors do not repeat their input: RQ keeps the traceback of a job that broke, and no prompt may end up there.
+    Errors do not repeat their input: RQ stores the tracebacks of failed jobs, and no prompt may end up there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", hide_input_in_errors=True)
 
 
 class UndecodableMessage(Exception):
-    """Bytes that are not the message that was expected; `raw` keeps them for the one who looks into it."""
+    """Bytes that are not the expected message; `raw` keeps them for debugging."""
 
     def __init__(self, expected: str, raw: bytes, reason: str) -> None:
         super().__init__(f"{len(raw)} bytes are not a {expected}: {reason}")
@@ -44,7 +44,7 @@ def decode(expected: type[ModelT], raw: bytes) -> ModelT:
 
 @contextmanager
 def reading(expected: str, fields: Mapping[bytes, bytes]) -> Iterator[None]:
-    """While stored fields are read: whatever is missing or wrong in them is an `UndecodableMessage`."""
+    """Turn errors in the block, which reads these stored fields, into `UndecodableMessage`."""
     try:
         yield
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:

@@ -1,11 +1,11 @@
-"""What a worker says about itself: its report, renewed while it lives."""
+"""A worker's report about itself, which it renews while it is alive."""
 
 from schemas.policy import Tier
 from schemas.wire import Wire
 
 
 class CacheStatistics(Wire):
-    """A KV cache since its worker started. Sizes are in tokens unless the name says otherwise."""
+    """A KV cache since its worker started. Sizes are in tokens unless a name says otherwise."""
 
     enabled: bool
     entries: int = 0
@@ -19,7 +19,7 @@ class CacheStatistics(Wire):
 
 
 class VerificationStatistics(Wire):
-    """Drafts verified by a cloud worker since it started."""
+    """Drafts that a cloud worker has verified since it started."""
 
     requests: int = 0
     drafts: int = 0
@@ -29,25 +29,30 @@ class VerificationStatistics(Wire):
     cloud_steps: int = 0
 
 
-class WorkerReport(Wire):
-    """One live worker. It is gone when its report has expired."""
+class WorkerState(Wire):
+    """One live worker, as everybody may see it."""
 
-    worker_id: str
     tier: Tier
-    #: Random per process start: what an earlier process of the same name published is void.
-    epoch: str
-    host: str
-    pid: int
     model: str
     engine: str
+    host: str
     ready: bool
     capacity: int
     in_flight: int
     jobs_done: int = 0
-    #: Measured: tokens of work (schemas/routing_decision.py) a second while it had any; None before the first.
+    verification: VerificationStatistics | None = None
+
+
+class WorkerReport(WorkerState):
+    """One live worker. A worker whose report has expired counts as dead."""
+
+    worker_id: str
+    #: Random for each process: what an earlier process of the same name published is void.
+    epoch: str
+    pid: int
+    #: Measured tokens of work (schemas/routing_decision.py) per second while busy; None before the first.
     work_tokens_per_s: float | None = None
     cache: CacheStatistics
-    verification: VerificationStatistics | None = None
     #: Seconds since the epoch, by Redis's clock.
     started_at_s: float
     reported_at_s: float

@@ -1,1 +1,1 @@
-"""Batches: many requests from one file. `lines` is what a line means, `run` one batch, `runner` finds them."""
+"""Batches: many requests from one file. `lines` reads lines, `run` carries one batch out, `runner` schedules runs."""

@@ -1,4 +1,4 @@
-"""Where batch files are kept: one small interface, and the disk behind it.
+"""Where batch files are kept: in a folder that all gateway processes share.
 
 A file is written once and then only read, until it expires. A batch that runs appends to parts, which become files when
 it ends; a lock on the batch lives exactly as long as the process that holds it.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol
+from typing import IO, BinaryIO
 
 from pydantic import ValidationError
 
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 #: Bytes that are copied at a time.
 CHUNK = 1 << 16
-#: What an id or a part's name may look like: nothing that could leave its folder.
+#: Ids and names of parts: nothing that could lead out of the folder.
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-#: How the names of parts, and of locks that are batches', begin.
+#: Prefix of the names of a batch's parts and lock.
 BATCH_PREFIX = "batch_"
-#: Seconds after which an upload that no process has locked is one that broke off; before, it may just begin.
+#: Seconds after which an upload that no process has locked was broken off. A younger one may not be locked yet.
 UNLOCKED_UPLOAD_S = 60
-#: Seconds after which what belongs to no file is swept away: nothing takes that long between two steps.
+#: Seconds after which anything that belongs to no file is removed; no step of ours takes as long.
 LEAST_ORPHAN_S = 86_400
 
 
@@ -66,171 +66,112 @@ class QuotaExceeded(Exception):
 
 @dataclass(frozen=True)
 class Swept:
-    """How much was removed that nobody needs any more."""
+    """How many files a sweep removed."""
 
     expired: int = 0
     #: Uploads that broke off, contents without a description, and the like.
     orphans: int = 0
-    #: Parts and locks of batches that are over.
+    #: Parts and locks of batches that have ended.
     leftovers: int = 0
 
 
-class Received(Protocol):
-    """A file's content that has arrived and is not kept yet."""
+@dataclass(frozen=True)
+class Upload:
+    """A content that has arrived and is not a file yet."""
 
-    @property
-    def num_bytes(self) -> int:
-        """Its size."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of it, in hexadecimal."""
-
-    def keep(self, description: StoredFile, quota: Quota) -> StoredFile:
-        """Make a file of it, and give its description with its size; the one that is there, where its id is taken.
-
-        Raises `QuotaExceeded`.
-        """
-
-
-class Part(Protocol):
-    """A file that is being written. One writer at a time, which must hold the batch's lock."""
-
-    def lines(self) -> Iterator[bytes]:
-        """What was written so far, by this process or an earlier one, without an end that was torn off."""
-
-    def append(self, line: bytes) -> None:
-        """Add a line; it is the operating system's when this returns, and survives the death of the process."""
-
-    def close(self) -> None:
-        """Write no more."""
-
-
-class Files(Protocol):
-    """Keeps files. May be used from any thread; all processes that share it see the same files."""
-
-    @contextmanager
-    def receiving(self, source: BinaryIO) -> Iterator[Received]:
-        """A copy of the stream, never whole in memory; forgotten after the block unless it was kept."""
-
-    def find(self, file_id: str) -> StoredFile | None:
-        """The file's description; None where there is none, or it has expired."""
-
-    def listed(self, purpose: str | None, owner: str | None) -> list[StoredFile]:
-        """Descriptions of the owner's files, or of everybody's for None, the newest first."""
-
-    def usage(self, owner: str) -> Usage:
-        """What the owner keeps."""
-
-    def open(self, file_id: str) -> BinaryIO:
-        """The content, also of a file that has expired and is still there. Raises FileNotFoundError."""
-
-    def delete(self, file_id: str) -> bool:
-        """Forget the file; False where there is none."""
-
-    def part(self, name: str) -> Part:
-        """The part of this name, as far as it was written."""
-
-    def publish(self, name: str, description: StoredFile) -> StoredFile | None:
-        """Make a file of the part, whatever its owner keeps; None where it is empty.
-
-        Repeating it after a crash changes nothing.
-        """
-
-    @contextmanager
-    def lock(self, name: str, *, wait: bool = False) -> Iterator[None]:
-        """Hold the lock while the block runs. Where it is taken, raises `Locked` at once, unless it is to wait."""
-
-    def sweep(self, ttl_s: int, in_use: Collection[str], is_over: Callable[[str], bool]) -> Swept:
-        """Remove what has expired, and what processes that were killed left behind. One at a time.
-
-        `ttl_s`: when files expire that do not say so. `in_use`: files that are spared. `is_over`: whether the batch of
-        this id has ended, or is not known.
-        """
+    path: Path
+    #: SHA-256 of the content, in hexadecimal.
+    digest: str
 
 
 class DiskFiles:
-    """Files in a folder: contents beside descriptions, and folders for uploads, parts, locks and what is whose."""
+    """Files in a folder: contents beside descriptions, and subfolders for uploads, parts, locks and owners.
+
+    May be used from any thread; all processes that share the folder see the same files.
+    """
 
     def __init__(
         self, folder: Path, clock: Callable[[], float] = time.time, disk_clock: Callable[[], float] = time.time
     ) -> None:
-        """The folder is made if need be, for its user alone.
+        """Makes the folder, readable by its user alone, if it is not there.
 
-        Clocks tell seconds since the epoch: `clock` is the one that all hosts share, by which files expire, and
-        `disk_clock` the one by which the file system says when files were changed.
+        Both clocks give seconds since the epoch. `clock` is the same on all hosts; files expire by it. `disk_clock` is
+        the one that the file system takes modification times from.
         """
         self._folder, self._clock, self._disk_clock = folder, clock, disk_clock
         self._parts, self._locks = folder / "parts", folder / "locks"
         self._uploads, self._owners = folder / "uploads", folder / "owners"
-        for one in (self._folder, self._parts, self._locks, self._uploads, self._owners):
-            one.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in (self._folder, self._parts, self._locks, self._uploads, self._owners):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextmanager
-    def receiving(self, source: BinaryIO) -> Iterator["DiskUpload"]:
-        """See `Files`."""
+    def receiving(self, source: BinaryIO) -> Iterator[Upload]:
+        """Copy the stream to disk, a chunk at a time. The copy is deleted after the block unless it was kept."""
         path = self._uploads / uuid.uuid4().hex
         try:
             with path.open("xb") as target:
-                fcntl.flock(target, fcntl.LOCK_EX)  # which says, as long as this process lives, that it is not left
+                fcntl.flock(target, fcntl.LOCK_EX)  # while this process lives, no sweep removes the upload
                 digest = hashlib.sha256()
                 while chunk := source.read(CHUNK):
                     target.write(chunk)
                     digest.update(chunk)
                 target.flush()
                 os.fsync(target.fileno())
-                yield DiskUpload(self, path, target.tell(), digest.hexdigest())
+                yield Upload(path, digest.hexdigest())
         finally:
             path.unlink(missing_ok=True)
 
-    def keep(self, path: Path, description: StoredFile, quota: Quota) -> StoredFile:
-        """Make a file of what is at the path: see `Received`."""
+    def keep(self, upload: Upload, description: StoredFile, quota: Quota) -> StoredFile:
+        """Make a file of the upload and return its description with the size.
+
+        If the id is taken, returns that file's description. Raises `QuotaExceeded`.
+        """
         owner = description.owner
-        with self.lock(_name_of(owner), wait=True):
-            if (there := self.find(description.id)) is not None:
-                return there
-            check_room(self.usage(owner), quota, path.stat().st_size)
-            path.rename(self._content(description.id))
+        with self.lock(_folder_name(owner), wait=True):
+            if (existing := self.find(description.id)) is not None:
+                return existing
+            check_room(self.usage(owner), quota, upload.path.stat().st_size)
+            upload.path.rename(self._content(description.id))
             return self._describe(description)
 
     def find(self, file_id: str) -> StoredFile | None:
-        """See `Files`."""
+        """The file's description; None where there is no such file, or it has expired."""
         found = self._read(file_id)
         return None if found is None or _has_expired(found, self._clock()) else found
 
     def listed(self, purpose: str | None, owner: str | None) -> list[StoredFile]:
-        """See `Files`."""
+        """Descriptions, the newest first: of the owner's files, or for None of everybody's."""
         found = [self.find(file_id) for file_id in self._ids(owner)]
-        kept = [one for one in found if one is not None and purpose in {None, one.purpose}]
-        return sorted(kept, key=lambda one: (one.created_at, one.id), reverse=True)
+        kept = [file for file in found if file is not None and purpose in {None, file.purpose}]
+        return sorted(kept, key=lambda file: (file.created_at, file.id), reverse=True)
 
     def usage(self, owner: str) -> Usage:
-        """See `Files`."""
+        """What the owner keeps."""
         kept = self.listed(None, owner)
-        return Usage(len(kept), sum(one.bytes for one in kept))
+        return Usage(len(kept), sum(file.bytes for file in kept))
 
     def open(self, file_id: str) -> BinaryIO:
-        """See `Files`."""
+        """The content, also that of an expired file which is still on disk. Raises FileNotFoundError."""
         return self._content(file_id).open("rb")
 
     def delete(self, file_id: str) -> bool:
-        """See `Files`."""
-        described = self._read(file_id)
+        """Delete the file; False where there is none."""
+        description = self._read(file_id)
         try:
             self._description(file_id).unlink()
         except FileNotFoundError:
             return False
         self._content(file_id).unlink(missing_ok=True)
-        if described is not None:
-            self._mark(described).unlink(missing_ok=True)
+        if description is not None:
+            self._owner_entry(description).unlink(missing_ok=True)
         return True
 
-    def part(self, name: str) -> "DiskPart":
-        """See `Files`."""
-        return DiskPart(self._parts / _safe(name))
+    def part(self, name: str) -> "Part":
+        """The part of this name, as far as it has been written."""
+        return Part(self._parts / _safe(name))
 
     def publish(self, name: str, description: StoredFile) -> StoredFile | None:
-        """See `Files`."""
+        """Make a file of the part, whatever its owner's quota; None if the part is empty. Idempotent."""
         part, content = self._parts / _safe(name), self._content(description.id)
         if part.exists() and part.stat().st_size > 0:
             part.rename(content)
@@ -239,21 +180,25 @@ class DiskFiles:
 
     @contextmanager
     def lock(self, name: str, *, wait: bool = False) -> Iterator[None]:
-        """See `Files`."""
+        """Hold the lock for the block. Where it is taken, raises `Locked` at once, or waits."""
         path = self._locks / _safe(name)
         while True:
-            with path.open("wb") as held:
+            with path.open("wb") as lock_file:
                 try:
-                    fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(lock_file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
                     raise Locked(name) from error
-                if not _is_at(path, held):  # it was swept away between the two steps
+                if not _is_at(path, lock_file):  # a sweep removed it between the two steps
                     continue
                 yield
                 return
 
     def sweep(self, ttl_s: int, in_use: Collection[str], is_over: Callable[[str], bool]) -> Swept:
-        """See `Files`."""
+        """Remove expired files, and what killed processes left behind. Not for two callers at once.
+
+        `ttl_s`: how long files live that have no `expires_at`. `in_use`: ids of files that stay. `is_over`: whether the
+        batch of this id has ended or is unknown.
+        """
         return Swept(self._sweep_expired(ttl_s, in_use), self._sweep_orphans(ttl_s), self._sweep_batches(is_over))
 
     def _sweep_expired(self, ttl_s: int, in_use: Collection[str]) -> int:
@@ -264,25 +209,25 @@ class DiskFiles:
                 continue
             if _has_expired(found, self._clock(), ttl_s) and file_id not in in_use:
                 expired += self.delete(file_id)
-            elif not self._mark(found).exists():  # an earlier version did not note what is whose
-                self._make_mark(found)
+            elif not self._owner_entry(found).exists():  # written by a version without owners' folders
+                self._add_owner_entry(found)
         return expired
 
     def _sweep_orphans(self, ttl_s: int) -> int:
-        """What was under way when a process was killed."""
-        old_s = max(ttl_s, LEAST_ORPHAN_S)
-        paths = [path for path in self._uploads.iterdir() if self._is_left(path)]
-        paths += [path for path in self._folder.glob("*.tmp") if self._age_s(path) > old_s]
+        """Remove what killed processes were writing."""
+        max_age_s = max(ttl_s, LEAST_ORPHAN_S)
+        paths = [path for path in self._uploads.iterdir() if self._is_abandoned(path)]
+        paths += [path for path in self._folder.glob("*.tmp") if self._age_s(path) > max_age_s]
         undescribed = [*self._folder.glob("*.data"), *self._owners.glob("*/*")]
         paths += [
-            path for path in undescribed if self._age_s(path) > old_s and not self._description(path.stem).exists()
+            path for path in undescribed if self._age_s(path) > max_age_s and not self._description(path.stem).exists()
         ]
         for path in paths:
             path.unlink(missing_ok=True)
         return len(paths)
 
     def _sweep_batches(self, is_over: Callable[[str], bool]) -> int:
-        """Parts and locks of batches that are over. Whoever runs a batch holds its lock, and keeps its parts."""
+        """Remove parts and locks of batches that have ended. A batch that runs is locked."""
         parts = list(self._parts.glob(f"{BATCH_PREFIX}*"))
         locks = list(self._locks.glob(f"{BATCH_PREFIX}*"))
         swept = 0
@@ -295,7 +240,7 @@ class DiskFiles:
                         swept += 1
         return swept
 
-    def _is_left(self, upload: Path) -> bool:
+    def _is_abandoned(self, upload: Path) -> bool:
         """Whether no process writes the upload any more."""
         try:
             with upload.open("rb") as opened:
@@ -305,7 +250,7 @@ class DiskFiles:
             return False
 
     def _age_s(self, path: Path) -> float:
-        """Seconds since the file was last changed or renamed; 0 where it has gone."""
+        """Seconds since the file was last changed or renamed; 0 if it is gone."""
         try:
             found = path.stat()
         except FileNotFoundError:
@@ -315,36 +260,36 @@ class DiskFiles:
     def _ids(self, owner: str | None) -> list[str]:
         if owner is None:
             return [path.stem for path in self._folder.glob("*.json")]
-        return [path.name for path in (self._owners / _name_of(owner)).glob("*")]
+        return [path.name for path in (self._owners / _folder_name(owner)).glob("*")]
 
     def _read(self, file_id: str) -> StoredFile | None:
         try:
             return StoredFile.model_validate_json(self._description(file_id).read_bytes())
         except FileNotFoundError:
             return None
-        except ValidationError as error:  # torn by a power cut, or another version's: it keeps no other from being read
+        except ValidationError as error:  # torn by a power cut, or another version's; others can be read
             log.warning("file_unreadable file_id=%s error=%s", file_id, error)
             return None
 
     def _describe(self, description: StoredFile) -> StoredFile:
-        """Write the description last, and whole or not at all: a file without one does not exist."""
+        """Write the description, whole or not at all. It comes last: a file without one does not exist."""
         size = self._content(description.id).stat().st_size
         described = description.model_copy(update={"bytes": size})
-        self._make_mark(described)
+        self._add_owner_entry(described)
         path = self._description(description.id)
         unfinished = path.with_suffix(".tmp")
         unfinished.write_text(described.model_dump_json(), encoding="utf-8")
         unfinished.replace(path)
         return described
 
-    def _make_mark(self, description: StoredFile) -> None:
-        mark = self._mark(description)
-        mark.parent.mkdir(exist_ok=True, mode=0o700)
-        mark.touch()
+    def _add_owner_entry(self, description: StoredFile) -> None:
+        entry = self._owner_entry(description)
+        entry.parent.mkdir(exist_ok=True, mode=0o700)
+        entry.touch()
 
-    def _mark(self, description: StoredFile) -> Path:
-        """An empty file that says whose the file is, so that an owner's can be found without reading all."""
-        return self._owners / _name_of(description.owner) / _safe(description.id)
+    def _owner_entry(self, description: StoredFile) -> Path:
+        """An empty file in its owner's folder, by which an owner's files are found without reading all descriptions."""
+        return self._owners / _folder_name(description.owner) / _safe(description.id)
 
     def _content(self, file_id: str) -> Path:
         return self._folder / f"{_safe(file_id)}.data"
@@ -353,56 +298,42 @@ class DiskFiles:
         return self._folder / f"{_safe(file_id)}.json"
 
 
-@dataclass(frozen=True)
-class DiskUpload:
-    """See `Received`."""
-
-    files: DiskFiles
-    path: Path
-    num_bytes: int
-    digest: str
-
-    def keep(self, description: StoredFile, quota: Quota) -> StoredFile:
-        """See `Received`."""
-        return self.files.keep(self.path, description, quota)
-
-
-class DiskPart:
-    """See `Part`."""
+class Part:
+    """A file that is being written. One writer at a time, which must hold the batch's lock."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a+b", buffering=0)
 
     def lines(self) -> Iterator[bytes]:
-        """See `Part`."""
+        """The whole lines that this process or an earlier one has written. A torn last line is cut off."""
         self._file.seek(0)
-        whole = 0
+        num_bytes = 0
         with os.fdopen(os.dup(self._file.fileno()), "rb") as reader:
             for line in reader:
                 if line.endswith(b"\n"):
-                    whole += len(line)
+                    num_bytes += len(line)
                     yield line
-        self._file.truncate(whole)
+        self._file.truncate(num_bytes)
 
     def append(self, line: bytes) -> None:
-        """See `Part`."""
+        """Add a line. It survives the death of this process, since the operating system has it then."""
         self._file.write(line)
 
     def close(self) -> None:
-        """See `Part`."""
+        """Sync to disk and close."""
         os.fsync(self._file.fileno())
         self._file.close()
 
 
 def _safe(name: str) -> str:
-    """The name. Raises FileNotFoundError for one that no file can have."""
+    """The same name. Raises FileNotFoundError for one that is not safe."""
     if not SAFE_NAME.fullmatch(name):
         raise FileNotFoundError(name)
     return name
 
 
 def check_room(usage: Usage, quota: Quota, num_bytes: int | None = None) -> None:
-    """Raise `QuotaExceeded` where there is no room for a file of so many bytes, or, without them, for any."""
+    """Raise `QuotaExceeded` if there is no room for a file of `num_bytes`; without `num_bytes`, for any file."""
     if usage.num_files >= quota.max_files:
         raise QuotaExceeded("owner_max_files", quota.max_files, usage, num_bytes)
     if usage.num_bytes + (1 if num_bytes is None else num_bytes) > quota.max_bytes:
@@ -410,22 +341,22 @@ def check_room(usage: Usage, quota: Quota, num_bytes: int | None = None) -> None
 
 
 def _has_expired(file: StoredFile, now_s: float, ttl_s: int | None = None) -> bool:
-    """Whether its time is over; `ttl_s` is that of a file which does not say so itself."""
+    """Whether the file has expired; `ttl_s` counts for a file without `expires_at`."""
     expires_at = file.expires_at
     if expires_at is None and ttl_s is not None:
         expires_at = file.created_at + ttl_s
     return expires_at is not None and now_s >= expires_at
 
 
-def _name_of(owner: str) -> str:
-    """A name for the owner that is safe as a file's."""
+def _folder_name(owner: str) -> str:
+    """The name of the owner's folder and lock."""
     return f"owner-{hashlib.sha256(owner.encode()).hexdigest()[:32]}"
 
 
 def _is_at(path: Path, opened: IO[bytes]) -> bool:
-    """Whether the opened file is still the one at the path."""
+    """Whether the opened file is still at the path."""
     try:
-        there = path.stat()
+        current = path.stat()
     except FileNotFoundError:
         return False
-    return os.path.samestat(there, os.fstat(opened.fileno()))
+    return os.path.samestat(current, os.fstat(opened.fileno()))

@@ -1,4 +1,4 @@
-"""Removes files that have expired, and what processes that were killed left behind."""
+"""Removes expired files, and what killed processes left behind."""
 
 import logging
 
@@ -10,24 +10,23 @@ from schemas.wire import UndecodableMessage
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks. A file that has expired cannot be found from that moment on; only its bytes stay longer.
+#: Seconds between two sweeps. An expired file cannot be found from that moment on; only its bytes stay longer.
 SWEEP_S = 600.0
-#: Seconds of nothing but failures after which sweeping counts as broken: more than one look must have failed.
+#: Seconds of nothing but failures after which sweeping counts as broken: more than one sweep must have failed.
 BROKEN_AFTER_S = 2 * SWEEP_S + 60.0
-#: The lock of whoever sweeps.
+#: The lock that a sweep holds.
 LOCK = "sweeper"
 
 
 class FileSweeper:
-    """Sweeps on a thread of its own. Any number of processes may have one: they take turns."""
+    """Sweeps again and again. Each process may have one: a lock lets one sweep at a time."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        #: Sweeps again and again, once it is started.
         self.loop = Loop("file-sweeper", self.step, every_s=SWEEP_S, broken_after_s=BROKEN_AFTER_S)
 
     def step(self) -> None:
-        """Sweep once; nothing where another process does at the moment. Raises Redis's errors and `OSError`."""
+        """Sweep once, unless another process is sweeping. Raises Redis's errors and `OSError`."""
         batches, files = self._services.batches, self._services.files
         try:
             with files.lock(LOCK):
@@ -42,7 +41,7 @@ class FileSweeper:
     def _is_over(self, batch_id: str) -> bool:
         try:
             batch = self._services.batches.read(batch_id)
-        except UndecodableMessage as error:  # another version's, which may still run it
+        except UndecodableMessage as error:  # written by another version, which may still run it
             log.warning("batch_unreadable batch_id=%s error=%s", batch_id, error)
             return False
         return batch is None or batch.status in ENDED

@@ -1,4 +1,4 @@
-"""Which of the batches that wait is run next: owners take turns, whatever the number of their batches. Pure."""
+"""The order in which waiting batches run: owners take turns, however many batches each has. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,31 +11,31 @@ class Waiting:
 
     batch_id: str
     owner: str
-    #: When it was made, in seconds since the epoch.
+    #: Seconds since the epoch.
     created_at: int
-    #: When this process last ran it, by any clock that only grows; below 0 where it never did.
+    #: When this process last ran it, by `time.monotonic`; below 0 if never.
     served_at: float = -1.0
 
 
 def in_turn(waiting: Iterable[Waiting], running: Mapping[str, int]) -> list[Waiting]:
-    """All of them, in the order in which they should be run, beside so many of each owner's that run already.
+    """All of them, in the order in which they should run. `running` counts the runs of each owner.
 
-    The next is always one of the owner with the fewest before it; among those, and among an owner's own, the one that
-    was not run for the longest time, and the oldest first where none was run.
+    The next batch is one of the owner with the fewest runs and batches before it. Among equals it is the one that has
+    not run for the longest time, or the oldest where none has run.
     """
-    before = Counter(running)
-    lines: dict[str, list[Waiting]] = {}
-    for one in sorted(waiting, key=_age, reverse=True):
-        lines.setdefault(one.owner, []).append(one)
+    num_before = Counter(running)
+    queues: dict[str, list[Waiting]] = {}
+    for batch in sorted(waiting, key=_age, reverse=True):
+        queues.setdefault(batch.owner, []).append(batch)
     order = []
-    while lines:
-        owner = min(lines, key=lambda name: (before[name], _age(lines[name][-1])))
-        order.append(lines[owner].pop())
-        before[owner] += 1
-        if not lines[owner]:
-            del lines[owner]
+    while queues:
+        owner = min(queues, key=lambda name: (num_before[name], _age(queues[name][-1])))
+        order.append(queues[owner].pop())
+        num_before[owner] += 1
+        if not queues[owner]:
+            del queues[owner]
     return order
 
 
-def _age(one: Waiting) -> tuple[float, int, str]:
-    return one.served_at, one.created_at, one.batch_id
+def _age(batch: Waiting) -> tuple[float, int, str]:
+    return batch.served_at, batch.created_at, batch.batch_id

@@ -1,1 +1,1 @@
-"""What every route shares: who asks, errors, limits, connections, health."""
+"""What every route shares: authentication, errors, limits, answers, connections."""

@@ -1,6 +1,6 @@
-"""Who is asking, and what they may do: API keys, their scopes, and the owner that every route then knows.
+"""Authentication: API keys, their scopes, and the owner that each request acts for.
 
-Without keys (a gateway on the loopback) everybody is `NOBODY`, who may do everything.
+Where no keys are required (a gateway on the loopback) everybody is `NOBODY`, who may do everything.
 """
 
 from ipaddress import ip_address
@@ -11,33 +11,33 @@ from broker.api_keys import KEY_PREFIX, ApiKeys
 from config.settings import GatewaySettings
 from schemas.owners import NOBODY, Owner, Scope
 
-#: What needs no key: it tells nothing about anyone.
+#: Paths without a key: they say nothing about anyone.
 OPEN_PATHS = ("/healthz", "/readyz", "/openapi")
-#: What is about the system and not about one's own.
+#: Paths about the whole system, for admins.
 ADMIN_PATHS = ("/v1/stats", "/v1/cache")
 
 
 class Unauthorised(Exception):
-    """No key, or none that is known."""
+    """The request has no key, or an unknown one."""
 
 
 class Forbidden(Exception):
-    """The key is not good for this."""
+    """The key lacks the scope for this."""
 
 
 def keys_are_required(settings: GatewaySettings) -> bool:
-    """Whether requests need a key: as soon as anyone but this machine can reach the gateway."""
+    """Whether requests need a key: by the settings, or because others than this machine can reach the gateway."""
     return settings.require_api_keys or not _is_loopback(settings.host)
 
 
 def add_authentication(app: Flask, api_keys: ApiKeys, *, required: bool) -> None:
-    """Have every request's owner known before its route is called."""
+    """Find out the owner of every request before its view is called."""
 
     def authenticate() -> None:
         g.owner, g.key_id = NOBODY, ""
         token = _bearer_token()
         if request.path.startswith(OPEN_PATHS) or (not required and not token.startswith(f"{KEY_PREFIX}_")):
-            return  # clients of OpenAI's API send some key, also where none is needed
+            return  # OpenAI's clients always send some key
         key = api_keys.find(token)
         if key is None:
             raise Unauthorised
@@ -48,7 +48,7 @@ def add_authentication(app: Flask, api_keys: ApiKeys, *, required: bool) -> None
 
 
 def asking_owner() -> Owner | None:
-    """Who asks; None outside of a request, where the gateway itself acts."""
+    """The owner whose key the current request has; None outside of a request, where the gateway itself acts."""
     if not has_request_context():
         return None
     owner: Owner = g.get("owner", NOBODY)
@@ -56,26 +56,26 @@ def asking_owner() -> Owner | None:
 
 
 def asking_key() -> str:
-    """The id of the API key that the request came with; empty where it came without."""
+    """The id of the current request's API key; empty if it has none."""
     key_id: str = g.get("key_id", "")
     return key_id
 
 
 def check_scope(needed: Scope) -> None:
-    """Raise `Forbidden` unless who asks may do what the scope is for."""
+    """Raise `Forbidden` unless the caller has the scope, or is an admin."""
     asking = asking_owner()
     if asking is not None and needed not in asking.scopes and Scope.ADMIN not in asking.scopes:
         raise Forbidden(f"The key has no scope {needed.value!r}.")
 
 
 def may_see(owner: str) -> bool:
-    """Whether who asks may see and cancel what the owner has."""
+    """Whether the caller may see and cancel what the owner has."""
     asking = asking_owner()
     return asking is None or asking.name == owner or Scope.ADMIN in asking.scopes
 
 
 def seen_owner() -> str | None:
-    """The owner whose things who asks may list; None for everybody's."""
+    """The owner whose files and batches the caller may list; None for everybody's."""
     asking = asking_owner()
     return None if asking is None or Scope.ADMIN in asking.scopes else asking.name
 

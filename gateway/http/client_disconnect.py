@@ -1,4 +1,4 @@
-"""Whether whoever asked is still there, for routes that have nothing to write for a while."""
+"""Whether the client is still connected, for routes that have nothing to write for a while."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,14 @@ from gateway.http.connections.client_socket import ClientSocket
 
 
 class ClientLeft(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has left, and nobody waits for the answer."""
 
 
-def asking_client_has_left() -> Callable[[], bool]:
-    """Tells whether the current request's client has left. To be asked later, by any thread.
+def disconnect_check() -> Callable[[], bool]:
+    """A function that says whether the current request's client has left. Any thread may call it, at any time.
 
-    A client that says that it will send no more counts as one that has left, as it does for nginx and waitress. Where
-    there is no connection (batches, tests without a server) nobody ever leaves.
+    A client that has shut down its sending side counts as gone, as with nginx and waitress. Without a connection
+    (batches, tests without a server) the answer is always no.
     """
     connection = request.environ.get("gunicorn.socket") if has_request_context() else None
-    return connection.has_left if isinstance(connection, ClientSocket) else _never
-
-
-def _never() -> bool:
-    return False
+    return connection.has_left if isinstance(connection, ClientSocket) else lambda: False

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: how a client says that it may send a POST again, and what its key then stands for."""
+"""The header `Idempotency-Key`: which request a key stands for."""
 
 import hashlib
 import json
@@ -10,14 +10,14 @@ from broker.idempotency import Idempotency
 from gateway.http.authentication import asking_owner
 from schemas.owners import NOBODY
 
-#: The header of an answer to a repetition.
+#: The header of an answer to a repeated request.
 REPLAYED = {"Idempotency-Replayed": "true"}
 #: The longest key.
 MAX_KEY_LENGTH = 255
 
 
 class IdempotencyHeader(BaseModel):
-    """What makes it safe to send a POST again."""
+    """The header that makes it safe to send a POST again."""
 
     key: str | None = Field(
         None,
@@ -28,15 +28,15 @@ class IdempotencyHeader(BaseModel):
     )
 
     def of_json(self) -> Idempotency | None:
-        """What the key stands for: the current request's route and JSON body. None where it came without a key."""
+        """The key with the current request's route and JSON body; None if the request has no key."""
         return None if self.key is None else idempotency_of(self.key, request.path, request.get_json())
 
     def of_upload(self, filename: str, purpose: str, kept_s: int | None, digest: str) -> Idempotency | None:
-        """What the key stands for, where a file is uploaded whose content has this digest. None without a key."""
+        """The key with an upload, whose content has this digest; None if the request has no key."""
         return None if self.key is None else idempotency_of(self.key, request.path, [filename, purpose, kept_s, digest])
 
 
 def idempotency_of(key: str, route: str, body: object) -> Idempotency:
-    """What this key of who asks stands for. `body` is what JSON was read as: its spelling does not matter."""
+    """The caller's key with the route and body. `body` is parsed JSON, so that its spelling does not matter."""
     canonical = json.dumps([route, body], sort_keys=True)
     return Idempotency((asking_owner() or NOBODY).name, key, hashlib.sha256(canonical.encode()).hexdigest())

@@ -1,10 +1,10 @@
-"""Taking a port of this machine, by an address of either family or a name."""
+"""Listening on a port, by an IPv4 or IPv6 address or a host name."""
 
 import socket
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. `::` is every address, those of IPv4 too. Raises OSError where it cannot be had."""
+    """A listening socket. `::` means every address, those of IPv4 too. Raises OSError where it cannot be had."""
     is_ipv6 = ":" in host
     return socket.create_server(
         (host, port),

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond what flask-openapi3 reads off the routes: errors, tags, headers."""
+"""What the OpenAPI document says beyond what flask-openapi3 takes from the routes: errors, tags, headers."""
 
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -22,16 +22,14 @@ OPENAI = Tag(name="openai", description="OpenAI's API, for clients that exist al
 FILES = Tag(name="batches", description="Many requests from one file, OpenAI's Batch API.")
 STATE = Tag(name="state", description="Whether the system works, and what it has done.")
 
-#: A header of answers that ask the client to come again.
+#: The header of answers to which a client should ask again.
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before asking again.", "schema": {"type": "string"}}}
-
-
 #: How a key is given, where one is needed.
 SECURITY: dict[str, Any] = {"api_key": {"type": "http", "scheme": "bearer", "description": "An API key, `fd_…`."}}
-#: Errors that every route may answer: who asks is unknown, may not, or comes too often; what is asked is too much.
+#: Statuses that every route may answer with: bad key, missing scope, too many requests, too large a body and so on.
 EVERYWHERE = (400, 401, 403, 413, 415, 429, 503)
 
-#: A stream of server-sent events. As OpenAPI 3.1 has no word for a stream's items, the schema is that of one event.
+#: A stream of server-sent events. OpenAPI 3.1 cannot describe a stream's items; the schema is that of one event.
 EVENTS: dict[str, Any] = {
     "text/event-stream": {
         "schema": {
@@ -42,14 +40,14 @@ EVENTS: dict[str, Any] = {
         }
     }
 }
-#: Routes that answer with a stream if asked to.
+#: Routes that stream if asked to.
 STREAMED_ON_REQUEST = (
     ("/v1/chat/completions", "post"),
     ("/v1/completions", "post"),
     ("/v1/responses", "post"),
     ("/v1/responses/{response_id}", "get"),
 )
-#: Bodies to begin with, by path.
+#: Example bodies, by path.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/jobs": {"prompt": "Why is the sky blue?", "max_tokens": 64},
     "/v1/chat/completions": {
@@ -61,23 +59,23 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"model": "firstdraft", "input": "Why is the sky blue?", "max_output_tokens": 64},
 }
 
-#: Responses by status, as flask-openapi3 takes them.
+#: Documented responses by status, as flask-openapi3 takes them.
 Responses = dict[str | int | HTTPStatus, type[BaseModel] | dict[Any, Any] | None]
 
 
 def problems(*statuses: int) -> Responses:
-    """Responses that are problem documents, by status."""
+    """The documentation of problem documents with these statuses."""
     return {str(status): _problem(status) for status in statuses}
 
 
 def openai_errors(*statuses: int) -> Responses:
-    """Responses that are errors in OpenAI's form, by status; in place of the problem documents of all routes."""
+    """The documentation of errors in OpenAI's form, for the statuses of all routes and these."""
     unused: Responses = {"422": {"description": "Not used here: what is not valid is 400."}}
     return {**unused, **{str(status): OpenAIError for status in (*EVERYWHERE, *statuses)}}
 
 
 def complete(document: dict[str, Any], models: Iterable[str], policies: Iterable[str]) -> None:
-    """Add to the document what the routes' types cannot say: names that may be given, examples, answers as streams."""
+    """Add what the routes' types cannot say: the names of models and policies, examples, answers as streams."""
     schemas, paths = document["components"]["schemas"], document["paths"]
     for body in ("ChatCompletionRequest", "CompletionRequest", "ResponseRequest"):
         schemas[body]["properties"]["model"]["enum"] = list(models)
@@ -89,8 +87,8 @@ def complete(document: dict[str, Any], models: Iterable[str], policies: Iterable
         paths[path][method]["responses"]["200"]["content"] |= EVENTS
 
 
-def event_stream(description: str) -> dict[str, Any]:
-    """A response that is a stream of server-sent events."""
+def event_stream_document(description: str) -> dict[str, Any]:
+    """The documentation of a stream of server-sent events."""
     return {"description": description, "content": EVENTS}
 
 

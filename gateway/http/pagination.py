@@ -1,51 +1,24 @@
-"""Pages of lists, as OpenAI's API has them: from the item after a given one on. Pure."""
+"""Pages of lists that are in memory, as OpenAI's API has them. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
 
 from gateway.jobs.request_validation import Refused
+from schemas.openai_models import ItemT
 
 
-class Item(Protocol):
-    """What a list holds."""
+def page_of(items: Sequence[ItemT], after: str | None, limit: int) -> tuple[Sequence[ItemT], bool]:
+    """Up to `limit` items, beginning after the one whose id is `after`, and whether there are more.
 
-    @property
-    def id(self) -> str:
-        """What `after` names it by."""
-
-
-ItemT = TypeVar("ItemT", bound=Item)
-
-
-@dataclass(frozen=True)
-class Page(Generic[ItemT]):
-    """Some of a list."""
-
-    data: tuple[ItemT, ...]
-    has_more: bool
-
-    @property
-    def first_id(self) -> str | None:
-        """None where the page is empty."""
-        return self.data[0].id if self.data else None
-
-    @property
-    def last_id(self) -> str | None:
-        """None where the page is empty. The next page is the one after it."""
-        return self.data[-1].id if self.data else None
-
-
-def page_of(items: Sequence[ItemT], after: str | None, limit: int) -> Page[ItemT]:
-    """Up to `limit` items, from the one after `after` on. Raises `Refused` where no item has that id."""
+    Raises `Refused` where no item has that id.
+    """
     start = 0
     if after is not None:
-        start = next((place + 1 for place, item in enumerate(items) if item.id == after), 0)
+        start = next((index + 1 for index, item in enumerate(items) if item.id == after), 0)
         if not start:
             raise unknown_after(after)
-    return Page(tuple(items[start : start + limit]), start + limit < len(items))
+    return items[start : start + limit], start + limit < len(items)
 
 
 def unknown_after(after: str) -> Refused:
-    """What to raise where the item before a page is not there: the first page would have a reader begin again."""
+    """The error for an `after` that is not in the list. The first page instead would make a reader begin again."""
     return Refused("after", after, "the list holds nothing with this id")

@@ -1,4 +1,4 @@
-"""Requests of one API key in a while, counted in Redis for all gateway processes together (Flask-Limiter)."""
+"""Limits the requests of each API key, counted in Redis for all gateway processes together (Flask-Limiter)."""
 
 from flask import Flask
 from flask_limiter import Limiter
@@ -9,9 +9,9 @@ from gateway.http.authentication import asking_key
 
 
 def add_rate_limits(app: Flask, rate: str, pool: ConnectionPool) -> None:
-    """Answer 429 with a Retry-After above the rate. Whoever comes without a key, where none is needed, is not counted.
+    """Answer 429 with a Retry-After above the rate. Requests without a key, where none is needed, are not counted.
 
-    Authentication must have been added before.
+    Call it after `add_authentication`.
     """
     Limiter(
         asking_key,
@@ -19,7 +19,7 @@ def add_rate_limits(app: Flask, rate: str, pool: ConnectionPool) -> None:
         application_limits=[rate],
         application_limits_exempt_when=lambda: not asking_key(),
         headers_enabled=True,
-        strategy="fixed-window",  # the one whose time is Redis's alone: the moving one compares the hosts' clocks
-        storage_uri="redis://",  # which server it is, the pool says
+        strategy="fixed-window",  # uses Redis's clock alone; a moving window would compare the hosts' clocks
+        storage_uri="redis://",  # the pool knows the server
         storage_options={"connection_pool": pool, "key_prefix": RATE_LIMIT_PREFIX},  # type: ignore[dict-item]
     )

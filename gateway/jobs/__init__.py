@@ -1,1 +1,1 @@
-"""Jobs: a body checked and stored, its state, its events."""
+"""Jobs: validating and storing requests, reading their state, following their events."""

@@ -1,4 +1,4 @@
-"""Makes an accepted request of what a user asked for: every choice that was left open is made here, or refused.
+"""From a user's body to an accepted request, in which every open choice has been made.
 
 Pure: settings and a body in, a request or a `Refused` out.
 """
@@ -23,16 +23,16 @@ from schemas.requests import (
     owners_namespace,
 )
 
-#: Where strategies register; a user's own as well (docs/architecture.md).
+#: The entry points of confidence strategies, ours and users' own (docs/architecture.md).
 STRATEGY_GROUP = "firstdraft.confidence_strategies"
 #: Characters of a grammar that a refusal repeats.
 MAX_SHOWN_CHARS = 80
-#: The strategy that weighs others.
+#: The strategy that is a weighted mean of others.
 ENSEMBLE = "ensemble"
 
 
 class Refused(Exception):
-    """A request that cannot be accepted, because of one field's value."""
+    """The request cannot be accepted because of one field's value."""
 
     def __init__(self, field: str, value: object, reason: str) -> None:
         super().__init__(f"{field}: {reason} (it is {value!r})")
@@ -42,7 +42,7 @@ class Refused(Exception):
 
 
 class Admission:
-    """Accepts or refuses requests. Raises ValueError at once where the settings themselves name what is not there."""
+    """Accepts or refuses requests. The constructor raises ValueError where the settings name an unknown strategy."""
 
     def __init__(self, settings: Settings) -> None:
         self._strategies = frozenset(entry.name for entry in entry_points(group=STRATEGY_GROUP))
@@ -65,11 +65,11 @@ class Admission:
 
     @property
     def default_policy(self) -> Policy:
-        """The policy of requests that name none."""
+        """The policy of requests that do not name one."""
         return self.policies[self._default_policy]
 
     def cache_namespace(self, owner: Owner) -> str:
-        """Whose cached prefixes the owner's requests share. Settings and the API key decide, nothing in a request."""
+        """The cache namespace of the owner's requests. Settings and the API key decide, nothing in a request."""
         if self._requests.cache_sharing == "all":
             return EVERYBODYS_NAMESPACE
         return owners_namespace(owner.name) if owner.cache_group is None else groups_namespace(owner.cache_group)
@@ -152,7 +152,7 @@ def _check_grammar(text: str | None) -> None:
 
 
 def _policy(name: str, settings: Settings) -> Policy:
-    """The configured policy, with what is switched off for good switched off in it too."""
+    """The configured policy, without the modules that the settings switch off."""
     row = settings.policies[name]
     return Policy(
         name=name,

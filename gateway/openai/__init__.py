@@ -1,1 +1,1 @@
-"""OpenAI's API over Firstdraft's own: bodies in, shapes out. Only `serving` and the routes touch the broker."""
+"""OpenAI's API on top of jobs. Only `serving` and the routes use the broker."""

@@ -1,31 +1,26 @@
-"""Errors in OpenAI's form. Pure: a problem document in, an error out."""
+"""Errors as OpenAI's clients read them, and the ways in which a job ends without an answer. Pure."""
 
 from collections.abc import Mapping
-from typing import Any
 
+from gateway.http.errors import ApiError
+from schemas.events import Cancelled, Event, Failed
 from schemas.openai_models import OpenAIError, OpenAIErrorBody
-from schemas.results import Failure, FailureKind
+from schemas.results import FailureKind
 
-#: What begins the paths below /v1 that are no routes of OpenAI's, here or elsewhere.
+#: Prefixes of the paths below /v1 that are Firstdraft's own.
 OWN_PREFIXES = ("/v1/jobs", "/v1/ws", "/v1/stats", "/v1/cache")
 
-#: OpenAI's type of error by status; 500 for all others.
+#: OpenAI's type of error by status; `server_error` for all others.
 TYPES = {
-    400: "invalid_request_error",
+    **dict.fromkeys((400, 405, 413, 415, 422), "invalid_request_error"),
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
-    405: "invalid_request_error",
     409: "conflict_error",
     410: "not_found_error",
-    413: "invalid_request_error",
-    415: "invalid_request_error",
-    422: "invalid_request_error",
     429: "rate_limit_error",
-    503: "server_error",
-    504: "server_error",
 }
-#: OpenAI's code where it has one.
+#: OpenAI's code by status, for errors that have none of their own.
 CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 #: Failures that are the request's own fault, with OpenAI's code for them.
 CLIENT_FAILURES = {
@@ -34,42 +29,48 @@ CLIENT_FAILURES = {
 }
 
 
-def is_openais(path: str) -> bool:
-    """Whether clients of OpenAI's API ask for the path: its routes, and those of it that are not here."""
+class NoAnswer(ApiError):
+    """One of the request's jobs has ended, or the time is over, without an answer."""
+
+    def __init__(self, status: int, detail: str, code: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, "There is no answer", detail, code=code, headers=headers)
+
+
+def is_openai_path(path: str) -> bool:
+    """Whether OpenAI's clients ask for the path: its routes, and those that OpenAI has and Firstdraft has not."""
     return path.startswith("/v1/") and not path.startswith(OWN_PREFIXES)
 
 
-def from_problem(problem: Mapping[str, Any]) -> tuple[int, OpenAIError]:
-    """The status and the error for a problem document. A body that is not valid is 400 with OpenAI, not 422."""
-    code = problem.get("code")
-    status = 400 if problem["status"] == 422 and code is None else problem["status"]
-    fields = problem.get("errors") or [{}]
-    field = fields[0].get("field")
-    return status, _error(problem["detail"], status, param=field or None, code=code)
+def openai_error(error: ApiError) -> tuple[int, OpenAIError]:
+    """Status and body. A request that is not valid is 400 with OpenAI, not 422."""
+    status = 400 if error.status == 422 and error.code is None else error.status
+    field = error.fields[0]["field"] if error.fields else None
+    body = OpenAIErrorBody(
+        message=error.detail,
+        type=TYPES.get(status, "server_error"),
+        param=str(field) if field else None,
+        code=error.code or CODES.get(status),
+    )
+    return status, OpenAIError(error=body)
 
 
-def from_failure(failure: Failure) -> tuple[int, OpenAIError]:
-    """The status and the error for a job that failed."""
-    status = 400 if failure.kind in CLIENT_FAILURES else 500
-    return status, _error(failure.message, status, code=CLIENT_FAILURES.get(failure.kind, failure.kind.value))
+def no_answer(event: Event, headers: Mapping[str, str] | None = None) -> NoAnswer | None:
+    """The error for a job's event that says that there will be no answer; None for any other event."""
+    match event:
+        case Failed(failure=failure):
+            code = CLIENT_FAILURES.get(failure.kind)
+            return NoAnswer(400 if code else 500, failure.message, code or failure.kind.value, headers)
+        case Cancelled():
+            return NoAnswer(409, "The request was cancelled.", "cancelled", headers)
+    return None
 
 
-def not_in_time(seconds: float, *, goes_on: bool) -> tuple[int, OpenAIError]:
-    """The status and the error for an answer that took too long, of a request that was cancelled or goes on."""
+def timed_out(seconds: float, *, goes_on: bool, headers: Mapping[str, str]) -> NoAnswer:
+    """The error for an answer that took too long; `goes_on`: the request was not cancelled then."""
     fate = "goes on: send it again with the same Idempotency-Key" if goes_on else "was cancelled"
-    return 504, _error(f"There was no answer within {seconds:g} s, and the request {fate}.", 504, code="timeout")
+    return NoAnswer(504, f"There was no answer within {seconds:g} s, and the request {fate}.", "timeout", headers)
 
 
-def cancelled() -> tuple[int, OpenAIError]:
-    """The status and the error for a job that somebody cancelled."""
-    return 409, _error("The request was cancelled.", 409, code="cancelled")
-
-
-def broken_off(reason: str) -> tuple[int, OpenAIError]:
-    """The status and the error for a stream that cannot go on."""
-    return 500, _error(reason, 500, code="stream_broken_off")
-
-
-def _error(message: str, status: int, *, param: str | None = None, code: str | None = None) -> OpenAIError:
-    kind = TYPES.get(status, "server_error")
-    return OpenAIError(error=OpenAIErrorBody(message=message, type=kind, param=param, code=code or CODES.get(status)))
+def stream_broken_off(reason: str) -> NoAnswer:
+    """The error for a stream that cannot go on."""
+    return NoAnswer(500, reason, "stream_broken_off")

@@ -1,17 +1,17 @@
-"""Which model name stands for which policy: the one table (docs/http-api.md shows it). Pure."""
+"""Which model name means which policy (docs/http-api.md shows the table). Pure."""
 
 from collections.abc import Iterable, Mapping
 
 from gateway.jobs.request_validation import Refused
 from schemas.openai_models import Model, ModelList
 
-#: The model name of the default policy, and the prefix of all others.
+#: The model name that means the default policy, and the prefix of all others but aliases.
 NAME = "firstdraft"
 OWNER = "firstdraft"
 
 
 class ModelTable:
-    """Model names to policies. `None` is the default policy. Raises ValueError for an alias of no known policy."""
+    """Policies by model name. The constructor raises ValueError for an alias of an unknown policy."""
 
     def __init__(self, policies: Iterable[str], aliases: Mapping[str, str]) -> None:
         known = sorted(policies)
@@ -22,7 +22,7 @@ class ModelTable:
             self._policies[alias] = policy
 
     def policy(self, model: str) -> str | None:
-        """The policy's name, None for the default one. Raises `UnknownModel`."""
+        """The policy's name; None for the default policy. Raises `UnknownModel`."""
         if model not in self._policies:
             raise UnknownModel("model", model, f"there are {', '.join(self._policies)}")
         return self._policies[model]
@@ -33,7 +33,7 @@ class ModelTable:
         return Model(id=name, owned_by=OWNER)
 
     def listed(self) -> ModelList:
-        """All of them."""
+        """All models."""
         return ModelList(data=tuple(Model(id=name, owned_by=OWNER) for name in self._policies))
 
 

@@ -1,13 +1,13 @@
-"""OpenAI's options that Firstdraft has no use for: which are ignored and which refused. Pure.
+"""OpenAI's options that Firstdraft does not implement: which are ignored and which refused. Pure.
 
-One that would change the answer is refused, since an answer that quietly lacks what was asked for is worse than none.
+Options that would change the answer are refused: an answer that silently lacks what was asked for is worse than none.
 """
 
 from collections.abc import Mapping
 
 from gateway.jobs.request_validation import Refused
 
-#: They say who asks, how to bill, store or cache, or how a reasoning model should think.
+#: Options about the user, billing, storing and caching, or for reasoning models.
 IGNORED = frozenset(
     {
         "include",
@@ -28,7 +28,7 @@ IGNORED = frozenset(
         "verbosity",
     }
 )
-#: Values that ask for what happens anyway.
+#: Values that ask for nothing special.
 HARMLESS = {
     "best_of": (1,),
     "context_management": ([],),
@@ -42,7 +42,7 @@ HARMLESS = {
 
 
 def check_others(options: Mapping[str, object]) -> None:
-    """Raise `Refused` for an option that asks for what is not there."""
+    """Raise `Refused` for an option that asks for something unknown."""
     for name, value in options.items():
         if value is not None and name not in IGNORED and value not in HARMLESS.get(name, ()):
             raise Refused(name, value, "Firstdraft has no such option, or not this value of it")

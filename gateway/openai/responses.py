@@ -1,14 +1,15 @@
-"""OpenAI's responses: a body as a job, a job's record as a response, its events as a response's. Pure."""
+"""OpenAI's responses: from a body to a job, from a job's record to a response, from its events to a stream. Pure."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from gateway.jobs.request_validation import Refused
 from gateway.openai.options import check_others
 from gateway.openai.shapes import cached_tokens, chat_logprob
 from gateway.openai.stable_text import Diverged, StableText
 from gateway.openai.translation import as_job, conversation, schema_of
-from schemas.events import Cancelled, Done, Event, Failed, Started
-from schemas.openai_chat import ChatMessage, JsonSchemaFormat, ResponseFormat
+from schemas.events import Cancelled, Done, Event, Failed
+from schemas.openai_chat import ChatMessage
 from schemas.openai_models import report_of
 from schemas.openai_responses import (
     IncompleteDetails,
@@ -30,21 +31,22 @@ from schemas.openai_responses import (
 from schemas.requests import AcceptedRequest, JobRequest, Message
 from schemas.results import Failure, FailureKind, FinishReason, Result
 
-#: What a response's id begins with; the job's id follows.
+#: A response's id is this and the job's id.
 ID_PREFIX = "resp_"
-#: Asks for the log-probabilities of the answer's tokens.
+#: The value of `include` that asks for the log-probabilities of the answer's tokens.
 INCLUDE_LOGPROBS = "message.output_text.logprobs"
 
 
 def job_id_of(response_id: str) -> str | None:
-    """The job of a response, or None where the id is none of a response."""
+    """The job of a response; None for an id that is not a response's."""
     return response_id.removeprefix(ID_PREFIX) if response_id.startswith(ID_PREFIX) else None
 
 
 def response_job(body: ResponseRequest, policy: str | None, earlier: Sequence[Message]) -> JobRequest:
-    """The job of a response, after the conversation that it continues. Raises `Refused`."""
+    """The job of a response that continues the `earlier` conversation. Raises `Refused`."""
     check_others(body.model_extra or {})
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    text_format = _format(body)
     logprobs = INCLUDE_LOGPROBS in (body.include or ()) or bool(body.top_logprobs)
     return as_job(
         {
@@ -55,15 +57,14 @@ def response_job(body: ResponseRequest, policy: str | None, earlier: Sequence[Me
             "top_p": body.top_p,
             "logprobs": logprobs,
             "top_logprobs": body.top_logprobs,
-            "json_schema": schema_of(_format(body)),
+            "json_schema": schema_of(text_format.type, text_format.json_schema, "text.format.schema"),
             **(body.firstdraft.given() if body.firstdraft else {}),
         }
     )
 
 
 def note_of(body: ResponseRequest) -> ResponseNote:
-    """What the response will repeat of its body."""
-    text_format = body.text.format if body.text else TextFormat()
+    """The part of the body that the response repeats."""
     return ResponseNote(
         model=body.model,
         instructions=body.instructions,
@@ -71,20 +72,20 @@ def note_of(body: ResponseRequest) -> ResponseNote:
         background=bool(body.background),
         store=body.store is not False,
         metadata=body.metadata or {},
-        text_format=text_format.model_dump(exclude_none=True),
+        text_format=_format(body).model_dump(exclude_none=True),
     )
 
 
-def continued(request: AcceptedRequest, note: ResponseNote, result: Result) -> list[Message]:
-    """The conversation that a next response continues. Instructions are not carried over."""
+def conversation_after(request: AcceptedRequest, note: ResponseNote, result: Result) -> list[Message]:
+    """The conversation that the next response continues. Instructions are not carried over."""
     return [*_turns_before(request, note), Message(role="assistant", content=result.text)]
 
 
 def input_items(request: AcceptedRequest, note: ResponseNote) -> list[InputMessage | OutputMessage]:
-    """The turns that the response answers, in order, those of earlier responses that it continues too."""
+    """The turns that the response answers, in order, with those of the earlier responses that it continues."""
     items: list[InputMessage | OutputMessage] = []
-    for place, turn in enumerate(_turns_before(request, note)):
-        item_id = f"{_item_id(request)}_{place}"
+    for index, turn in enumerate(_turns_before(request, note)):
+        item_id = f"{_item_id(request)}_{index}"
         if turn.role == "assistant":
             content = (OutputText(text=turn.content),)
             items.append(OutputMessage(id=item_id, status="completed", content=content))
@@ -97,12 +98,12 @@ def response_of(
     request: AcceptedRequest,
     note: ResponseNote,
     *,
-    waits: bool,
+    waits: bool = False,
     cancelled: bool = False,
     result: Result | None = None,
     failure: Failure | None = None,
 ) -> Response:
-    """The response as it is now. `waits`: no worker has taken it up yet."""
+    """The response as it is now. `waits`: no worker has begun it."""
     response = Response(
         id=ID_PREFIX + request.request_id,
         created_at=int(request.accepted_at_s),
@@ -126,59 +127,65 @@ def response_of(
     if result is None:
         return response
     cut = result.finish_reason == FinishReason.LENGTH
+    message = OutputMessage(
+        id=_item_id(request),
+        status="incomplete" if cut else "completed",
+        content=(OutputText(text=result.text, logprobs=tuple(map(chat_logprob, result.logprobs))),),
+    )
     return response.model_copy(
         update={
-            "status": "incomplete" if cut else "completed",
+            "status": message.status,
             "completed_at": None if cut else int(request.accepted_at_s + result.timings.total_ms / 1000),
             "incomplete_details": IncompleteDetails() if cut else None,
-            "output": (_message(request, result),),
+            "output": (message,),
             "usage": _usage(result),
             "firstdraft": report_of(request.request_id, result),
         }
     )
 
 
-class ResponseStory:
-    """A job's events as a response's, numbered from 0.
+class ResponseStream:
+    """A job's events as the events of a response's stream, numbered from 0.
 
-    The same events always give the same numbers, so that any process can go on where another was cut off.
+    The same events always get the same numbers, so that any process can resume a stream that another began.
     """
 
     def __init__(self, request: AcceptedRequest, note: ResponseNote) -> None:
         self._request = request
         self._note = note
-        self._standing = StableText(request.policy)
-        self._number = 0
+        self._stable = StableText(request.policy)
+        self._next_number = 0
         self._item_id = _item_id(request)
         self._opened = False
 
     def opening(self) -> Iterator[ResponseEvent]:
-        """What every stream begins with."""
+        """The first events of every stream."""
         yield self._event("created", response=self._response(waits=True))
         if self._note.background:
             yield self._event("queued", response=self._response(waits=True))
-        yield self._event("in_progress", response=self._response(waits=False))
+        yield self._event("in_progress", response=self._response())
 
-    def tell(self, event: Event) -> Iterator[ResponseEvent]:
-        """What the job's next event means."""
+    def events_for(self, event: Event) -> Iterator[ResponseEvent]:
+        """The stream's events for the job's next event."""
         try:
-            text = self._standing.take(event)
+            text = self._stable.take(event)
         except Diverged as reason:
             yield self.broken_off("server_error", str(reason))
             return
-        held_back = self._request.sampling.logprobs
-        if isinstance(event, Done):
-            yield from self._end(event.result, event.result.text if held_back else text)
-        elif isinstance(event, Failed):
-            yield self._event("failed", response=self._response(waits=False, failure=event.failure))
-        elif isinstance(event, Cancelled):
-            # OpenAI has no event of its own for it; the response says so.
-            yield self._event("incomplete", response=self._response(waits=False, cancelled=True))
-        elif not isinstance(event, Started) and text and not held_back:
-            yield from self._delta(text, ())
+        # Log-probabilities come with the result and belong to the text beside them.
+        only_whole = self._request.sampling.logprobs
+        match event:
+            case Done():
+                yield from self._end(event.result, event.result.text if only_whole else text)
+            case Failed():
+                yield self._event("failed", response=self._response(failure=event.failure))
+            case Cancelled():  # OpenAI has no event for it; the response in it says so
+                yield self._event("incomplete", response=self._response(cancelled=True))
+            case _ if text and not only_whole:
+                yield from self._delta(text, ())
 
     def broken_off(self, code: str, message: str) -> ResponseEvent:
-        """The last event of a stream that does not tell the response's end."""
+        """The last event of a stream that ends before the response does."""
         return ResponseEvent(type="error", sequence_number=self._take_number(), code=code, message=message, param=None)
 
     def _delta(self, text: str, logprobs: tuple[object, ...]) -> Iterator[ResponseEvent]:
@@ -194,7 +201,7 @@ class ResponseStory:
         yield self._event("content_part.added", **self._place(), part=OutputText(text=""))
 
     def _end(self, result: Result, text: str) -> Iterator[ResponseEvent]:
-        response = self._response(waits=False, result=result)
+        response = self._response(result=result)
         message = response.output[0]
         part = message.content[0]
         yield from self._open()
@@ -205,10 +212,8 @@ class ResponseStory:
         yield self._event("output_item.done", output_index=0, item=message)
         yield self._event(response.status, response=response)
 
-    def _response(
-        self, *, waits: bool, cancelled: bool = False, result: Result | None = None, failure: Failure | None = None
-    ) -> Response:
-        return response_of(self._request, self._note, waits=waits, cancelled=cancelled, result=result, failure=failure)
+    def _response(self, **state: Any) -> Response:
+        return response_of(self._request, self._note, **state)
 
     def _place(self) -> dict[str, object]:
         return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
@@ -219,21 +224,12 @@ class ResponseStory:
         )
 
     def _take_number(self) -> int:
-        self._number += 1
-        return self._number - 1
+        self._next_number += 1
+        return self._next_number - 1
 
 
 def _turns_before(request: AcceptedRequest, note: ResponseNote) -> Sequence[Message]:
     return request.messages[1:] if note.instructions else request.messages
-
-
-def _message(request: AcceptedRequest, result: Result) -> OutputMessage:
-    logprobs = tuple(chat_logprob(token) for token in result.logprobs)
-    return OutputMessage(
-        id=_item_id(request),
-        status="incomplete" if result.finish_reason == FinishReason.LENGTH else "completed",
-        content=(OutputText(text=result.text, logprobs=logprobs),),
-    )
 
 
 def _item_id(request: AcceptedRequest) -> str:
@@ -255,17 +251,12 @@ def _turns(body: ResponseRequest) -> list[dict[str, str]]:
     if isinstance(body.input, str):
         return [{"role": "user", "content": body.input}]
     messages = []
-    for place, item in enumerate(body.input):
+    for index, item in enumerate(body.input):
         if item.type != "message" or item.role not in {"user", "assistant", "system", "developer"}:
-            raise Refused(f"input.{place}", item.role or item.type, "only messages can be read")
+            raise Refused(f"input.{index}", item.role or item.type, "only messages can be read")
         messages.append(ChatMessage.model_validate({"role": item.role, "content": item.content}))
     return conversation(messages)
 
 
-def _format(body: ResponseRequest) -> ResponseFormat | None:
-    if body.text is None:
-        return None
-    wanted = body.text.format
-    if wanted.json_schema is None or wanted.type != "json_schema":
-        return ResponseFormat(type=wanted.type, object_schema=wanted.json_schema)
-    return ResponseFormat(type=wanted.type, json_schema=JsonSchemaFormat(json_schema=wanted.json_schema))
+def _format(body: ResponseRequest) -> TextFormat:
+    return body.text.format if body.text else TextFormat()

@@ -1,6 +1,6 @@
-"""/v1/responses: answers that can be fetched later, cancelled, and followed from any event on."""
+"""/v1/responses: answers that can be fetched later, cancelled, and streamed from any event on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -13,23 +13,23 @@ from broker import states
 from broker.event_streams import BEGINNING
 from broker.leases import Record
 from broker.states import State
+from gateway.http.answers import HEARTBEAT, event_stream, json_answer
+from gateway.http.errors import ApiError
 from gateway.http.idempotency import REPLAYED, IdempotencyHeader
 from gateway.http.openapi import OPENAI, openai_errors
 from gateway.http.pagination import page_of
-from gateway.http.problems import problem
-from gateway.jobs.answers import event_stream, json_answer
 from gateway.jobs.submission import Submitted, submit_all, submitted_before
-from gateway.openai.models import ModelTable
+from gateway.openai.errors import NoAnswer
 from gateway.openai.responses import (
-    ResponseStory,
-    continued,
+    ResponseStream,
+    conversation_after,
     input_items,
     job_id_of,
     note_of,
     response_job,
     response_of,
 )
-from gateway.openai.serving import HEARTBEAT, Jobs, NoAnswer, Told, answer_streamed
+from gateway.openai.serving import ChoiceEvent, Jobs, answer_streamed, answer_whole
 from gateway.services import Services
 from schemas.openai_responses import InputItemList, ResponseDeleted, ResponseEvent, ResponseNote, ResponseRequest
 from schemas.openai_responses import Response as ResponseObject
@@ -57,19 +57,15 @@ class ItemsQuery(BaseModel):
     order: Literal["asc", "desc"] = "desc"
 
 
-class NoSuchResponse(Exception):
-    """No response has this id, or not any more, or it was not to be stored."""
-
-
 @dataclass(frozen=True)
-class Found:
-    """A stored response."""
+class StoredResponse:
+    """A response that can be fetched."""
 
     record: Record
     note: ResponseNote
 
     def response(self) -> ResponseObject:
-        """As it is now."""
+        """The response as it is now."""
         record = self.record
         return response_of(
             record.request,
@@ -83,47 +79,24 @@ class Found:
 
 def add(app: OpenAPI, services: Services) -> None:
     """Add the routes."""
-    models = ModelTable(services.admission.policies, services.settings.model_aliases)
-
-    @app.errorhandler(NoSuchResponse)
-    def on_no_such_response(error: NoSuchResponse) -> Response:
-        return problem(404, "No such response", str(error))
 
     @app.post("/v1/responses", tags=[OPENAI], responses={200: ResponseObject, **openai_errors(404, 410, 422)})
     def respond(header: IdempotencyHeader, body: ResponseRequest) -> Response:
         """Answer; in the background if asked to; as a stream if asked to."""
-        note, key = note_of(body), header.of_json()
-
-        def submitted() -> Submitted:
-            # The response that it continues may have expired since it was first asked for.
-            if (before := submitted_before(services, key, 1)) is not None:
-                return before
-            job = response_job(body, models.policy(body.model), _earlier(services, body.previous_response_id))
-            return submit_all(services, [job], note=note.model_dump_json(), key=key)
-
+        note = note_of(body)
         if note.background and not body.stream:
-            now = submitted()
-            record = services.store.read(now.requests[0].request_id) if now.replayed else None
-            if record is not None:
-                return json_answer(Found(record, note).response(), headers=REPLAYED)
-            return json_answer(response_of(now.requests[0], note, waits=True))
-        if body.stream and note.background:
-            with services.slots.taken() as slot:
-                now = submitted()
-                response = event_stream(_lines(services, now.requests[0], note, after=-1))
-                response.headers.extend(REPLAYED if now.replayed else {})
-                return slot.held_by(response)
-        if body.stream:
-            return answer_streamed(services, submitted, partial(_told, note))
-        with services.slots.taken():
-            jobs = Jobs(services, submitted())
-            try:
-                (answer,) = jobs.answers()
-            except NoAnswer as reason:
-                return json_answer(reason.error, reason.status, jobs.headers)
-            finally:
-                jobs.cancel()
-        return json_answer(response_of(jobs.accepted[0], note, waits=False, result=answer.result), headers=jobs.headers)
+            return _begun(services, note, _submitted(services, body, note, header))
+        with services.streams.permit() as permit:
+            submitted = _submitted(services, body, note, header)
+            if note.background:
+                response = event_stream(_stored_lines(services, submitted.requests[0], note, after=-1))
+                response.headers.extend(REPLAYED if submitted.replayed else {})
+                return permit.release_after(response)
+            jobs = Jobs(services, submitted)
+            request = jobs.accepted[0]
+            if body.stream:
+                return answer_streamed(jobs, permit, partial(_lines, request, note))
+            return answer_whole(jobs, lambda answers: response_of(request, note, result=answers[0].result))
 
     _add_stored(app, services)
 
@@ -137,9 +110,9 @@ def _add_stored(app: OpenAPI, services: Services) -> None:
         found = _find(services, path.response_id)
         if not query.stream:
             return json_answer(found.response())
-        with services.slots.taken() as slot:
-            lines = _lines(services, found.record.request, found.note, after=query.starting_after)
-            return slot.held_by(event_stream(lines))
+        with services.streams.permit() as permit:
+            lines = _stored_lines(services, found.record.request, found.note, after=query.starting_after)
+            return permit.release_after(event_stream(lines))
 
     @app.post("/v1/responses/<response_id>/cancel", tags=[OPENAI], responses={200: ResponseObject, **errors})
     def cancel_response(path: ResponsePath) -> Response:
@@ -158,58 +131,73 @@ def _add_stored(app: OpenAPI, services: Services) -> None:
         """The turns that a response answers, the last first unless `order` is `asc`."""
         found = _find(services, path.response_id)
         items = input_items(found.record.request, found.note)[:: 1 if query.order == "asc" else -1]
-        page = page_of(items, query.after, query.limit)
-        return json_answer(
-            InputItemList(data=page.data, first_id=page.first_id, last_id=page.last_id, has_more=page.has_more)
-        )
+        return json_answer(InputItemList.of(*page_of(items, query.after, query.limit)))
 
 
-def _find(services: Services, response_id: str) -> Found:
+def _submitted(services: Services, body: ResponseRequest, note: ResponseNote, header: IdempotencyHeader) -> Submitted:
+    """The response's job, submitted now or by an earlier request with the same key."""
+    key = header.of_json()
+    # Looked up first: the response that this one continues may have expired since the first time.
+    if (earlier := submitted_before(services, key, 1)) is not None:
+        return earlier
+    job = response_job(body, services.models.policy(body.model), _earlier(services, body.previous_response_id))
+    return submit_all(services, [job], note=note.model_dump_json(), key=key)
+
+
+def _begun(services: Services, note: ResponseNote, submitted: Submitted) -> Response:
+    """The response in the background, as it is now."""
+    request = submitted.requests[0]
+    record = services.store.read(request.request_id) if submitted.replayed else None
+    if record is None:
+        return json_answer(response_of(request, note, waits=True))
+    return json_answer(StoredResponse(record, note).response(), headers=REPLAYED)
+
+
+def _find(services: Services, response_id: str) -> StoredResponse:
+    """The response. Raises 404 where it is not there, or not any more, or was not to be stored."""
     job_id = job_id_of(response_id)
     record = None if job_id is None else services.store.read(job_id)
     if record is not None and record.request.note:
         note = ResponseNote.model_validate_json(record.request.note)
         if note.store:
-            return Found(record, note)
-    raise NoSuchResponse(f"There is no response {response_id!r}, or it has expired.")
+            return StoredResponse(record, note)
+    raise _no_such_response(f"There is no response {response_id!r}, or it has expired.")
+
+
+def _no_such_response(detail: str) -> ApiError:
+    return ApiError(404, "No such response", detail)
 
 
 def _earlier(services: Services, response_id: str | None) -> Sequence[Message]:
-    """The conversation of an earlier response that has an answer; none for None. Raises `NoSuchResponse`."""
+    """The conversation of an earlier response; none for None. Raises 404 for a response without an answer."""
     if response_id is None:
         return ()
     found = _find(services, response_id)
     if found.record.result is None:
-        raise NoSuchResponse(f"The response {response_id!r} has no answer (yet).")
-    return continued(found.record.request, found.note, found.record.result)
+        raise _no_such_response(f"The response {response_id!r} has no answer (yet).")
+    return conversation_after(found.record.request, found.note, found.record.result)
 
 
-def _told(note: ResponseNote, jobs: Jobs, events: Iterator[Told]) -> Iterator[str]:
-    """The stream of a response that ends with it, or after `gateway.max_answer_s`."""
-    story = ResponseStory(jobs.accepted[0], note)
-    yield from _said(story.opening())
+def _lines(request: AcceptedRequest, note: ResponseNote, events: Iterator[ChoiceEvent]) -> Iterator[str]:
+    """The stream of a response that is answered here: to its end, or for `gateway.max_answer_s`."""
+    stream = ResponseStream(request, note)
+    yield from _server_sent(stream.opening())
     try:
-        for told in events:
-            if told is None:
-                yield HEARTBEAT
-            else:
-                yield from _said(story.tell(told[1]))
-    except NoAnswer as reason:
-        yield from _said(iter([story.broken_off(reason.error.error.code or "server_error", str(reason))]))
+        for choice_event in events:
+            yield from [HEARTBEAT] if choice_event is None else _server_sent(stream.events_for(choice_event[1]))
+    except NoAnswer as error:
+        yield from _server_sent([stream.broken_off(error.code or "server_error", error.detail)])
 
 
-def _lines(services: Services, request: AcceptedRequest, note: ResponseNote, after: int) -> Iterator[str]:
-    """The stream of a stored response, or of one in the background, which goes on without it: to its end."""
-    story = ResponseStory(request, note)
-    yield from _said(story.opening(), after)
+def _stored_lines(services: Services, request: AcceptedRequest, note: ResponseNote, after: int) -> Iterator[str]:
+    """The stream of a stored response, to its end. The response goes on if this stream is cut off."""
+    stream = ResponseStream(request, note)
+    yield from _server_sent(stream.opening(), after)
     for streamed in services.hub.follow(request.request_id, BEGINNING, deadline=float("inf")):
-        if streamed is None:
-            yield HEARTBEAT
-        else:
-            yield from _said(story.tell(streamed.event), after)
+        yield from [HEARTBEAT] if streamed is None else _server_sent(stream.events_for(streamed.event), after)
 
 
-def _said(events: Iterator[ResponseEvent], after: int = -1) -> Iterator[str]:
+def _server_sent(events: Iterable[ResponseEvent], after: int = -1) -> Iterator[str]:
     for event in events:
         if event.sequence_number > after:
             yield f"event: {event.type}\ndata: {event.model_dump_json(include=event.model_fields_set)}\n\n"

@@ -1,63 +1,50 @@
-"""Carries OpenAI-style requests out: submits the jobs, waits or streams, cancels what nobody waits for any more."""
+"""Carries OpenAI-style requests out: waits for their jobs or streams them, cancels what nobody waits for any more."""
 
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 from flask import Response
 
 from broker.event_streams import BEGINNING
-from broker.idempotency import Idempotency
-from gateway.http.client_disconnect import ClientLeft, asking_client_has_left
+from gateway.http.answers import HEARTBEAT, event_stream, json_answer
+from gateway.http.client_disconnect import ClientLeft, disconnect_check
 from gateway.http.idempotency import REPLAYED
-from gateway.jobs.answers import event_stream, json_answer
-from gateway.jobs.submission import Submitted, submit_all
-from gateway.openai import errors
+from gateway.http.stream_limits import StreamPermit
+from gateway.jobs.submission import Submitted
+from gateway.openai.errors import NoAnswer, no_answer, openai_error, stream_broken_off, timed_out
 from gateway.openai.shapes import Answer, Dialect
 from gateway.openai.stable_text import Diverged, StableText
 from gateway.services import Services
-from schemas.events import FINAL_KINDS, Cancelled, Done, Event, Failed, Queued, Started
-from schemas.openai_models import OpenAIError
-from schemas.requests import AcceptedRequest, JobRequest
+from schemas.events import FINAL_KINDS, Done, Event, Queued, Started
+from schemas.openai_chat import CompletionOptions
+from schemas.wire import Wire
 
 #: The end of an OpenAI-style stream.
 DONE_LINE = "data: [DONE]\n\n"
-#: Seconds between looks whether the client is still there.
-LOOK_S = 2.0
-#: Written where nothing happened for a while: the write that notices a client that has left.
-HEARTBEAT = ": still here\n\n"
+#: Seconds between checks whether the client is still connected.
+CLIENT_CHECK_S = 2.0
 
-
-class NoAnswer(Exception):
-    """One of the jobs will have no answer."""
-
-    def __init__(self, status: int, error: OpenAIError) -> None:
-        super().__init__(error.error.message)
-        self.status = status
-        self.error = error
-
-
-#: An event with the place of the choice that it happens to; None for a sign of life.
-Told = tuple[int, Event] | None
+#: An event of one choice, with the choice's index; None where nothing happened for a while.
+ChoiceEvent = tuple[int, Event] | None
 
 
 class Jobs:
-    """The jobs of one request, one for each choice."""
+    """The submitted jobs of one HTTP request, one for each choice."""
 
     def __init__(self, services: Services, submitted: Submitted) -> None:
         self._services = services
-        self._client_has_left = asking_client_has_left()
+        self._client_has_left = disconnect_check()
         self.accepted = submitted.requests
-        #: Headers that say whether an earlier request submitted them.
+        #: Headers that say whether an earlier HTTP request submitted the jobs.
         self.headers = REPLAYED if submitted.replayed else {}
         self._keyed = submitted.keyed
         self._ended: set[str] = set()
 
     def cancel(self) -> None:
-        """Cancel those that have not ended, as nobody waits for them any more.
+        """Cancel the unfinished jobs, since nobody waits for them any more.
 
-        Not where they have a key: whoever gave it may send the request again, and others may follow the same jobs now.
+        Jobs with an `Idempotency-Key` go on: the client may send the request again, and others may follow them now.
         """
         if self._keyed:
             return
@@ -65,179 +52,132 @@ class Jobs:
             if request.request_id not in self._ended:
                 self._services.store.cancel(request.request_id)
 
-    def events(self) -> Iterator[Told]:
-        """What happens, from the beginning on.
+    def events(self) -> Iterator[ChoiceEvent]:
+        """The events of all choices, from the beginning.
 
         Raises `NoAnswer` where it takes longer than `gateway.max_answer_s`, and `ClientLeft`.
         """
         limit_s = self._services.settings.max_answer_s
-        places = {request.request_id: place for place, request in enumerate(self.accepted)}
-        positions = dict.fromkeys(places, BEGINNING)
-        looked_at = time.monotonic()
-        for told in self._services.hub.follow_all(positions, time.monotonic() + limit_s):
-            if told is None or time.monotonic() - looked_at > LOOK_S:
-                looked_at = time.monotonic()
+        indices = {request.request_id: index for index, request in enumerate(self.accepted)}
+        positions = dict.fromkeys(indices, BEGINNING)
+        checked_at = time.monotonic()
+        for event_of_job in self._services.hub.follow_all(positions, time.monotonic() + limit_s):
+            if event_of_job is None or time.monotonic() - checked_at > CLIENT_CHECK_S:
+                checked_at = time.monotonic()
                 if self._client_has_left():
                     raise ClientLeft
-            if told is None:
+            if event_of_job is None:
                 yield None
                 continue
-            request_id, streamed = told
+            request_id, streamed = event_of_job
             if streamed.event.type in FINAL_KINDS:
                 self._ended.add(request_id)
-            yield places[request_id], streamed.event
+            yield indices[request_id], streamed.event
         if len(self._ended) < len(self.accepted):
-            raise NoAnswer(*errors.not_in_time(limit_s, goes_on=self._keyed))
+            raise timed_out(limit_s, goes_on=self._keyed, headers=self.headers)
 
-    def beginning(self, events: Iterator[Told]) -> list[Told]:
-        """What of the events shows, for each prompt, that there will be an answer.
+    def checked(self, event: Event) -> Event:
+        """The same event. Raises `NoAnswer` where it says that a choice will have none."""
+        if (error := no_answer(event, self.headers)) is not None:
+            raise error
+        return event
 
-        Or what came within `gateway.status_s`. Blocks; raises `NoAnswer` where a prompt will have none, so that a
-        stream can still say so with its status.
+    def first_events(self, events: Iterator[ChoiceEvent]) -> list[ChoiceEvent]:
+        """The events up to those which show, for every prompt, that it will have an answer.
+
+        Or those of the first `gateway.status_s` seconds. Blocks; raises `NoAnswer` and `ClientLeft`, so that a stream
+        can still say with its status that there will be no answer.
         """
         undecided = {request.messages for request in self.accepted}
         deadline = time.monotonic() + self._services.settings.status_s
-        past: list[Told] = []
-        for told in events:
-            if told is not None:
-                past.append(told)
-                place, event = checked(*told)
-                if not isinstance(event, Queued | Started):
-                    undecided.discard(self.accepted[place].messages)
+        first: list[ChoiceEvent] = []
+        for choice_event in events:
+            if choice_event is not None:
+                first.append(choice_event)
+                index, event = choice_event
+                if not isinstance(self.checked(event), Queued | Started):
+                    undecided.discard(self.accepted[index].messages)
             if not undecided or time.monotonic() >= deadline:
                 break
-        return past
+        return first
 
     def answers(self) -> list[Answer]:
         """All answers, in the order of the choices. Blocks; raises `NoAnswer` and `ClientLeft`."""
-        told = (checked(*told) for told in self.events() if told is not None)
-        results = {place: event.result for place, event in told if isinstance(event, Done)}
-        return [Answer(request.request_id, results[place]) for place, request in enumerate(self.accepted)]
+        events = ((index, self.checked(event)) for index, event in filter(None, self.events()))
+        results = {index: event.result for index, event in events if isinstance(event, Done)}
+        return [Answer(request.request_id, results[index]) for index, request in enumerate(self.accepted)]
 
 
-def checked(place: int, event: Event) -> tuple[int, Event]:
-    """The same, unless it says that there will be no answer: raises `NoAnswer`."""
-    match event:
-        case Failed(failure=failure):
-            raise NoAnswer(*errors.from_failure(failure))
-        case Cancelled():
-            raise NoAnswer(*errors.cancelled())
-    return place, event
-
-
-def answer_whole(
-    services: Services,
-    bodies: Sequence[JobRequest],
-    dialect: Callable[[AcceptedRequest], Dialect],
-    *,
-    key: Idempotency | None = None,
-) -> Response:
-    """Submit, wait for everything, answer."""
-    with services.slots.taken():
-        jobs = Jobs(services, submit_all(services, bodies, key=key))
-        try:
-            return json_answer(dialect(jobs.accepted[0]).whole(jobs.answers()), headers=jobs.headers)
-        except NoAnswer as reason:
-            return json_answer(reason.error, reason.status, jobs.headers)
-        finally:
-            jobs.cancel()
-
-
-def answer_in_pieces(
-    services: Services,
-    bodies: Sequence[JobRequest],
-    dialect: Callable[[AcceptedRequest], Dialect],
-    *,
-    include_usage: bool,
-    key: Idempotency | None = None,
-) -> Response:
-    """Submit, and send text that will stand as soon as that is known. Jobs without a key end with their client."""
-
-    def lines(jobs: Jobs, events: Iterator[Told]) -> Iterator[str]:
-        return _lines(jobs, events, dialect(jobs.accepted[0]), include_usage=include_usage)
-
-    return answer_streamed(services, lambda: submit_all(services, bodies, key=key), lines)
+def answer_whole(jobs: Jobs, body: Callable[[list[Answer]], Wire]) -> Response:
+    """Wait for all answers and make the body of them. Raises `NoAnswer` and `ClientLeft`."""
+    try:
+        return json_answer(body(jobs.answers()), headers=jobs.headers)
+    finally:
+        jobs.cancel()
 
 
 def answer_streamed(
-    services: Services,
-    submitted: Callable[[], Submitted],
-    lines: Callable[[Jobs, Iterator[Told]], Iterator[str]],
+    jobs: Jobs, permit: StreamPermit, lines: Callable[[Iterator[ChoiceEvent]], Iterator[str]]
 ) -> Response:
-    """Submit, and answer with the lines that the jobs' events become, once it is known that there will be an answer.
+    """Stream the lines that the events become, once it is known that there will be an answer. Raises `NoAnswer`.
 
     A client that leaves cancels the jobs, unless they have a key.
     """
-    with services.slots.taken() as slot:
-        jobs = Jobs(services, submitted())
-        events = jobs.events()
-        try:
-            past = jobs.beginning(events)
-        except NoAnswer as reason:
-            jobs.cancel()
-            return json_answer(reason.error, reason.status, jobs.headers)
-        except Exception:
-            jobs.cancel()
-            raise
-        response = event_stream(_until_the_client_leaves(lines(jobs, chain(past, events))))
-        response.headers.extend(jobs.headers)
-        response.call_on_close(jobs.cancel)
-        return slot.held_by(response)
+    events = jobs.events()
+    try:
+        first = jobs.first_events(events)
+    except Exception:
+        jobs.cancel()
+        raise
+    response = event_stream(_until_client_leaves(lines(chain(first, events))))
+    response.headers.extend(jobs.headers)
+    response.call_on_close(jobs.cancel)
+    return permit.release_after(response)
 
 
-def _until_the_client_leaves(lines: Iterator[str]) -> Iterator[str]:
+def answer(jobs: Jobs, dialect: Dialect, permit: StreamPermit, body: CompletionOptions) -> Response:
+    """Wait and answer, or send text as soon as it is final, as the body asks for."""
+    if not body.stream:
+        return answer_whole(jobs, dialect.whole)
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
+    return answer_streamed(jobs, permit, lambda events: _lines(jobs, events, dialect, include_usage=include_usage))
+
+
+def _until_client_leaves(lines: Iterator[str]) -> Iterator[str]:
     try:
         yield from lines
     except ClientLeft:
         return
 
 
-def data_line(document: str) -> str:
-    """One server-sent event."""
-    return f"data: {document}\n\n"
+def _data(document: Wire) -> str:
+    """A server-sent event."""
+    return f"data: {document.model_dump_json()}\n\n"
 
 
-def _lines(jobs: Jobs, events: Iterator[Told], dialect: Dialect, *, include_usage: bool) -> Iterator[str]:
-    for place in range(len(jobs.accepted)):
-        opening = dialect.opening(place)
-        if opening is not None:
-            yield data_line(opening.model_dump_json())
-    standing = [StableText(request.policy) for request in jobs.accepted]
-    # Log-probabilities come with the result, and belong to the text beside them: then nothing is said before it.
-    held_back = [request.sampling.logprobs for request in jobs.accepted]
+def _lines(jobs: Jobs, events: Iterator[ChoiceEvent], dialect: Dialect, *, include_usage: bool) -> Iterator[str]:
+    yield from (_data(chunk) for index in range(len(jobs.accepted)) if (chunk := dialect.opening(index)) is not None)
+    stable = [StableText(request.policy) for request in jobs.accepted]
+    # Log-probabilities come with the result and belong to the text beside them: with them, no text is sent before it.
+    only_whole = [request.sampling.logprobs for request in jobs.accepted]
     answers: dict[int, Answer] = {}
     try:
-        for told in events:
-            if told is None:
+        for choice_event in events:
+            if choice_event is None:
                 yield HEARTBEAT
                 continue
-            place, event = checked(*told)
-            text = standing[place].take(event)
+            index, event = choice_event
+            text = stable[index].take(jobs.checked(event))
             if isinstance(event, Done):
-                answers[place] = Answer(jobs.accepted[place].request_id, event.result)
-                whole = event.result.text if held_back[place] else text
-                yield data_line(dialect.closing(place, answers[place], whole).model_dump_json())
-            elif text and not held_back[place]:
-                yield data_line(dialect.piece(place, text).model_dump_json())
-    except NoAnswer as reason:
-        yield data_line(reason.error.model_dump_json())
-        return
-    except Diverged as reason:
-        yield data_line(errors.broken_off(str(reason))[1].model_dump_json())
+                answers[index] = Answer(jobs.accepted[index].request_id, event.result)
+                unsent = event.result.text if only_whole[index] else text
+                yield _data(dialect.closing(index, answers[index], unsent))
+            elif text and not only_whole[index]:
+                yield _data(dialect.piece(index, text))
+    except (NoAnswer, Diverged) as reason:
+        error = reason if isinstance(reason, NoAnswer) else stream_broken_off(str(reason))
+        yield _data(openai_error(error)[1])
         return
     if include_usage:
-        usage = dialect.usage([answers[place] for place in range(len(jobs.accepted))])
-        yield data_line(usage.model_dump_json())
+        yield _data(dialect.usage([answers[index] for index in range(len(jobs.accepted))]))
     yield DONE_LINE
-
-
-def in_openais_form(response: Response) -> Response:
-    """A problem document as OpenAI's clients read errors; anything else as it is."""
-    if response.content_type != "application/problem+json":
-        return response
-    status, error = errors.from_problem(json.loads(response.get_data()))
-    translated = json_answer(error, status)
-    for name, value in response.headers:
-        if name not in {"Content-Type", "Content-Length"}:
-            translated.headers[name] = value
-    return translated

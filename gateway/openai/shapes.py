@@ -1,13 +1,14 @@
 """Results as OpenAI's objects and chunks. Pure.
 
-A dialect is one route's way of saying the same: a whole answer, or pieces of one.
+A dialect is what one route makes of results: a whole completion, or the chunks of a stream.
 """
 
 import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Self
 
+from gateway.openai.translation import prompts_of
 from schemas.openai_answers import (
     AssistantMessage,
     ChatChoice,
@@ -25,10 +26,11 @@ from schemas.openai_answers import (
     TokenUsage,
     TopLogprob,
 )
+from schemas.openai_chat import ChatCompletionRequest, CompletionRequest
 from schemas.openai_models import report_of
 from schemas.policy import Tier
+from schemas.requests import AcceptedRequest
 from schemas.results import Result, RivalLogprob, TokenLogprob
-from schemas.wire import Wire
 
 
 @dataclass(frozen=True)
@@ -37,25 +39,6 @@ class Answer:
 
     job_id: str
     result: Result
-
-
-class Dialect(Protocol):
-    """One route's way of saying what became of its choices."""
-
-    def whole(self, answers: Sequence[Answer]) -> Wire:
-        """All answers at once."""
-
-    def opening(self, index: int) -> Wire | None:
-        """What a choice's stream begins with."""
-
-    def piece(self, index: int, text: str) -> Wire:
-        """New text of a choice."""
-
-    def closing(self, index: int, answer: Answer, text: str) -> Wire:
-        """The end of a choice, with text that was not said yet."""
-
-    def usage(self, answers: Sequence[Answer]) -> Wire:
-        """The tokens, once all choices have ended."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +51,18 @@ class ChatDialect:
     #: Whether log-probabilities were asked for.
     logprobs: bool = False
 
+    @classmethod
+    def of(cls, body: ChatCompletionRequest, first: AcceptedRequest) -> Self:
+        """For the completion that the body asks for; `first` is the request of its first choice."""
+        return cls(f"chatcmpl-{first.request_id}", int(first.accepted_at_s), body.model, first.sampling.logprobs)
+
     def whole(self, answers: Sequence[Answer]) -> ChatCompletion:
-        """See `Dialect`."""
+        """The completion with all answers."""
         choices = tuple(
             ChatChoice(
                 index=index,
                 message=AssistantMessage(content=answer.result.text),
-                logprobs=_chat_logprobs(answer.result) if self.logprobs else None,
+                logprobs=self._logprobs(answer.result),
                 finish_reason=answer.result.finish_reason,
                 firstdraft=report_of(answer.job_id, answer.result),
             )
@@ -90,29 +78,34 @@ class ChatDialect:
         )
 
     def opening(self, index: int) -> ChatChunk:
-        """See `Dialect`."""
+        """The first chunk of a choice."""
         return self._chunk(ChatChunkChoice(index=index, delta=Delta(role="assistant", content="")))
 
     def piece(self, index: int, text: str) -> ChatChunk:
-        """See `Dialect`."""
+        """A chunk with new text of a choice."""
         return self._chunk(ChatChunkChoice(index=index, delta=Delta(content=text)))
 
     def closing(self, index: int, answer: Answer, text: str) -> ChatChunk:
-        """See `Dialect`."""
+        """The last chunk of a choice, with the text that was not sent yet."""
         choice = ChatChunkChoice(
             index=index,
             delta=Delta(content=text or None),
-            logprobs=_chat_logprobs(answer.result) if self.logprobs else None,
+            logprobs=self._logprobs(answer.result),
             finish_reason=answer.result.finish_reason,
         )
-        return self._chunk(choice).model_copy(update={"firstdraft": report_of(answer.job_id, answer.result)})
+        return self._chunk(choice, firstdraft=report_of(answer.job_id, answer.result))
 
     def usage(self, answers: Sequence[Answer]) -> ChatChunk:
-        """See `Dialect`."""
-        return self._chunk().model_copy(update={"usage": usage_of(answers)})
+        """The chunk with the token counts, once all choices have ended."""
+        return self._chunk(usage=usage_of(answers))
 
-    def _chunk(self, *choices: ChatChunkChoice) -> ChatChunk:
-        return ChatChunk(id=self.id, created=self.created, model=self.model, choices=choices)
+    def _chunk(self, *choices: ChatChunkChoice, **fields: Any) -> ChatChunk:
+        return ChatChunk(id=self.id, created=self.created, model=self.model, choices=choices, **fields)
+
+    def _logprobs(self, result: Result) -> ChatLogprobs | None:
+        if not self.logprobs or not _has_logprobs(result):
+            return None
+        return ChatLogprobs(content=tuple(map(chat_logprob, result.logprobs)))
 
 
 @dataclass(frozen=True)
@@ -122,37 +115,41 @@ class TextDialect:
     id: str
     created: int
     model: str
-    #: What comes before each choice's text: the prompt where it is to be echoed.
+    #: The text before each choice's own: its prompt, where that is to be echoed.
     echoed: Sequence[str] = ()
     num_prompts: int = 1
     #: Whether log-probabilities were asked for.
     logprobs: bool = False
 
+    @classmethod
+    def of(cls, body: CompletionRequest, first: AcceptedRequest) -> Self:
+        """For the completion that the body asks for; `first` is the request of its first choice."""
+        prompts = prompts_of(body)
+        echoed = [prompt for prompt in prompts for _ in range(body.n or 1)] if body.echo else []
+        created, logprobs = int(first.accepted_at_s), first.sampling.logprobs
+        return cls(f"cmpl-{first.request_id}", created, body.model, echoed, len(prompts), logprobs)
+
     def whole(self, answers: Sequence[Answer]) -> TextCompletion:
-        """See `Dialect`."""
-        choices = tuple(
-            self._choice(index, answer, self._echo(index) + answer.result.text) for index, answer in enumerate(answers)
-        )
-        completion = self._completion(*choices)
-        return completion.model_copy(
-            update={"usage": usage_of(answers, self.num_prompts), "firstdraft": choices[0].firstdraft}
-        )
+        """The completion with all answers."""
+        choices = [self._choice(i, answer, self._echo(i) + answer.result.text) for i, answer in enumerate(answers)]
+        usage = usage_of(answers, self.num_prompts)
+        return self._completion(*choices, usage=usage, firstdraft=choices[0].firstdraft)
 
     def opening(self, index: int) -> TextCompletion | None:
-        """See `Dialect`."""
+        """The first chunk of a choice, if its prompt is echoed."""
         return self.piece(index, self._echo(index)) if self._echo(index) else None
 
     def piece(self, index: int, text: str) -> TextCompletion:
-        """See `Dialect`."""
+        """A chunk with new text of a choice."""
         return self._completion(TextChoice(index=index, text=text))
 
     def closing(self, index: int, answer: Answer, text: str) -> TextCompletion:
-        """See `Dialect`."""
+        """The last chunk of a choice, with the text that was not sent yet."""
         return self._completion(self._choice(index, answer, text))
 
     def usage(self, answers: Sequence[Answer]) -> TextCompletion:
-        """See `Dialect`."""
-        return self._completion().model_copy(update={"usage": usage_of(answers, self.num_prompts)})
+        """The chunk with the token counts, once all choices have ended."""
+        return self._completion(usage=usage_of(answers, self.num_prompts))
 
     def _echo(self, index: int) -> str:
         return self.echoed[index] if self.echoed else ""
@@ -166,12 +163,16 @@ class TextDialect:
             firstdraft=report_of(answer.job_id, answer.result),
         )
 
-    def _completion(self, *choices: TextChoice) -> TextCompletion:
-        return TextCompletion(id=self.id, created=self.created, model=self.model, choices=choices)
+    def _completion(self, *choices: TextChoice, **fields: Any) -> TextCompletion:
+        return TextCompletion(id=self.id, created=self.created, model=self.model, choices=choices, **fields)
+
+
+#: What one route makes of the answers to its choices.
+Dialect = ChatDialect | TextDialect
 
 
 def usage_of(answers: Sequence[Answer], num_prompts: int = 1) -> TokenUsage:
-    """Tokens of all choices; a prompt counts once however many choices it has."""
+    """The tokens of all choices together. A prompt counts once, however many choices it has."""
     per_prompt = len(answers) // num_prompts
     results = [answer.result for answer in answers]
     prompt = sum(result.usage.prompt_tokens for result in results[::per_prompt])
@@ -192,22 +193,14 @@ def usage_of(answers: Sequence[Answer], num_prompts: int = 1) -> TokenUsage:
 
 
 def cached_tokens(result: Result) -> int:
-    """Prompt tokens that the answering tier's KV cache spared."""
+    """Prompt tokens that the answering tier read from its KV cache."""
     return result.usage.edge_cached_tokens if result.tier == Tier.EDGE else result.usage.cloud_cached_tokens
 
 
 def chat_logprob(token: TokenLogprob) -> ChatLogprob:
-    """One token's log-probabilities as OpenAI has them."""
-    top = tuple(
-        # OpenAI's word for a token that no bytes represent, as a control token, is null.
-        TopLogprob(token=rival.token, logprob=rival.logprob, bytes=rival.bytes or None)
-        for rival in token.top
-    )
+    """One token's log-probabilities in OpenAI's form. `bytes` is null for a token without any, as a control token."""
+    top = tuple(TopLogprob(token=top.token, logprob=top.logprob, bytes=top.bytes or None) for top in token.top)
     return ChatLogprob(token=token.token, logprob=token.logprob, bytes=token.bytes, top_logprobs=top)
-
-
-def _chat_logprobs(result: Result) -> ChatLogprobs | None:
-    return ChatLogprobs(content=tuple(map(chat_logprob, result.logprobs))) if _has_logprobs(result) else None
 
 
 def _text_logprobs(result: Result, offset: int) -> TextLogprobs | None:
@@ -221,18 +214,18 @@ def _text_logprobs(result: Result, offset: int) -> TextLogprobs | None:
     return TextLogprobs(
         tokens=tuple(map(_text_token, result.logprobs)),
         token_logprobs=tuple(token.logprob for token in result.logprobs),
-        top_logprobs=tuple({_text_token(rival): rival.logprob for rival in token.top} for token in result.logprobs),
+        top_logprobs=tuple({_text_token(top): top.logprob for top in token.top} for token in result.logprobs),
         text_offset=tuple(offsets),
     )
 
 
 def _has_logprobs(result: Result) -> bool:
-    """Whether they can be told: a remote cloud's may be missing. An empty answer has none, and that is all of them."""
+    """Whether all are known: a remote cloud may send none. An empty answer has none, and that is all of them."""
     return bool(result.logprobs) or not result.text
 
 
 def _text_token(token: RivalLogprob) -> str:
-    """A token where only strings are told: one that is no whole characters by its bytes, as OpenAI spells it."""
+    """A token as a string: as OpenAI does, one that is not whole characters is spelled by its bytes."""
     raw = bytes(token.bytes)
     try:
         return raw.decode() or token.token

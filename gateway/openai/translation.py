@@ -1,16 +1,17 @@
-"""OpenAI's bodies as Firstdraft's requests: one `JobRequest` for each choice. Pure; raises `Refused`."""
+"""From OpenAI's bodies to Firstdraft's requests, one for each choice. Pure; raises `Refused`."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
+from gateway.http.errors import dotted
 from gateway.jobs.request_validation import Refused
 from gateway.openai.options import check_others
 from schemas.openai_chat import ChatCompletionRequest, ChatMessage, CompletionOptions, CompletionRequest, ResponseFormat
 from schemas.requests import JobRequest
 
-#: Our seeds are 31 bits wide; OpenAI's are any integer.
+#: Our seeds have 31 bits; OpenAI's may be any integer.
 NUM_SEEDS = 2**31
 #: OpenAI's own default for `/v1/completions`.
 COMPLETION_MAX_TOKENS = 16
@@ -19,7 +20,7 @@ ANY_OBJECT = {"type": "object"}
 
 
 def chat_jobs(body: ChatCompletionRequest, policy: str | None) -> list[JobRequest]:
-    """The jobs of a chat completion: as many as it wants choices."""
+    """The jobs of a chat completion, one for each choice."""
     check_others(body.model_extra or {})
     fields = {
         **_shared(body, policy),
@@ -27,13 +28,13 @@ def chat_jobs(body: ChatCompletionRequest, policy: str | None) -> list[JobReques
         "max_tokens": body.max_completion_tokens or body.max_tokens,
         "logprobs": body.logprobs,
         "top_logprobs": body.top_logprobs,
-        "json_schema": schema_of(body.response_format),
+        "json_schema": _response_schema(body.response_format),
     }
     return _choices(fields, body.n or 1)
 
 
 def completion_jobs(body: CompletionRequest, policy: str | None) -> list[JobRequest]:
-    """The jobs of a text completion: `n` for each prompt, one prompt's beside each other."""
+    """The jobs of a text completion: `n` in a row for each prompt."""
     check_others(body.model_extra or {})
     jobs = []
     for prompt in prompts_of(body):
@@ -49,7 +50,7 @@ def completion_jobs(body: CompletionRequest, policy: str | None) -> list[JobRequ
 
 
 def prompts_of(body: CompletionRequest) -> list[str]:
-    """The prompts as text. Raises `Refused` for token ids, which mean something to one model only."""
+    """The prompts as text. Raises `Refused` for token ids, which differ between the models."""
     prompts = [body.prompt] if isinstance(body.prompt, str) else list(body.prompt)
     if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
         raise Refused("prompt", body.prompt, "must be a string or a list of strings")
@@ -57,41 +58,48 @@ def prompts_of(body: CompletionRequest) -> list[str]:
 
 
 def conversation(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
-    """The messages as Firstdraft knows them."""
+    """The messages with Firstdraft's roles, as text."""
     turns = []
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         if message.role in {"tool", "function"}:
-            raise Refused(f"messages.{place}.role", message.role, "there are no tools here")
+            raise Refused(f"messages.{index}.role", message.role, "there are no tools here")
         role = "system" if message.role == "developer" else message.role
-        turns.append({"role": role, "content": _text(message, place)})
+        turns.append({"role": role, "content": _text(message, index)})
     return turns
 
 
-def schema_of(wanted: ResponseFormat | None) -> dict[str, Any] | None:
-    """The JSON schema that the answer must match, if any. Raises `Refused` for one where the type has none."""
-    if wanted is None:
-        return None
-    if wanted.json_schema is not None and wanted.type != "json_schema":
-        raise Refused("response_format.json_schema", wanted.json_schema.json_schema, f"{wanted.type} has none")
-    if wanted.object_schema is not None and wanted.type != "json_object":
-        raise Refused("response_format.schema", wanted.object_schema, f"{wanted.type} has none there")
-    if wanted.type == "json_object":
-        return {**ANY_OBJECT, **(wanted.object_schema or {})}
-    if wanted.type == "text":
-        return None
-    if wanted.json_schema is None:
-        raise Refused("response_format.json_schema", None, "is needed where the type is json_schema")
-    return wanted.json_schema.json_schema
+def schema_of(kind: str, schema: dict[str, Any] | None, field: str) -> dict[str, Any] | None:
+    """The JSON schema that an answer in this kind of format must match, if any.
+
+    Raises `Refused`, naming the `field` of the schema, where the kind needs a schema or takes none.
+    """
+    if kind == "json_object":
+        return {**ANY_OBJECT, **(schema or {})}
+    if kind == "text" and schema is not None:
+        raise Refused(field, schema, "text has none")
+    if kind == "json_schema" and schema is None:
+        raise Refused(field, None, "is needed where the type is json_schema")
+    return schema
 
 
 def as_job(fields: dict[str, Any]) -> JobRequest:
-    """The fields that are not None as a request. Raises `Refused` for the first that is not valid."""
+    """The request with those fields that are not None. Raises `Refused` for the first invalid field."""
     try:
         return JobRequest.model_validate({name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise Refused(field or "body", first["input"], first["msg"]) from error
+        raise Refused(dotted(first["loc"]) or "body", first["input"], first["msg"]) from error
+
+
+def _response_schema(wanted: ResponseFormat | None) -> dict[str, Any] | None:
+    if wanted is None:
+        return None
+    if wanted.object_schema is not None and wanted.type != "json_object":
+        raise Refused("response_format.schema", wanted.object_schema, f"{wanted.type} has none there")
+    if wanted.json_schema is not None and wanted.type == "json_object":
+        raise Refused("response_format.json_schema", wanted.json_schema.json_schema, "json_object has none")
+    schema = wanted.json_schema.json_schema if wanted.json_schema else wanted.object_schema
+    return schema_of(wanted.type, schema, "response_format.json_schema")
 
 
 def _shared(body: CompletionOptions, policy: str | None) -> dict[str, Any]:
@@ -109,17 +117,17 @@ def _shared(body: CompletionOptions, policy: str | None) -> dict[str, Any]:
 
 
 def _choices(fields: dict[str, Any], num: int) -> list[JobRequest]:
-    """The same request so many times; a seed is another one for each, or they would all be the same."""
+    """The same request `num` times. A seed is increased for each, or all answers would be the same."""
     seed = fields["seed"]
     seeds = [None if seed is None else (seed + choice) % NUM_SEEDS for choice in range(num)]
-    return [as_job({**fields, "seed": one}) for one in seeds]
+    return [as_job({**fields, "seed": choice_seed}) for choice_seed in seeds]
 
 
-def _text(message: ChatMessage, place: int) -> str:
+def _text(message: ChatMessage, index: int) -> str:
     if isinstance(message.content, str):
         return message.content
     parts = message.content or ()
     for part in parts:
         if part.text is None:
-            raise Refused(f"messages.{place}.content", part.type, "only text can be read")
+            raise Refused(f"messages.{index}.content", part.type, "only text can be read")
     return "".join(part.text or "" for part in parts)

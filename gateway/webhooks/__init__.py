@@ -1,1 +1,1 @@
-"""Webhooks: calls to the addresses that jobs name, when they have finished."""
+"""Webhooks: a job that has finished is sent to the address that it names."""

@@ -1,119 +1,121 @@
-"""Which of the webhooks that were taken up is sent next, so that a slow receiver delays its own alone. Pure.
+"""Which webhook is called next, so that a slow receiver delays only its own webhooks. Pure.
 
-What is under way is bounded in all, for each owner and for each receiver; what finds no place waits a little while for
-its receiver, and is given back where that does not help.
+Calls in flight are limited in all, for each owner and for each receiver. A webhook beyond the limits waits here for a
+while; if that is not enough, it goes back to the outbox.
 """
 
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 
-class Addressed(Protocol):
-    """A webhook: whose it is, and who is to be called."""
+class DueWebhook(Protocol):
+    """A webhook that is to be called (`broker.outbox.Due`)."""
+
+    @property
+    def request_id(self) -> str:
+        """The request that has finished."""
 
     @property
     def owner(self) -> str:
-        """The owner of the request that it tells of."""
+        """The owner of the request."""
 
     @property
     def receiver(self) -> str:
-        """Host and port of the address."""
-
-
-DueT = TypeVar("DueT", bound=Addressed)
+        """Host and port of the address to call."""
 
 
 @dataclass(frozen=True)
-class Bounds:
+class Limits:
     """How many webhooks at once."""
 
-    #: Calls under way, in all, of one owner and to one receiver.
+    #: Calls in flight: in all, of one owner and to one receiver.
     in_flight: int = 128
     owner_in_flight: int = 32
     receiver_in_flight: int = 4
-    #: Webhooks that wait for a place, in all and for one receiver.
-    held: int = 4096
-    receiver_held: int = 128
-    #: Seconds for which one waits at most. With the longest call it must stay below the time for which whoever takes a
-    #: webhook up has it (`broker.outbox.CLAIM_S`).
-    held_s: float = 10.0
+    #: Webhooks that wait: in all and for one receiver.
+    waiting: int = 4096
+    receiver_waiting: int = 128
+    #: The longest wait in seconds. With the longest call it must stay below the time for which the outbox gives a
+    #: webhook to nobody else (`broker.outbox.CLAIM_S`).
+    waiting_s: float = 10.0
 
 
-#: What one gateway process takes on.
-DEFAULT_BOUNDS = Bounds()
+#: The limits of one gateway process.
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
-class _Held(Generic[DueT]):
-    due: DueT
+class _Waiting:
+    due: DueWebhook
     until_s: float
 
 
-class WebhookQueue(Generic[DueT]):
-    """What was taken up and has not ended. Not for two threads at once; times are of any clock that only grows."""
+class WebhookQueue:
+    """Webhooks that wait or are in flight. Not thread-safe. Times are `time.monotonic`'s."""
 
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
-        #: What waits, by receiver; the receiver that was served last comes last.
-        self._lines: OrderedDict[str, deque[_Held[DueT]]] = OrderedDict()
-        self._num_held = 0
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        #: Waiting webhooks by receiver; the receiver that was called last comes last.
+        self._queues: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+        self._num_waiting = 0
         self._owners: Counter[str] = Counter()
         self._receivers: Counter[str] = Counter()
 
     @property
     def num_in_flight(self) -> int:
-        """Calls under way."""
+        """Calls in flight."""
         return self._owners.total()
 
     @property
     def has_room(self) -> bool:
-        """Whether more may be held, for a receiver that holds none."""
-        return self._num_held < self._bounds.held
+        """Whether more may wait, for a receiver with an empty queue."""
+        return self._num_waiting < self._limits.waiting
 
-    def hold(self, due: DueT, now_s: float) -> bool:
-        """Take it in; False where as many wait for its receiver, or in all, as may."""
-        line = self._lines.get(due.receiver, ())
-        if not self.has_room or len(line) >= self._bounds.receiver_held:
+    def put(self, due: DueWebhook, now_s: float) -> bool:
+        """Queue the webhook; False where too many wait already, for its receiver or in all."""
+        if not self.has_room or len(self._queues.get(due.receiver, ())) >= self._limits.receiver_waiting:
             return False
-        self._lines.setdefault(due.receiver, deque()).append(_Held(due, now_s + self._bounds.held_s))
-        self._num_held += 1
+        self._queues.setdefault(due.receiver, deque()).append(_Waiting(due, now_s + self._limits.waiting_s))
+        self._num_waiting += 1
         return True
 
-    def begin(self) -> DueT | None:
-        """The next one that may be sent now; it is under way from here on. None where there is none."""
-        if self.num_in_flight >= self._bounds.in_flight:
+    def start_next(self) -> DueWebhook | None:
+        """The next webhook that the limits allow, which counts as in flight from now on; None if there is none."""
+        if self.num_in_flight >= self._limits.in_flight:
             return None
-        for receiver, line in self._lines.items():
-            if self._receivers[receiver] >= self._bounds.receiver_in_flight:
+        for receiver, queue in self._queues.items():
+            if self._receivers[receiver] >= self._limits.receiver_in_flight:
                 continue
-            for held in line:
-                if self._owners[held.due.owner] < self._bounds.owner_in_flight:
-                    self._remove(receiver, held)
-                    if receiver in self._lines:
-                        self._lines.move_to_end(receiver)
-                    self._owners[held.due.owner] += 1
+            for waiting in queue:
+                if self._owners[waiting.due.owner] < self._limits.owner_in_flight:
+                    self._remove(receiver, waiting)
+                    if receiver in self._queues:
+                        self._queues.move_to_end(receiver)
+                    self._owners[waiting.due.owner] += 1
                     self._receivers[receiver] += 1
-                    return held.due
+                    return waiting.due
         return None
 
-    def ended(self, due: DueT) -> None:
-        """It is under way no longer."""
+    def ended(self, due: DueWebhook) -> None:
+        """The call is not in flight any more."""
         for counter, name in ((self._owners, due.owner), (self._receivers, due.receiver)):
             counter[name] -= 1
             if not counter[name]:
                 del counter[name]
 
-    def give_back(self, now_s: float) -> list[DueT]:
-        """Those that have waited for as long as they may; they are not held any more."""
-        late = [(receiver, held) for receiver, line in self._lines.items() for held in line if held.until_s <= now_s]
-        for receiver, held in late:
-            self._remove(receiver, held)
-        return [held.due for _, held in late]
+    def take_expired(self, now_s: float) -> list[DueWebhook]:
+        """Remove and return the webhooks that have waited for too long."""
+        expired = [
+            (name, waiting) for name, queue in self._queues.items() for waiting in queue if waiting.until_s <= now_s
+        ]
+        for receiver, waiting in expired:
+            self._remove(receiver, waiting)
+        return [waiting.due for _, waiting in expired]
 
-    def _remove(self, receiver: str, held: _Held[DueT]) -> None:
-        line = self._lines[receiver]
-        line.remove(held)
-        self._num_held -= 1
-        if not line:
-            del self._lines[receiver]
+    def _remove(self, receiver: str, waiting: _Waiting) -> None:
+        queue = self._queues[receiver]
+        queue.remove(waiting)
+        self._num_waiting -= 1
+        if not queue:
+            del self._queues[receiver]

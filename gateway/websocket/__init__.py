@@ -1,1 +1,1 @@
-"""The WebSocket: `connection` is frames on a socket, `session` what is said over it."""
+"""The WebSocket: `connection` reads and writes frames, `session` answers messages and sends events."""

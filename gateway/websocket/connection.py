@@ -1,4 +1,4 @@
-"""One WebSocket over the socket that gunicorn gives its applications. The frames are the `websockets` package's."""
+"""One WebSocket on the socket that gunicorn gives its applications. The `websockets` package does the frames."""
 
 import socket
 import threading
@@ -14,27 +14,27 @@ from websockets.server import ServerProtocol
 
 #: Bytes read at a time.
 CHUNK = 1 << 16
-#: Seconds between pings, and seconds without any word after which the other side is taken for gone.
+#: Seconds between pings, and seconds of silence after which the client counts as gone.
 PING_S, SILENCE_S = 20.0, 60.0
 
 
 class Gone(Exception):
-    """The other side has left, or does not keep the protocol."""
+    """The client has left, or breaks the protocol."""
 
 
 class Connection:
-    """Text messages both ways. One thread may receive while any others send."""
+    """Receives and sends text messages. One thread may receive while any others send."""
 
     def __init__(self, raw: socket.socket, max_size: int) -> None:
         self._socket = raw
         self._protocol = ServerProtocol(max_size=max_size)
         self._messages: deque[str] = deque()
-        self._pieces: list[bytes] = []
+        self._fragments: list[bytes] = []
         self._lock = threading.Lock()
-        self._heard_at = self._pinged_at = time.monotonic()
+        self._received_at = self._pinged_at = time.monotonic()
 
     def open(self, path: str, headers: Mapping[str, str]) -> None:
-        """Answer the handshake. Raises `Gone` where it is none."""
+        """Answer the handshake. Raises `Gone` if the request is not a handshake, or one that fails."""
         lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
         self._protocol.receive_data("\r\n".join(lines).encode("latin-1"))
         request = next(iter(self._protocol.events_received()), None)
@@ -59,7 +59,7 @@ class Connection:
                 continue
             except OSError as error:
                 raise Gone(str(error)) from error
-            self._heard_at = time.monotonic()
+            self._received_at = time.monotonic()
             with self._lock:
                 if data:
                     self._protocol.receive_data(data)
@@ -82,7 +82,7 @@ class Connection:
             self._flush()
 
     def close(self) -> None:
-        """Say good-bye and end a `receive` in another thread. Idempotent."""
+        """Close the connection; `receive` in another thread then raises `Gone`. Idempotent."""
         with self._lock:
             if self._protocol.state is State.OPEN:
                 self._protocol.send_close(CloseCode.NORMAL_CLOSURE)
@@ -90,19 +90,19 @@ class Connection:
                 self._flush()
                 self._socket.shutdown(socket.SHUT_RDWR)
             except (Gone, OSError):
-                pass  # it had left already
+                pass  # the client had left already
 
     def _take(self, event: object) -> None:
-        """One frame. Binary ones and texts in pieces are read alike: the JSON in them counts."""
+        """Take one frame in. Binary and fragmented messages are accepted too: only the JSON in them counts."""
         if not isinstance(event, Frame) or event.opcode not in {Opcode.TEXT, Opcode.BINARY, Opcode.CONT}:
             return
-        self._pieces.append(bytes(event.data))
+        self._fragments.append(bytes(event.data))
         if event.fin:
-            self._messages.append(b"".join(self._pieces).decode(errors="replace"))
-            self._pieces = []
+            self._messages.append(b"".join(self._fragments).decode(errors="replace"))
+            self._fragments = []
 
     def _ping(self) -> None:
-        if time.monotonic() - self._heard_at > SILENCE_S:
+        if time.monotonic() - self._received_at > SILENCE_S:
             raise Gone("silent for too long")
         with self._lock:
             if self._protocol.state is State.OPEN:

@@ -17,7 +17,6 @@ from gateway.batches.files import Quota
 from gateway.batches.run import BatchRun
 from gateway.batches.runner import MAX_RUNNING, BatchRunner
 from gateway.batches.sweeper import FileSweeper
-from gateway.openai.models import ModelTable
 from schemas.openai_files import Batch, StoredFile
 from schemas.owners import Owner
 from tests.polling import until
@@ -41,7 +40,7 @@ def make_batch(services):
         file_id = f"file-of-{batch_id}"
         with services.files.receiving(io.BytesIO(raw)) as received:
             described = {"id": file_id, "bytes": 0, "created_at": 1, "filename": "x", "purpose": "batch"}
-            received.keep(StoredFile(**described, owner=owner), PLENTY)
+            services.files.keep(received, StoredFile(**described, owner=owner), PLENTY)
         batch = Batch(
             id=batch_id,
             endpoint="/v1/jobs",
@@ -151,8 +150,8 @@ def test_what_cannot_be_read_keeps_no_other_batch_from_being_run_listed_or_swept
     redis_connection.hset(keys.batch("batch_a"), "batch", raw)  # so that it can end
 
 
-class Ear:
-    """Hears nothing, at once; remembers how much memory there was in use after so many waits."""
+class CountingSubscription:
+    """Is notified of nothing, at once; remembers how much memory was in use after so many waits."""
 
     def __init__(self, *measured_at):
         self.num_waits = 0
@@ -166,20 +165,20 @@ class Ear:
         return set()
 
     def add(self, _request_id):
-        """Hear of nothing."""
+        """Nothing is ever notified."""
 
-    hear = discard = add
+    notify = discard = add
 
 
 class ImpatientHub:
     """A hub whose readers never wait."""
 
-    def __init__(self, ear):
-        self.ear = ear
+    def __init__(self, subscription):
+        self.subscription = subscription
 
     @contextmanager
-    def listening(self):
-        yield self.ear
+    def subscribe(self):
+        yield self.subscription
 
     def endings(self, _request_ids):
         return {}
@@ -187,20 +186,20 @@ class ImpatientHub:
 
 def test_a_batch_that_finds_no_room_does_not_grow_however_often_it_looks(make_services, make_batch, store):
     store.create(a_request())
-    ear = Ear(500, 3000)
-    services = replace(make_services(backpressure={"max_requests": 1}), hub=ImpatientHub(ear))
+    subscription = CountingSubscription(500, 3000)
+    services = replace(make_services(backpressure={"max_requests": 1}), hub=ImpatientHub(subscription))
     batch = services.batches.read(make_batch("batch_a", num=3))
-    run = BatchRun(services, ModelTable(services.admission.policies, {}), batch)
+    run = BatchRun(services, batch)
     thread = threading.Thread(target=run.run)
     tracemalloc.start()
     try:
         thread.start()
-        until(lambda: ear.num_waits > 3000, "it has looked for long", within_s=120)
+        until(lambda: subscription.num_waits > 3000, "it has looked for long", within_s=120)
     finally:
         tracemalloc.stop()
         services.batches.ask_to_cancel("batch_a", 13.0)
         thread.join(30)
-    assert ear.in_use[3000] - ear.in_use[500] < 100_000
+    assert subscription.in_use[3000] - subscription.in_use[500] < 100_000
     ended = services.batches.read("batch_a")
     assert (ended.status, ended.request_counts.total, ended.request_counts.failed) == ("cancelled", 3, 3)
 

@@ -22,7 +22,7 @@ def content(files, file_id):
 
 def save(files, raw, description, quota=PLENTY):
     with files.receiving(io.BytesIO(raw)) as received:
-        return received.keep(description, quota)
+        return files.keep(received, description, quota)
 
 
 def everything(folder):
@@ -81,7 +81,7 @@ def test_an_owners_files_are_listed_and_counted_apart(files):
 
 def test_what_is_received_and_not_kept_is_gone(files, folder):
     with files.receiving(io.BytesIO(b"abc")) as received:
-        assert received.num_bytes == 3
+        assert received.path.stat().st_size == 3
         assert received.digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert everything(folder) == []
 

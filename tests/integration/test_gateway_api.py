@@ -244,7 +244,7 @@ def test_a_submission_may_wait_for_its_answer(client, store):
 
 def test_a_submission_that_waits_in_vain_or_finds_no_place_to_wait_is_accepted(client, services):
     assert client.post("/v1/jobs?wait=0.1", json=PROMPT).status_code == 202
-    with services.slots.taken(), services.slots.taken():
+    with services.streams.permit(), services.streams.permit():
         answer = client.post("/v1/jobs?wait=600", json=PROMPT)
     assert (answer.status_code, answer.json["status"], answer.headers["Retry-After"]) == (202, "queued", "1")
 

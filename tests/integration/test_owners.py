@@ -7,7 +7,7 @@ import pytest
 
 from broker.prefix_index import PrefixIndex
 from gateway.app import create_app
-from gateway.jobs.prefix_lookup import PrefixLookup
+from gateway.monitoring.prefix_lookup import PrefixLookup
 from schemas.owners import Scope
 
 LINE = b'{"custom_id": "1", "method": "POST", "url": "/v1/jobs", "body": {"prompt": "x"}}'
@@ -55,8 +55,8 @@ PAGES = ("/openapi", "/static")
 @pytest.fixture
 def app(make_services, redis_connection):
     services = make_services(require_api_keys=True)
-    holders = PrefixLookup(PrefixIndex(redis_connection, 60), services.presence, block_bytes=64)
-    return create_app(replace(services, holders=holders), redis_connection.connection_pool)
+    prefix_lookup = PrefixLookup(PrefixIndex(redis_connection, 60), services.presence, block_bytes=64)
+    return create_app(replace(services, prefix_lookup=prefix_lookup), redis_connection.connection_pool)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from broker import keys
 from broker.outbox import CLAIM_S, Outbox
 from gateway.app import create_app
 from gateway.webhooks.delivery import RETRY_DELAYS_S, owners_secret, signed_headers
-from gateway.webhooks.queue import DEFAULT_BOUNDS, Bounds
+from gateway.webhooks.queue import DEFAULT_LIMITS, Limits
 from gateway.webhooks.sender import WebhookSender
 from schemas.policy import Tier
 from tests.polling import joined, until
@@ -69,10 +69,10 @@ def send(sender: WebhookSender) -> int:
 
 @pytest.fixture
 def make_sender(redis_connection, store, settings):
-    def make(bounds: Bounds = DEFAULT_BOUNDS, **changes: object) -> WebhookSender:
+    def make(limits: Limits = DEFAULT_LIMITS, **changes: object) -> WebhookSender:
         chosen = {"allow_http": True, "allow_private_addresses": True, "timeout_s": 5.0} | changes
         webhooks = settings.webhooks.model_copy(update=chosen)
-        return WebhookSender(Outbox(redis_connection), store, webhooks, MASTER, lambda: NOW_S, bounds)
+        return WebhookSender(Outbox(redis_connection), store, webhooks, MASTER, lambda: NOW_S, limits)
 
     return make
 
@@ -292,10 +292,10 @@ def test_receivers_that_never_answer_delay_nobody_elses_webhook(make_sender, fin
 
 
 def test_what_finds_no_place_is_put_off_and_not_counted_as_a_try(make_sender, finished, redis_connection):
-    bounds = Bounds(receiver_in_flight=1, receiver_held=1)
+    limits = Limits(receiver_in_flight=1, receiver_waiting=1)
     with silent_receivers(1) as (url,):
         put_off = [finished(url) for _ in range(6)]
-        sender = make_sender(bounds, timeout_s=1.0)
+        sender = make_sender(limits, timeout_s=1.0)
         assert sender.step() == 6
         waits = redis_connection.zmscore(keys.outbox(), put_off)
         now_s = redis_connection.time()[0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from broker import keys
 from gateway.websocket.connection import Gone
 from gateway.websocket.session import Session
-from schemas.sockets import ToldEvent, ToldJob, ToldProblem
+from schemas.sockets import EventMessage, JobMessage, ProblemMessage
 from tests.polling import until
 
 TEXT = st.text() | st.just("\ud800") | st.just("x\udc00")
@@ -70,15 +70,15 @@ def answers(make_services):
 
     def say(*messages: str) -> list[dict]:
         connection = Said(*messages)
-        with services.hub.listening() as listening:
-            Session(services, connection, listening).run()
+        with services.hub.subscribe() as subscription:
+            Session(services, connection, subscription).run()
         return [told for told in map(json.loads, connection.told) if told["type"] != "event"]
 
     return say
 
 
 def check(told: dict) -> None:
-    kind = {"job": ToldJob, "problem": ToldProblem, "event": ToldEvent}[told["type"]]
+    kind = {"job": JobMessage, "problem": ProblemMessage, "event": EventMessage}[told["type"]]
     assert kind.model_validate_json(json.dumps(told))
 
 
@@ -121,8 +121,8 @@ def test_a_job_whose_events_cannot_be_read_is_told_of(make_services, redis_conne
             raise Gone("has seen enough")
 
     connection = Waiting(submit)
-    with services.hub.listening() as listening:
-        Session(services, connection, listening).run()
+    with services.hub.subscribe() as subscription:
+        Session(services, connection, subscription).run()
     assert any("cannot be read" in told for told in connection.told)
 
 
@@ -147,6 +147,6 @@ def test_a_session_whose_events_break_closes_its_connection_instead_of_falling_s
             self.closed = True
 
     connection = Closable('{"type": "submit", "body": {"prompt": "x"}}')
-    with services.hub.listening() as listening:
-        Session(services, connection, listening).run()
+    with services.hub.subscribe() as subscription:
+        Session(services, connection, subscription).run()
     assert connection.closed

@@ -1,1 +1,1 @@
-"""How gunicorn serves us: `framing` is where a request ends, `client_socket` one client's bytes, `worker` the loop."""
+"""gunicorn's worker: `framing` finds where a request ends, `client_socket` buffers bytes, `worker` is the loop."""

@@ -1,4 +1,4 @@
-"""One client's socket, with what has come on it and what it has not taken yet. Knows nothing of gunicorn."""
+"""One client's socket, with buffers for received and unsent bytes. Knows nothing of gunicorn."""
 
 import errno
 import os
@@ -8,25 +8,25 @@ import threading
 from contextlib import suppress
 from typing import Any, Self
 
-#: Seconds that a thread waits for a client that sends or takes nothing, before the connection is given up.
+#: Seconds that a thread waits for a client that neither sends nor receives, before it gives the connection up.
 PATIENCE_S = 30.0
-#: Bytes of an answer that are kept for a client that is slow to take them, so that no thread waits for it.
+#: Bytes of an answer that are buffered for a slow client, so that no thread waits for it.
 MAX_UNSENT_BYTES = 2 * 1024 * 1024
-#: The same, of all clients of a process together. Whoever is slow beyond that is cut off.
+#: The same for all clients of a process together. Beyond it, a slow client is cut off.
 MAX_ALL_UNSENT_BYTES = 128 * 1024 * 1024
-#: What `poll` says of a connection whose other end is gone; the half that says "it will send no more" is Linux's.
+#: `poll` events of a connection whose client is gone. POLLRDHUP, "it sends no more", is Linux's alone.
 GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
 class Unsent:
-    """Counts what all clients together have not taken."""
+    """Counts the unsent bytes of all clients together."""
 
     def __init__(self) -> None:
         self._num_bytes = 0
         self._lock = threading.Lock()
 
     def add(self, num_bytes: int) -> bool:
-        """Count so many more (or fewer); False, and nothing is counted, where that is more than may be kept."""
+        """Add to the count, or subtract; False, and no change, where it would exceed `MAX_ALL_UNSENT_BYTES`."""
         with self._lock:
             if num_bytes > 0 and self._num_bytes + num_bytes > MAX_ALL_UNSENT_BYTES:
                 return False
@@ -37,31 +37,36 @@ class Unsent:
 class ClientSocket(socket.socket):
     """Reads from `received` first. Blocking calls end after `PATIENCE_S`, as if the client had left.
 
-    While `postpones`, `sendall` keeps what the client does not take at once, in `unsent`, for `send_more`.
+    While `is_buffering`, `sendall` puts what cannot be sent at once into `unsent`, for `send_more`.
     """
 
     def __init__(self, accepted: socket.socket, all_unsent: Unsent) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
         self.received = bytearray()
         self.unsent = bytearray()
-        self.postpones = False
+        self.is_buffering = False
         self._all_unsent = all_unsent
 
     def setblocking(self, blocking: bool, /) -> None:
-        """As a socket's, but blocking means for `PATIENCE_S`."""
+        """As a socket's, but a blocking call waits for `PATIENCE_S` at most."""
         self.settimeout(PATIENCE_S if blocking else 0.0)
 
-    def fill(self, num_bytes: int) -> int:
-        """Take in what has come, at most so many bytes; 0 at the end. Raises `BlockingIOError` where nothing has.
+    def fill(self, num_bytes: int) -> int | None:
+        """Receive up to `num_bytes` into `received`, and return how many; None where nothing has arrived.
 
-        For whoever does not wait (`setblocking(False)`).
+        0 at the end of the stream and after an error. For a non-blocking socket.
         """
-        data = super().recv(num_bytes)
+        try:
+            data = super().recv(num_bytes)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return 0
         self.received += data
         return len(data)
 
     def recv(self, num_bytes: int, flags: int = 0, /) -> bytes:
-        """What has come. Raises `TimeoutError` where nothing does for too long."""
+        """Receive. Raises `TimeoutError` after `PATIENCE_S` without a byte."""
         if self.received and not flags:
             data = bytes(self.received[:num_bytes])
             del self.received[:num_bytes]
@@ -69,9 +74,9 @@ class ClientSocket(socket.socket):
         return super().recv(num_bytes, flags)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
-        """Send, or postpone. Raises `BrokenPipeError` where the client takes nothing for too long."""
-        if self.postpones and len(self.unsent) + len(data) <= MAX_UNSENT_BYTES:
-            self._postpone(data)
+        """Send, or buffer. Raises `BrokenPipeError` where the client receives nothing for `PATIENCE_S`."""
+        if self.is_buffering and len(self.unsent) + len(data) <= MAX_UNSENT_BYTES:
+            self._buffer(data)
             return
         try:
             if self.unsent:
@@ -83,13 +88,13 @@ class ClientSocket(socket.socket):
             raise BrokenPipeError(errno.EPIPE, "the client takes nothing") from error
 
     def send_more(self) -> bool:
-        """Send what can be sent of `unsent` without waiting; whether that was all. Raises OSError."""
+        """Send as much of `unsent` as goes without waiting; whether that was all. Raises OSError."""
         with suppress(BlockingIOError):
             self._forget_unsent(super().send(self.unsent) if self.unsent else 0)
         return not self.unsent
 
     def has_left(self) -> bool:
-        """Whether the other end has closed, or said that it will send no more. Bytes that came are left alone."""
+        """Whether the client has closed, or shut down its sending side. Received bytes stay where they are."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN | GONE)
         events = dict(poll.poll(0)).get(self.fileno(), 0)
@@ -105,15 +110,15 @@ class ClientSocket(socket.socket):
     def __enter__(self) -> Self:
         return self
 
-    def _postpone(self, data: Any) -> None:
+    def _buffer(self, data: Any) -> None:
         sent = 0
         if not self.unsent:
-            # A socket with a time limit does not block; it is Python's `send` that waits until it can be written to.
+            # A socket with a time-out does not block; Python's `send` would wait until it can be written to.
             with suppress(BlockingIOError):
                 sent = os.write(self.fileno(), data)
         left = memoryview(data)[sent:]
         if left and not self._all_unsent.add(len(left)):
-            raise BrokenPipeError(errno.EPIPE, "too much waits for clients that are slow to take it")
+            raise BrokenPipeError(errno.EPIPE, "too many unsent bytes of slow clients")
         self.unsent += left
 
     def _forget_unsent(self, num_bytes: int) -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.batches.lines import BadLine, answered, failed, job_id_of, not_run, number_of, read_line
-from gateway.openai.errors import cancelled
+from gateway.batches.lines import BadLine, answered, custom_id_of, failed, job_id_of, not_run, number_of, read_line
+from gateway.openai.errors import NoAnswer
 from gateway.openai.models import ModelTable
 from gateway.openai.shapes import Answer
 from tests.samples import a_request, a_result
@@ -58,7 +58,7 @@ def test_a_line_of_every_endpoint_is_read_and_its_answers_written(endpoint):
 def test_a_bad_line_says_what_is_wrong_with_it(raw, code, custom_id):
     with pytest.raises(BadLine) as bad:
         read_line(3, raw, "/v1/chat/completions", MODELS)
-    assert (bad.value.code, bad.value.custom_id) == (code, custom_id)
+    assert (bad.value.code, custom_id_of(raw)) == (code, custom_id)
 
 
 def test_a_line_that_is_submitted_again_has_the_same_jobs():
@@ -69,7 +69,7 @@ def test_a_line_that_is_submitted_again_has_the_same_jobs():
 
 def test_entries_of_the_error_file_name_their_line():
     assert number_of(not_run("batch_ab", 12, None, "x", "y")) == 12
-    assert number_of(failed("batch_ab", 13, "c", *cancelled())) == 13
+    assert number_of(failed("batch_ab", 13, "c", NoAnswer(409, "It was cancelled.", "cancelled"))) == 13
 
 
 #: Half a surrogate pair is JSON that UTF-8 has no bytes for.
@@ -90,7 +90,7 @@ def test_whatever_a_line_holds_it_is_read_or_refused(raw, endpoint):
     try:
         assert read_line(1, raw, endpoint, MODELS).jobs
     except BadLine as bad:
-        entry = not_run("batch_ab", 1, bad.custom_id, bad.code, str(bad))
+        entry = not_run("batch_ab", 1, custom_id_of(raw), bad.code, str(bad))
     else:
         return
     assert number_of(entry) == 1

@@ -1,8 +1,8 @@
 import pytest
 
 from config.settings import read_settings
-from gateway.http import statistics
 from gateway.jobs.request_validation import Admission
+from gateway.monitoring import statistics
 from schemas.policy import Tier
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
 

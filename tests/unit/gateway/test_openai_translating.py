@@ -1,11 +1,15 @@
 import pytest
 from pydantic import ValidationError
 
+from gateway.http.errors import ApiError, field_error
 from gateway.jobs.request_validation import Refused
-from gateway.openai.errors import from_failure, from_problem
+from gateway.openai.errors import no_answer, openai_error
 from gateway.openai.models import ModelTable, UnknownModel
+from gateway.openai.responses import response_job
 from gateway.openai.translation import ANY_OBJECT, chat_jobs, completion_jobs
+from schemas.events import Failed
 from schemas.openai_chat import ChatCompletionRequest, CompletionRequest
+from schemas.openai_responses import ResponseRequest
 from schemas.results import Failure, FailureKind
 
 TURNS = [{"role": "user", "content": "hello"}]
@@ -109,6 +113,14 @@ def test_what_would_change_the_answer_and_cannot_is_refused(body, field):
     assert refusal.value.field == field
 
 
+@pytest.mark.parametrize("form", [{"type": "json_schema"}, {"type": "text", "schema": SCHEMA}])
+def test_a_responses_format_without_its_schema_or_with_one_too_many_is_refused_by_the_bodys_own_field(form):
+    body = ResponseRequest.model_validate({"model": "m", "input": "hello", "text": {"format": form}})
+    with pytest.raises(Refused) as refusal:
+        response_job(body, None, ())
+    assert refusal.value.field == "text.format.schema"
+
+
 @pytest.mark.parametrize(
     "body", [{"user": "u"}, {"store": True}, {"tools": []}, {"tool_choice": "auto"}, {"modalities": ["text"]}]
 )
@@ -147,15 +159,14 @@ def test_model_names_pick_policies():
         ModelTable(["baseline"], {"x": "bold"})
 
 
-def test_problems_become_openais_errors():
-    invalid = {"status": 422, "title": "x", "detail": "d", "errors": [{"field": "max_tokens", "reason": "r"}]}
-    status, error = from_problem(invalid)
+def test_api_errors_become_openais_errors():
+    status, error = openai_error(ApiError(422, "x", "d", fields=[field_error("max_tokens", 0, "r")]))
     assert (status, error.error.type, error.error.param) == (400, "invalid_request_error", "max_tokens")
-    missing = {"status": 422, "title": "x", "detail": "d", "errors": [{"field": "model", "reason": "r"}]}
-    assert from_problem(missing)[0] == 400
-    status, error = from_problem(missing | {"status": 404, "code": "model_not_found"})
+    missing = [field_error("model", None, "r")]
+    assert openai_error(ApiError(422, "x", "d", fields=missing))[0] == 400
+    status, error = openai_error(ApiError(404, "x", "d", fields=missing, code="model_not_found"))
     assert (status, error.error.param, error.error.code) == (404, "model", "model_not_found")
-    assert from_problem({"status": 503, "title": "x", "detail": "d"})[1].error.type == "server_error"
+    assert openai_error(ApiError(503, "x", "d"))[1].error.type == "server_error"
 
 
 @pytest.mark.parametrize(
@@ -167,5 +178,5 @@ def test_problems_become_openais_errors():
     ],
 )
 def test_failures_become_openais_errors(kind, status, code):
-    answered, error = from_failure(Failure(kind=kind, message="m"))
+    answered, error = openai_error(no_answer(Failed(failure=Failure(kind=kind, message="m"))))
     assert (answered, error.error.code) == (status, code)

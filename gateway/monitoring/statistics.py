@@ -1,23 +1,10 @@
-"""What jobs, readiness and the statistics pages say, made of worker reports. Pure."""
+"""What readiness and the statistics say, made from worker reports. Pure."""
 
 from collections.abc import Mapping, Sequence
 
-from broker.leases import Record
-from schemas.jobs import CacheReport, Job, Readiness, SystemReport, WorkerCache, WorkerSummary
+from schemas.jobs import CacheReport, Readiness, SystemReport, WorkerCache, WorkerSummary
 from schemas.policy import Policy, Tier
-from schemas.workers import CacheStatistics, WorkerReport
-
-
-def described(record: Record) -> Job:
-    """A request as its owner sees it."""
-    return Job(
-        id=record.request_id,
-        status=record.state,
-        policy=record.request.policy.name,
-        created_at=record.request.accepted_at_s,
-        result=record.result,
-        failure=record.failure,
-    )
+from schemas.workers import CacheStatistics, WorkerReport, WorkerState
 
 
 def readiness(policy: Policy, reports: Sequence[WorkerReport] | None) -> Readiness:
@@ -50,23 +37,14 @@ def system(counters: Mapping[str, int], waiting: Mapping[str, int], reports: Seq
         waiting=dict(waiting),
         edge_share=edge / (edge + cloud) if edge + cloud else None,
         acceptance_rate=sum(v.accepted_tokens for v in verified) / drafted if drafted else None,
-        workers=tuple(
-            WorkerSummary(
-                worker=r.worker_id,
-                tier=r.tier,
-                model=r.model,
-                engine=r.engine,
-                host=r.host,
-                ready=r.ready,
-                capacity=r.capacity,
-                in_flight=r.in_flight,
-                jobs_done=r.jobs_done,
-                uptime_s=r.reported_at_s - r.started_at_s,
-                verification=r.verification,
-            )
-            for r in reports
-        ),
+        workers=tuple(_summary(report) for report in reports),
     )
+
+
+def _summary(report: WorkerReport) -> WorkerSummary:
+    state = {name: getattr(report, name) for name in WorkerState.model_fields}
+    uptime_s = report.reported_at_s - report.started_at_s
+    return WorkerSummary(worker=report.worker_id, uptime_s=uptime_s, **state)
 
 
 def _sum(statistics: Sequence[CacheStatistics]) -> CacheStatistics:

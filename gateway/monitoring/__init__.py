@@ -1,0 +1,1 @@
+"""Monitoring: health, readiness, KV caches and statistics."""
