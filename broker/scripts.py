@@ -5,6 +5,10 @@ with the rest, and two workers that both believe they have a request cannot both
 server's own clock. A script takes one argument, a msgpack map, and builds the names of its keys itself: RQ does not run
 on Redis Cluster anyway. RQ's keys are written with `pcall`: they show what waits, and whatever somebody else put there
 must not keep a request from moving.
+
+While Redis is full, CREATE and APPEND fail as a whole, since they begin with a command that a full Redis refuses; the
+others begin with one that it takes, after which it lets a script finish. So nothing more is let in, and what was let in
+is finished.
 """
 
 from collections.abc import Mapping

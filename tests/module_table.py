@@ -1,6 +1,6 @@
 """docs/modules.md: what each module of the product owns, in the words of its own docstring.
 
-    python -m tests.module_table > docs/modules.md
+python -m tests.module_table > docs/modules.md
 """
 
 import ast

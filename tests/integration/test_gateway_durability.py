@@ -213,7 +213,7 @@ def test_with_fsync_a_job_that_does_not_reach_the_disk_is_taken_back_whole(
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert "disk" in answer.json["title"]
     assert durable.counters()["cancelled"] == 1
-    assert redis_connection.exists(keys.load(), keys.charges(), keys.waiting(), keys.leases()) == 0
+    assert redis_connection.exists(keys.due(), keys.line("edge")) == 0
     again = client.post("/v1/jobs", json=PROMPT, headers=KEY)
     assert (again.status_code, again.json["status"]) == (202, "queued")
     assert "Idempotency-Replayed" not in again.headers

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
 from broker import keys
 from broker.connection import connect
@@ -196,17 +197,26 @@ def test_a_worker_waits_for_a_redis_that_is_away_and_then_commits_what_it_did(tm
         redis.close()
 
 
-def test_a_worker_waits_while_redis_is_full_and_then_goes_on(start_worker, worker_store, redis_connection):
-    worker = start_worker("edge", delay_s=0.05)
-    request_id = ask(worker_store)
-    is_in(worker_store, request_id, State.DRAFTING)
+def test_while_redis_is_full_what_was_let_in_is_finished_whole_and_nothing_more_is_let_in(
+    start_worker, worker_store, redis_connection
+):
+    worker = start_worker("edge", delay_s=0.05, capacity=1)
+    ids = [ask(worker_store) for _ in range(2)]
+    is_in(worker_store, ids[0], State.DRAFTING)
     redis_connection.config_set("maxmemory", 1)
     try:
-        until(lambda: worker.said("commit_waits"), "the commit waits", within_s=20)
+        assert [end_of(worker_store, one).state for one in ids] == [State.SUCCEEDED] * 2
+        with pytest.raises(OutOfMemoryError):
+            ask(worker_store)
     finally:
         redis_connection.config_set("maxmemory", 0)
-    record = end_of(worker_store, request_id)
-    assert record.state == State.SUCCEEDED
+    assert worker.said("redis_away loop=event-publisher")
+    for request_id in ids:
+        kinds = [one.event.type for one in EventHub(redis_connection).read(request_id)]
+        assert (kinds[-1], worker_store.read(request_id).result.text) == (
+            EventKind.DONE,
+            worker_store.read(ids[0]).result.text,
+        )
     assert end_of(worker_store, ask(worker_store)).state == State.SUCCEEDED
 
 
