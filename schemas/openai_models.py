@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from schemas.message import Wire
 from schemas.policy import Tier
 from schemas.requests import AcceptanceOptions, ConfidenceOptions
 from schemas.results import ConfidenceReport, DraftStatistics, Models, Result, Timings
-from schemas.wire import Wire
 
 
 class Model(Wire):

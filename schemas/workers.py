@@ -1,7 +1,7 @@
 """What a worker says about itself: its report, renewed while it lives."""
 
+from schemas.message import Wire
 from schemas.policy import Tier
-from schemas.wire import Wire
 
 
 class CacheStatistics(Wire):
