@@ -1,13 +1,15 @@
-"""`firstdraft ablate`: ways of running, compared."""
+"""`firstdraft ablate`: configurations, compared."""
 
 from pathlib import Path
 
 import click
 from rich.table import Table
 
-from firstdraft.cli.ablation import Row, ablate, as_json, read_prompts
-from firstdraft.cli.failures import checked_settings, expected_failures
-from firstdraft.cli.options import gateway_url
+from firstdraft.cli.ablation import AblationFailed, Row, ablate, as_json
+from firstdraft.cli.failures import expected_failures
+from firstdraft.cli.options import client_for
+from firstdraft.cli.prompt_files import read_prompts
+from firstdraft.cli.server import checked_settings
 from firstdraft.cli.terminal import terminal
 
 
@@ -17,25 +19,22 @@ from firstdraft.cli.terminal import terminal
 @click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1), help="Requests in flight.")
 @click.option("--only", multiple=True, help="An ablation's name; may be given more than once.")
 def ablate_command(prompts: Path, url: str | None, concurrency: int, only: tuple[str, ...]) -> None:
-    """Compare ways of running on PROMPTS, a JSONL file of request bodies, against the running system.
+    """Compare configurations on PROMPTS, a JSONL file of request bodies, against the running system.
 
     Prints a table, and as the last line one JSON document.
     """
-    settings = checked_settings()
-    ways = settings.experiments.ablations
-    if unknown := set(only) - {way.name for way in ways}:
-        known = ", ".join(way.name for way in ways)
+    ablations = checked_settings().experiments.ablations
+    if unknown := set(only) - {ablation.name for ablation in ablations}:
+        known = ", ".join(ablation.name for ablation in ablations)
         raise click.BadParameter(f"{', '.join(sorted(unknown))} (there are {known})", param_hint="--only")
-    base_url = gateway_url(url)
-    progress = terminal(stderr=True)
-    with expected_failures():
-        chosen = [way for way in ways if not only or way.name in only]
-        rows = ablate(base_url, read_prompts(prompts), chosen, concurrency, progress.print)
-    terminal(width=120).print(_ablation_table(rows))
+    chosen = [ablation for ablation in ablations if not only or ablation.name in only]
+    with expected_failures(AblationFailed), client_for(url) as client:
+        rows = ablate(client, read_prompts(prompts), chosen, concurrency, terminal(stderr=True).print)
+    terminal(width=120).print(_table(rows))
     click.echo(as_json(rows))
 
 
-def _ablation_table(rows: list[Row]) -> Table:
+def _table(rows: list[Row]) -> Table:
     table = Table(
         "ablation",
         "mean ms",
