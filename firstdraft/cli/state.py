@@ -56,4 +56,4 @@ def workers(url: str | None, as_json: bool) -> None:
             table.add_row(one.worker, one.tier, one.model, one.engine, one.host, load, str(one.jobs_done), up, ready)
         terminal().print(table)
     if not found:
-        raise click.ClickException("no live worker: start one (firstdraft up, or python -m workers edge)")
+        raise click.ClickException("no live worker: start one (firstdraft up, or firstdraft run edge)")
