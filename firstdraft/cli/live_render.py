@@ -1,7 +1,4 @@
-"""An answer as it is written: the draft at once, repainted where the cloud corrects it. Pure.
-
-Text has a kind for each character, so that a terminal can show which words the cloud corrected.
-"""
+"""An answer while it is generated: the draft at once, then replaced where the cloud corrects it. Pure."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,13 +8,13 @@ from schemas.policy import Tier
 
 
 class Kind(StrEnum):
-    """Where a piece of text comes from. Values are what rich calls the style."""
+    """Where a piece of text comes from. The values are rich's styles."""
 
-    #: The edge's, not judged yet.
+    #: The draft, not accepted yet.
     DRAFT = "dim"
-    #: Stands: a trusted draft, or what the cloud accepted of one.
-    STANDS = "default"
-    #: The cloud's own, where the draft had something else.
+    #: Part of the answer: a trusted draft, or what the cloud accepted or generated.
+    ANSWER = "default"
+    #: The cloud's, in place of what the draft had there.
     CORRECTED = "bold green"
 
 
@@ -25,7 +22,7 @@ Piece = tuple[str, Kind]
 
 
 @dataclass
-class Painting:
+class LiveAnswer:
     """What is known of an answer so far."""
 
     _draft: str = ""
@@ -33,7 +30,7 @@ class Painting:
     _trusted: bool = False
 
     def take(self, event: Event) -> None:
-        """Let the event change the picture."""
+        """Update the answer with the next event."""
         match event:
             case Started(tier=Tier.EDGE):
                 self._draft = ""
@@ -44,19 +41,19 @@ class Painting:
             case Decision():
                 self._trusted = not event.escalated
             case AcceptedText() | WrittenText():
-                self._answer.append((event.text, Kind.STANDS))
+                self._answer.append((event.text, Kind.ANSWER))
             case CorrectedText():
                 self._answer.append((event.text, Kind.CORRECTED))
             case Done(result=result):
                 if not self._trusted and self._answer:
-                    self._draft = ""  # what is left of it was not wanted
+                    self._draft = ""  # the rest of it was rejected
                 if "".join(text for text, _ in self.pieces()) != result.text:
-                    self._draft, self._answer, self._trusted = "", [(result.text, Kind.STANDS)], False
+                    self._draft, self._answer, self._trusted = "", [(result.text, Kind.ANSWER)], False
 
     def pieces(self) -> list[Piece]:
-        """The text to show: what the cloud has said, then what is left of the draft."""
+        """The text to show: what the cloud has accepted or written, then the rest of the draft."""
         if self._trusted:
-            return [(self._draft, Kind.STANDS)]
-        said = sum(len(text) for text, _ in self._answer)
-        rest = [(self._draft[said:], Kind.DRAFT)] if said < len(self._draft) else []
+            return [(self._draft, Kind.ANSWER)]
+        position = sum(len(text) for text, _ in self._answer)
+        rest = [(self._draft[position:], Kind.DRAFT)] if position < len(self._draft) else []
         return [*self._answer, *rest]

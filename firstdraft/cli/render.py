@@ -1,4 +1,4 @@
-"""Answers and their figures as a terminal shows them."""
+"""Shows answers and their figures in a terminal."""
 
 from collections.abc import Iterable
 
@@ -6,25 +6,25 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from firstdraft.cli.live_render import Painting
+from firstdraft.cli.live_render import LiveAnswer
 from schemas.events import Done, Event, Failed
 from schemas.results import Result
 
 
-def paint(console: Console, events: Iterable[Event]) -> Done | Failed | None:
-    """Show an answer while it is written; gives how it ended, None for cancelled."""
-    painting, ended = Painting(), None
+def show_live(console: Console, events: Iterable[Event]) -> Done | Failed | None:
+    """Show an answer while it is generated. Returns its final event; None for a cancelled job."""
+    answer, ended = LiveAnswer(), None
     with Live(Text(""), console=console, auto_refresh=False, vertical_overflow="visible") as live:
         for event in events:
-            painting.take(event)
-            live.update(Text.assemble(*((text, kind.value) for text, kind in painting.pieces())), refresh=True)
+            answer.take(event)
+            live.update(Text.assemble(*((text, kind.value) for text, kind in answer.pieces())), refresh=True)
             if isinstance(event, Done | Failed):
                 ended = event
     return ended
 
 
 def figures(result: Result) -> Text:
-    """One line on how an answer came about."""
+    """One line on how an answer was made: tier, time, tokens, confidence, acceptance."""
     parts = [f"{result.tier}", f"{result.timings.total_ms:.0f} ms", f"{result.usage.completion_tokens} tokens"]
     if result.confidence is not None:
         parts.append(f"confidence {result.confidence.value:.2f}")
