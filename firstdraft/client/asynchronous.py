@@ -1,29 +1,37 @@
-"""`AsyncClient`: Firstdraft from asyncio. The protocol is in calls.py; here is the I/O."""
+"""`AsyncClient`: Firstdraft from asyncio. What it does is in calls.py; here is the I/O."""
 
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from firstdraft.client import calls
 from firstdraft.client.answers import Inference
-from firstdraft.client.calls import Call, Conversation, ModelT, Pause, Prompt, Reply
+from firstdraft.client.calls import Call, Conversation, Conversations, Pause, Prompt, Reply, describe
 from firstdraft.client.connecting import DEFAULT_URL, client_options, lost, reply_of, request_of
 from firstdraft.client.following import Following
 from firstdraft.client.retries import DEFAULT_RULE, RetryRule
 from firstdraft.client.statistics import ClientStatistics, Counters
 from schemas.events import Event
-from schemas.jobs import Job, SystemReport
-from schemas.openai_files import Batch
-from schemas.results import Result
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _awaited(
+    method: Callable[Concatenate[Conversations, P], Conversation[T]],
+) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
+    """The method of a client that carries the conversation out, with the same parameters."""
+
+    async def call(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(method(self._conversations, *args, **kwargs))
+
+    describe(call, method)
+    return call
 
 
 class AsyncClient:
@@ -43,8 +51,7 @@ class AsyncClient:
         max_connections: int = 100,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._rule = retries
-        self._counters = Counters()
+        self._conversations = Conversations(retries, Counters())
         self._timeout_s = timeout_s
         self._http = httpx.AsyncClient(
             **client_options(base_url, api_key, timeout_s, max_connections), transport=transport
@@ -62,30 +69,23 @@ class AsyncClient:
         """Close all connections. Idempotent."""
         await self._http.aclose()
 
-    async def submit(self, prompt: Prompt, **options: Any) -> Job:
-        """As `Client.submit`."""
-        return await self._run(calls.submit(prompt, options, self._rule, self._counters))
-
-    async def job(self, job_id: str) -> Job:
-        """As `Client.job`."""
-        return await self._fetch(Job, calls.job(job_id))
-
-    async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
-        """As `Client.wait`."""
-        return await self._run(calls.wait_for(job_id, timeout_s, self._rule, self._counters))
-
-    async def result(self, job_id: str, timeout_s: float | None = None) -> Result:
-        """As `Client.result`."""
-        return await self._run(calls.wait_for_result(job_id, timeout_s, self._rule, self._counters))
-
-    async def cancel(self, job_id: str) -> Job:
-        """As `Client.cancel`."""
-        return await self._fetch(Job, calls.cancel(job_id))
+    submit = _awaited(Conversations.submit)
+    job = _awaited(Conversations.job)
+    wait = _awaited(Conversations.wait)
+    result = _awaited(Conversations.result)
+    cancel = _awaited(Conversations.cancel)
+    infer = _awaited(Conversations.infer)
+    start_batch = _awaited(Conversations.start_batch)
+    batch_status = _awaited(Conversations.batch_status)
+    wait_for_batch = _awaited(Conversations.wait_for_batch)
+    cancel_batch = _awaited(Conversations.cancel_batch)
+    download = _awaited(Conversations.download)
+    system = _awaited(Conversations.system)
 
     async def events(self, job_id: str) -> AsyncIterator[Event]:
         """As `Client.events`."""
-        following = Following(job_id, self._rule, self._counters)
-        with self._counters.counting_errors():
+        following = Following(job_id, self._conversations.rule, self._conversations.counters)
+        with self._conversations.counters.counting_errors():
             while True:
                 try:
                     async with self._response(following.call()) as response:
@@ -109,21 +109,6 @@ class AsyncClient:
         async for event in self.events(job.id):
             yield event
 
-    async def infer(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int | None = None,
-        use_draft_verify: bool | None = None,
-        use_confidence_check: bool | None = None,
-        timeout_s: float | None = None,
-        **options: Any,
-    ) -> Inference:
-        """As `Client.infer`."""
-        options.setdefault("policy", calls.policy_of(use_draft_verify, use_confidence_check))
-        options["max_tokens"] = max_tokens
-        return await self._run(calls.infer(prompt, options, timeout_s, self._rule, self._counters))
-
     async def infer_many(
         self, prompts: Iterable[Prompt], *, concurrency: int = 8, **options: Any
     ) -> AsyncIterator[Inference]:
@@ -141,41 +126,12 @@ class AsyncClient:
                 task.cancel()
             await asyncio.gather(*in_flight, return_exceptions=True)
 
-    async def start_batch(
-        self, source: Path, *, endpoint: str = "/v1/jobs", window: str = "24h", idempotency_key: str | None = None
-    ) -> Batch:
-        """As `Client.start_batch`."""
-        return await self._run(calls.start_batch(source, endpoint, window, idempotency_key, self._rule, self._counters))
-
-    async def batch_status(self, batch_id: str) -> Batch:
-        """As `Client.batch_status`."""
-        return await self._fetch(Batch, calls.batch(batch_id))
-
-    async def wait_for_batch(self, batch_id: str, on_progress: Callable[[Batch], None] = lambda _: None) -> Batch:
-        """As `Client.wait_for_batch`."""
-        return await self._run(calls.wait_for_batch(batch_id, on_progress, self._rule, self._counters))
-
-    async def cancel_batch(self, batch_id: str) -> Batch:
-        """As `Client.cancel_batch`."""
-        return await self._fetch(Batch, calls.cancel_batch(batch_id))
-
-    async def download(self, file_id: str, target: Path) -> None:
-        """As `Client.download`."""
-        await self._run(calls.exchange(calls.download(file_id, target), self._rule, self._counters))
-
-    async def system(self) -> SystemReport:
-        """As `Client.system`."""
-        return await self._fetch(SystemReport, calls.system())
-
     def stats(self) -> ClientStatistics:
         """As `Client.stats`."""
-        return self._counters.read()
-
-    async def _fetch(self, model: type[ModelT], call: Call) -> ModelT:
-        return await self._run(calls.fetch(model, call, self._rule, self._counters))
+        return self._conversations.counters.read()
 
     async def _run(self, conversation: Conversation[T]) -> T:
-        with self._counters.counting_errors():
+        with self._conversations.counters.counting_errors():
             try:
                 step = next(conversation)
                 while True:

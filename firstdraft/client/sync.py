@@ -1,4 +1,4 @@
-"""`Client`: Firstdraft from ordinary Python. The protocol is in calls.py; here is the I/O."""
+"""`Client`: Firstdraft from ordinary Python. What it does is in calls.py; here is the I/O."""
 
 import random
 import time
@@ -6,25 +6,33 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from firstdraft.client import calls
 from firstdraft.client.answers import Inference
-from firstdraft.client.calls import Call, Conversation, ModelT, Pause, Prompt, Reply
+from firstdraft.client.calls import Call, Conversation, Conversations, Pause, Prompt, Reply, describe
 from firstdraft.client.connecting import DEFAULT_URL, client_options, lost, reply_of, request_of
 from firstdraft.client.following import Following
 from firstdraft.client.retries import DEFAULT_RULE, RetryRule
 from firstdraft.client.statistics import ClientStatistics, Counters
 from schemas.events import Event
-from schemas.jobs import Job, SystemReport
-from schemas.openai_files import Batch
-from schemas.results import Result
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _blocking(
+    method: Callable[Concatenate[Conversations, P], Conversation[T]],
+) -> Callable[Concatenate["Client", P], T]:
+    """The method of a client that carries the conversation out, with the same parameters."""
+
+    def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(method(self._conversations, *args, **kwargs))
+
+    describe(call, method)
+    return call
 
 
 class Client:
@@ -48,8 +56,7 @@ class Client:
         max_connections: int = 100,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._rule = retries
-        self._counters = Counters()
+        self._conversations = Conversations(retries, Counters())
         self._timeout_s = timeout_s
         self._http = httpx.Client(**client_options(base_url, api_key, timeout_s, max_connections), transport=transport)
 
@@ -65,30 +72,23 @@ class Client:
         """Close all connections. Idempotent."""
         self._http.close()
 
-    def submit(self, prompt: Prompt, **options: Any) -> Job:
-        """Send a prompt, or a conversation, and return at once. `options` are those of `POST /v1/jobs`."""
-        return self._run(calls.submit(prompt, options, self._rule, self._counters))
-
-    def job(self, job_id: str) -> Job:
-        """The job as it is now."""
-        return self._fetch(Job, calls.job(job_id))
-
-    def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
-        """Wait until the job has finished, successfully or not. Raises `NotInTime`; the job then goes on."""
-        return self._run(calls.wait_for(job_id, timeout_s, self._rule, self._counters))
-
-    def result(self, job_id: str, timeout_s: float | None = None) -> Result:
-        """Wait for the job's answer. Raises `JobFailed`, `JobCancelled` or `NotInTime`."""
-        return self._run(calls.wait_for_result(job_id, timeout_s, self._rule, self._counters))
-
-    def cancel(self, job_id: str) -> Job:
-        """Cancel the job; a finished one stays as it is."""
-        return self._fetch(Job, calls.cancel(job_id))
+    submit = _blocking(Conversations.submit)
+    job = _blocking(Conversations.job)
+    wait = _blocking(Conversations.wait)
+    result = _blocking(Conversations.result)
+    cancel = _blocking(Conversations.cancel)
+    infer = _blocking(Conversations.infer)
+    start_batch = _blocking(Conversations.start_batch)
+    batch_status = _blocking(Conversations.batch_status)
+    wait_for_batch = _blocking(Conversations.wait_for_batch)
+    cancel_batch = _blocking(Conversations.cancel_batch)
+    download = _blocking(Conversations.download)
+    system = _blocking(Conversations.system)
 
     def events(self, job_id: str) -> Iterator[Event]:
         """The job's events from its beginning to its end. Reconnects, and resumes, as often as needed."""
-        following = Following(job_id, self._rule, self._counters)
-        with self._counters.counting_errors():
+        following = Following(job_id, self._conversations.rule, self._conversations.counters)
+        with self._conversations.counters.counting_errors():
             while True:
                 reply = yield from self._connection(following)
                 if following.is_over(reply):
@@ -98,26 +98,6 @@ class Client:
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Event]:
         """Send a prompt and yield its events. Leaving the loop early does not cancel the job."""
         return self.events(self.submit(prompt, **options).id)
-
-    def infer(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int | None = None,
-        use_draft_verify: bool | None = None,
-        use_confidence_check: bool | None = None,
-        timeout_s: float | None = None,
-        **options: Any,
-    ) -> Inference:
-        """Send a prompt and wait for its answer. Raises `NotInTime` after `timeout_s`.
-
-        `use_draft_verify`: whether the cloud verifies the draft or generates from scratch. `use_confidence_check`:
-        whether a confident draft is the answer. If only one is given, the other counts as true; with both off, the
-        draft is the answer. `options` are those of `POST /v1/jobs`.
-        """
-        options.setdefault("policy", calls.policy_of(use_draft_verify, use_confidence_check))
-        options["max_tokens"] = max_tokens
-        return self._run(calls.infer(prompt, options, timeout_s, self._rule, self._counters))
 
     def infer_many(self, prompts: Iterable[Prompt], *, concurrency: int = 8, **options: Any) -> Iterator[Inference]:
         """Answers in the order of their prompts, with at most `concurrency` requests in flight.
@@ -137,45 +117,13 @@ class Client:
                 for future in in_flight:
                     future.cancel()
 
-    def start_batch(
-        self, source: Path, *, endpoint: str = "/v1/jobs", window: str = "24h", idempotency_key: str | None = None
-    ) -> Batch:
-        """Upload a file of requests (JSON lines) and start a batch of them. Returns at once.
-
-        Called again within 24 hours with the same `idempotency_key`, by any process, it returns the same batch.
-        """
-        return self._run(calls.start_batch(source, endpoint, window, idempotency_key, self._rule, self._counters))
-
-    def batch_status(self, batch_id: str) -> Batch:
-        """The batch as it is now."""
-        return self._fetch(Batch, calls.batch(batch_id))
-
-    def wait_for_batch(self, batch_id: str, on_progress: Callable[[Batch], None] = lambda _: None) -> Batch:
-        """Wait until the batch has ended; `on_progress` gets its state at every poll."""
-        return self._run(calls.wait_for_batch(batch_id, on_progress, self._rule, self._counters))
-
-    def cancel_batch(self, batch_id: str) -> Batch:
-        """Stop the batch; what was answered can be downloaded."""
-        return self._fetch(Batch, calls.cancel_batch(batch_id))
-
-    def download(self, file_id: str, target: Path) -> None:
-        """Write a file to `target`; it is streamed, never whole in memory."""
-        self._run(calls.exchange(calls.download(file_id, target), self._rule, self._counters))
-
-    def system(self) -> SystemReport:
-        """The whole system's statistics: counters, queues, workers."""
-        return self._fetch(SystemReport, calls.system())
-
     def stats(self) -> ClientStatistics:
         """Statistics of this client's own requests."""
-        return self._counters.read()
-
-    def _fetch(self, model: type[ModelT], call: Call) -> ModelT:
-        return self._run(calls.fetch(model, call, self._rule, self._counters))
+        return self._conversations.counters.read()
 
     def _run(self, conversation: Conversation[T]) -> T:
         """Carry the conversation out; returns what it returns."""
-        with self._counters.counting_errors():
+        with self._conversations.counters.counting_errors():
             try:
                 step = next(conversation)
                 while True:

@@ -15,6 +15,6 @@ def test_both_clients_have_the_same_methods():
     assert sorted(name for name in dir(AsyncClient) if not name.startswith("_")) == METHODS
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "wait_for_batch"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_method_takes_the_same_in_both_clients(method):
     assert parameters(AsyncClient, method) == parameters(Client, method)
