@@ -1,4 +1,4 @@
-"""What the client's answers are made of: jobs, results, events, batches, statistics."""
+"""The messages that the client returns: jobs, results, batches, and the events of a job's stream."""
 
 from schemas.events import (
     AcceptedText,
@@ -8,60 +8,21 @@ from schemas.events import (
     Done,
     DraftText,
     Event,
-    EventKind,
     Failed,
     Queued,
     Started,
     WrittenText,
 )
-from schemas.jobs import Job, SystemReport, WorkerSummary
-from schemas.openai_files import Batch, BatchCounts
+from schemas.jobs import Job, SystemReport
+from schemas.openai_files import Batch
 from schemas.policy import Tier
-from schemas.problems import FieldProblem, Problem
+from schemas.problems import Problem
 from schemas.requests import Message
-from schemas.results import (
-    ConfidenceReport,
-    DraftStatistics,
-    Failure,
-    FailureKind,
-    FinishReason,
-    Models,
-    Result,
-    Timings,
-    TokenLogprob,
-    Usage,
-)
+from schemas.results import Failure, FailureKind, FinishReason, Result
 
+# fmt: off
 __all__ = [
-    "AcceptedText",
-    "Batch",
-    "BatchCounts",
-    "Cancelled",
-    "ConfidenceReport",
-    "CorrectedText",
-    "Decision",
-    "Done",
-    "DraftStatistics",
-    "DraftText",
-    "Event",
-    "EventKind",
-    "Failed",
-    "Failure",
-    "FailureKind",
-    "FieldProblem",
-    "FinishReason",
-    "Job",
-    "Message",
-    "Models",
-    "Problem",
-    "Queued",
-    "Result",
-    "Started",
-    "SystemReport",
-    "Tier",
-    "Timings",
-    "TokenLogprob",
-    "Usage",
-    "WorkerSummary",
-    "WrittenText",
+    "AcceptedText", "Batch", "Cancelled", "CorrectedText", "Decision", "Done", "DraftText", "Event", "Failed",
+    "Failure", "FailureKind", "FinishReason", "Job", "Message", "Problem", "Queued", "Result", "Started",
+    "SystemReport", "Tier", "WrittenText",
 ]

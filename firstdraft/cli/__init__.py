@@ -23,7 +23,7 @@ COMMANDS = {
     "stats": "state:stats",
     "workers": "state:workers",
     "bench": "bench:bench",
-    "ablate": "ablate:ablate_command",
+    "ablate": "ablation:ablate_command",
     "models": "models:models",
     "keys": "keys:keys",
     "completion": "completion:completion",

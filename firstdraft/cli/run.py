@@ -7,7 +7,7 @@ import sys
 import click
 
 from config.logs import configure_logs
-from firstdraft.cli.server import checked_settings
+from firstdraft.cli.server import checked_settings, server_failures
 from firstdraft.local.supervisor import MODULES, SupervisedProcess, server_environment, server_program
 
 
@@ -21,7 +21,9 @@ def run(process: str, *, restart: bool) -> None:
     REDIS_URL=redis://10.0.0.5:6379 firstdraft run edge
     """
     settings = checked_settings()
-    program, environment = server_program(process), server_environment()
+    with server_failures():
+        program = server_program(process, settings)
+    environment = server_environment()
     if not restart:
         # In our place: systemd and Kubernetes signal the process that they started.
         os.execve(program.command[0], list(program.command), environment)  # noqa: S606 - our own command

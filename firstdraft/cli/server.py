@@ -11,11 +11,14 @@ from firstdraft.cli.failures import expected_failures
 from firstdraft.local.embedded import EmbeddedServerError
 from firstdraft.local.model_store import ModelStoreError
 from firstdraft.local.running import SystemNotRunning
+from firstdraft.local.supervisor import EngineMissing
 
 
 def server_failures() -> AbstractContextManager[None]:
     """As `expected_failures`, for the server's failures as well."""
-    return expected_failures(InvalidSettings, RedisError, EmbeddedServerError, ModelStoreError, SystemNotRunning)
+    return expected_failures(
+        InvalidSettings, RedisError, EmbeddedServerError, EngineMissing, ModelStoreError, SystemNotRunning
+    )
 
 
 def checked_settings() -> Settings:

@@ -60,7 +60,7 @@ def running_system(
     `output` gets what the processes print (standard output if None). Raises `SystemNotRunning`,
     `EmbeddedServerError`, `ModelStoreError`, or `OSError` for the Procfile.
     """
-    programs = [server_program(name) for name in MODULES] if procfile is None else read_procfile(procfile)
+    programs = [server_program(name, settings) for name in MODULES] if procfile is None else read_procfile(procfile)
     if not programs:
         raise SystemNotRunning(f"{procfile} names no process")
     _check_port_is_free(settings.gateway)

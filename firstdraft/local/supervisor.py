@@ -13,11 +13,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import IO
 
 from config.environment import child_environment
+from config.settings import Settings
 from workers.runtime.process_tree import ending_with_parent
 
 log = logging.getLogger(__name__)
@@ -38,12 +40,14 @@ KILL_S = 5.0
 LAST_OUTPUT_S = 1.0
 #: What a terminal shows names in: one colour after the other (ANSI: cyan, yellow, green, magenta).
 COLOURS = (36, 33, 32, 35)
-
-
 #: A shell around a command: on SIGTERM it passes the signal on and waits, so that nothing outlives it.
 SHELL = """trap 'trap "" TERM; kill 0; wait' TERM
 {{ {command}
 }} & wait $!"""
+
+
+class EngineMissing(Exception):
+    """A worker's engine is not installed; the message says what to install."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,12 @@ class Program:
     restarts: bool = True
 
 
-def server_program(name: str) -> Program:
-    """One of the server's processes: gateway, edge or cloud."""
+def server_program(name: str, settings: Settings) -> Program:
+    """One of the server's processes: gateway, edge or cloud. Raises `EngineMissing`."""
+    if name == "edge" and find_spec("llama_cpp") is None:
+        raise EngineMissing("llama.cpp is not installed: pip install 'firstdraft[edge]'")
+    if name == "cloud" and settings.cloud.engine == "vllm" and find_spec("vllm") is None:
+        raise EngineMissing("vLLM is not installed: pip install 'firstdraft[cloud]' (GPU) or 'firstdraft[cloud-cpu]'")
     return Program(name, [sys.executable, "-m", MODULES[name]])
 
 

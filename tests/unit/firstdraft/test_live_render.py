@@ -1,7 +1,7 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from firstdraft.cli.live_render import Kind, LiveAnswer
+from firstdraft.cli.render import Kind, LiveAnswer
 from schemas.events import AcceptedText, CorrectedText, Decision, Done, DraftText, Started
 from schemas.policy import Tier
 from tests.samples import a_result
