@@ -1,7 +1,8 @@
 """Runs processes: restarts those that end badly, shows what they print, and stops them all together.
 
-Every process is a session of its own, so that signals to our group (Ctrl-C) do not reach it. It gets SIGTERM when we
-are killed. What is left of its session when it ends is killed: vLLM's processes would hold the next worker's memory.
+Every process runs under a small shell, in a session of its own, so that signals to our group (Ctrl-C) do not reach it.
+If we are killed, the shell stops it, and kills what is left of the session after `KILL_S`. What is left of the session
+when a process ends is killed as well: vLLM's processes would hold the next worker's memory.
 """
 
 import contextlib
@@ -40,10 +41,21 @@ KILL_S = 5.0
 LAST_OUTPUT_S = 1.0
 #: What a terminal shows names in: one colour after the other (ANSI: cyan, yellow, green, magenta).
 COLOURS = (36, 33, 32, 35)
-#: A shell around a command: on SIGTERM it passes the signal on and waits, so that nothing outlives it.
-SHELL = """trap 'trap "" TERM; kill 0; wait' TERM
-{{ {command}
-}} & wait $!"""
+#: The shell around a command. It passes SIGTERM on: to the process alone, which ends its children in order, or to the
+#: whole group (`$0`) of a Procfile's command, which may be a shell that passes nothing on. SIGHUP means that we died.
+GUARD = f"""
+stop() {{ trap '' TERM HUP; if [ "$0" = group ]; then kill -TERM 0; else kill -TERM $child; fi; }}
+abandon() {{ stop; (sleep {KILL_S:.0f}; kill -KILL 0) & }}
+early=:
+trap early=stop TERM; trap early=abandon HUP
+"$@" & child=$!
+exec 2>/dev/null  # the shell would report how its child ended
+trap stop TERM; trap abandon HUP
+$early
+wait $child; status=$?
+while kill -0 $child 2>/dev/null; do wait $child; status=$?; done  # a signal has interrupted the wait
+exit $status
+"""
 
 
 class EngineMissing(Exception):
@@ -58,6 +70,8 @@ class Program:
     command: list[str | bytes]
     #: Whether it is started again when it ends with another status than 0.
     restarts: bool = True
+    #: Whether SIGTERM goes to all processes of its group.
+    stops_group: bool = False
 
 
 def server_program(name: str, settings: Settings) -> Program:
@@ -79,7 +93,7 @@ def read_procfile(path: Path) -> list[Program]:
     """The programs that a Procfile names. As honcho does, none of them is restarted. Raises `OSError`."""
     lines = (line.partition(":") for line in path.read_text(encoding="utf-8").splitlines())
     return [
-        Program(name.strip(), ["/bin/sh", "-c", SHELL.format(command=command.strip()).encode()], restarts=False)
+        Program(name.strip(), ["/bin/sh", "-c", command.strip().encode()], restarts=False, stops_group=True)
         for name, colon, command in lines
         if colon and not name.lstrip().startswith("#")
     ]
@@ -155,12 +169,12 @@ class SupervisedProcess:
 
     def _run_once(self) -> int:
         child = self._child = subprocess.Popen(  # noqa: S603 - our own command, or the Procfile's
-            self.program.command,
+            ["/bin/sh", "-c", GUARD, "group" if self.program.stops_group else "process", *self.program.command],
             env=self._environment,
             stdout=None if self._output is None else subprocess.PIPE,
             stderr=None if self._output is None else subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=ending_with_parent(signal.SIGTERM),  # noqa: PLW1509 - system calls and nothing else
+            preexec_fn=ending_with_parent(signal.SIGHUP),  # noqa: PLW1509 - system calls and nothing else
         )
         if self._stopping:  # the stop came while it started, and missed it
             child.terminate()

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from threading import Thread
 
+import httpx
 import psutil
 
 from firstdraft.local.supervisor import FIRST_DELAY_S, KILL_S, Program, SupervisedProcess, Supervisor, read_procfile
@@ -76,9 +77,31 @@ def test_a_supervisor_that_is_killed_takes_its_worker_with_it(tmp_path: Path, re
         assert not any(child.is_running() for child in children)
 
 
+def _answers(port: str) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_what_ignores_its_supervisors_death_is_killed(tmp_path: Path) -> None:
+    procfile, deaf = tmp_path / "Procfile", tmp_path / "deaf.py"
+    deaf.write_text("import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)")
+    procfile.write_text(f"deaf: {sys.executable} {deaf}; echo ended")
+    environment = {"REDIS_URL": "", "XDG_STATE_HOME": str(tmp_path), "FIRSTDRAFT_EDGE__MODEL__PATH": "stand-in"}
+    environment |= ANY_PORT | {"FIRSTDRAFT_CLOUD__MODEL__PATH": "stand-in"}
+    with running("firstdraft.cli", "up", "--procfile", str(procfile), log=tmp_path / "log", **environment) as up:
+        until(lambda: up.said("| deaf"), "the process", within_s=60)
+        started = psutil.Process(up.pid).children(recursive=True)
+        up.signal(signal.SIGKILL)
+        up.wait(5)
+        until(lambda: not any(process.is_running() for process in started), "the end of all", within_s=KILL_S + 5)
+        assert not any(process.is_running() for process in started)
+
+
 def test_run_is_the_process_itself(tmp_path: Path, redis_url: str) -> None:
     with running("firstdraft.cli", "run", "gateway", log=tmp_path / "log", REDIS_URL=redis_url, **ANY_PORT) as gateway:
-        until(lambda: gateway.said("gateway_starting"), "the gateway's start", within_s=60)
+        until(lambda: _answers(ANY_PORT["FIRSTDRAFT_GATEWAY__PORT"]), "the gateway's start", within_s=60)
         assert "firstdraft.cli" not in " ".join(psutil.Process(gateway.pid).cmdline())
         gateway.signal(signal.SIGTERM)
         assert gateway.wait(10) == 0
