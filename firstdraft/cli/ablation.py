@@ -162,28 +162,19 @@ def ablate_command(prompts: Path, url: str | None, concurrency: int, only: tuple
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table(
-        "ablation",
-        "mean ms",
-        "p95 ms",
-        "requests/s",
-        "edge share",
-        "acceptance",
-        "cloud tokens",
-        "cached edge",
-        "cached cloud",
-        caption="tokens are per request; after one warm-up pass over the same prompts",
-    )
+    columns = {
+        "ablation": "{0.name}",
+        "mean ms": "{0.mean_latency_ms:.0f}",
+        "p95 ms": "{0.p95_latency_ms:.0f}",
+        "requests/s": "{0.requests_per_s:.2f}",
+        "edge share": "{0.edge_share:.0%}",
+        "acceptance": "{0.acceptance_rate:.0%}",
+        "cloud tokens": "{0.cloud_tokens_per_request:.1f}",
+        "cached edge": "{0.edge_cached_tokens_per_request:.1f}",
+        "cached cloud": "{0.cloud_cached_tokens_per_request:.1f}",
+    }
+    table = Table(*columns, caption="tokens are per request; after one warm-up pass over the same prompts")
     for row in rows:
-        table.add_row(
-            row.name,
-            f"{row.mean_latency_ms:.0f}",
-            f"{row.p95_latency_ms:.0f}",
-            f"{row.requests_per_s:.2f}",
-            f"{row.edge_share:.0%}",
-            "" if row.acceptance_rate is None else f"{row.acceptance_rate:.0%}",
-            f"{row.cloud_tokens_per_request:.1f}",
-            f"{row.edge_cached_tokens_per_request:.1f}",
-            f"{row.cloud_cached_tokens_per_request:.1f}",
-        )
+        verified = row.acceptance_rate is not None
+        table.add_row(*(form.format(row) if verified or name != "acceptance" else "" for name, form in columns.items()))
     return table
