@@ -1,4 +1,4 @@
-"""The environment that we give to the processes that we start."""
+"""The environment of the processes that we start."""
 
 import os
 import sys
@@ -6,6 +6,8 @@ from pathlib import Path
 
 
 def child_environment(**changes: str) -> dict[str, str]:
-    """Our own environment with these changes, and with our own Python first on PATH."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, **changes}
+    """Our own environment with these changes. Our own Python comes first on PATH, our packages on PYTHONPATH."""
+    python, packages = Path(sys.executable).parent, Path(__file__).parents[1]
+    path = os.pathsep.join([str(python), os.environ.get("PATH", os.defpath)])
+    python_path = os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PATH": path, "PYTHONPATH": python_path, **changes}

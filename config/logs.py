@@ -1,10 +1,10 @@
-"""How every process logs: one line an event, in the past tense, with its fields as key=value."""
+"""How every process logs: one line per event, in the past tense, with its fields as key=value."""
 
 import logging
 
 
 def configure_logs(level: str) -> None:
-    """Log to standard error at this level; libraries only from warnings up."""
+    """Log to standard error at this level; libraries only warnings and above."""
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
     )

@@ -1,7 +1,7 @@
 """Settings as typed values: `default.yaml`, then a profile, then the user's file, then the environment.
 
-Everything is checked when it is read: a value that makes no sense stops the process and names itself. Secrets stay
-in the environment; no setting here holds one (`redis.url` may carry a password and hides it in its repr).
+Everything is validated when it is read: an invalid value stops the process with an error that names it. Secrets stay
+in the environment; no setting holds one (`redis.url` may contain a password and hides it in its repr).
 """
 
 import os
@@ -26,33 +26,33 @@ from pydantic_settings import (
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 TierName = Literal["edge", "cloud"]
 
-#: What the environment may set starts with this.
+#: Prefix of environment variables that are settings.
 ENV_PREFIX = "FIRSTDRAFT_"
-#: Variables that choose files and are no settings themselves.
+#: Variables that choose files and are not settings themselves.
 PROFILE_VARIABLE, FILE_VARIABLE = f"{ENV_PREFIX}PROFILE", f"{ENV_PREFIX}CONFIG"
-#: Variables that say where clients find the gateway and what they show it; the settings are the gateway's own.
+#: Variables for clients: the gateway's URL and their API key. They are not settings.
 URL_VARIABLE, API_KEY_VARIABLE = f"{ENV_PREFIX}URL", f"{ENV_PREFIX}API_KEY"
-#: How the address of a Redis server starts: plain, over TLS, on a socket.
+#: URL schemes of a Redis server: plain, over TLS, on a Unix socket.
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
-#: Hosts that stand for every address of this machine, by the one under which it reaches itself.
+#: Wildcard addresses to listen on, and the address by which the machine itself reaches them.
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not listened on
 
 
 class InvalidSettings(Exception):
-    """A setting that cannot be used. The process that reads it must not start."""
+    """A setting is invalid; the process that reads it must not start. The message names the setting."""
 
 
 class Section(BaseModel):
-    """A part of the settings: frozen, finite, and a misspelt key is an error."""
+    """A section of the settings: frozen, without infinities, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RedisSettings(Section):
-    """Where Redis is."""
+    """The Redis servers."""
 
     url: SecretStr | None
-    #: The prefix index's server; None: the same.
+    #: The prefix index's server; None for the same.
     index_url: SecretStr | None
     unsuitable: Literal["warn", "refuse"]
 
@@ -65,7 +65,7 @@ class RedisSettings(Section):
 
 
 class GatewaySettings(Section):
-    """The HTTP side."""
+    """The gateway."""
 
     host: str
     port: int = Field(ge=0, le=65535)
@@ -117,17 +117,17 @@ class GatewaySettings(Section):
 
     @property
     def authority(self) -> str:
-        """Host and port as URLs have them: an IPv6 address is in brackets."""
+        """Host and port as in a URL: an IPv6 address in brackets."""
         return _authority(self.host, self.port)
 
     @property
     def local_url(self) -> str:
-        """Where this machine reaches the gateway."""
+        """The gateway's URL on this machine."""
         return f"http://{_authority(EVERY_ADDRESS.get(self.host, self.host), self.port)}"
 
 
 class RequestSettings(Section):
-    """What every request gets unless it says otherwise."""
+    """Defaults and limits of requests."""
 
     policy: str
     result_ttl_s: int = Field(ge=1)
@@ -144,7 +144,7 @@ class RequestSettings(Section):
 
 
 class BackpressureSettings(Section):
-    """How much may be unfinished before requests are turned away."""
+    """How much may be unfinished before new requests are refused."""
 
     max_requests: int = Field(ge=1)
     max_tokens: int = Field(ge=1)
@@ -154,7 +154,7 @@ class BackpressureSettings(Section):
 
 
 class WebhookSettings(Section):
-    """Calls to users' own servers when their jobs have finished."""
+    """HTTP calls to users' servers when their jobs have finished."""
 
     secret_env: str
     allow_http: bool
@@ -179,7 +179,7 @@ class EdgeModelSettings(Section):
 
 
 class ConfidenceSettings(Section):
-    """F1: when a draft can be trusted."""
+    """When a draft's confidence makes it the answer."""
 
     enabled: bool
     strategy: str
@@ -192,7 +192,7 @@ class ConfidenceSettings(Section):
 
 
 class EarlyEscalationSettings(Section):
-    """When a draft is given up before its end."""
+    """When a draft is escalated before it is complete."""
 
     enabled: bool
     min_tokens: int = Field(ge=1)
@@ -201,7 +201,7 @@ class EarlyEscalationSettings(Section):
 
 
 class EdgeCacheSettings(Section):
-    """F3 at the edge: the prefix cache."""
+    """The edge's prefix cache."""
 
     enabled: bool
     max_size: int = Field(ge=256)
@@ -212,7 +212,7 @@ class EdgeSettings(Section):
     """The edge tier."""
 
     model: EdgeModelSettings
-    #: llama.cpp tells 256 sequences apart, and one is the prefix cache's own.
+    #: llama.cpp supports 256 sequences, and the prefix cache uses one.
     max_in_flight: int = Field(ge=1, le=255)
     max_in_flight_tokens: int = Field(ge=256)
     step_tokens: int = Field(ge=32)
@@ -228,7 +228,7 @@ class EdgeSettings(Section):
 
 
 class CloudModelSettings(Section):
-    """The large model, as vLLM is given it."""
+    """The large model, as vLLM loads it."""
 
     path: str = Field(min_length=1)
     context_tokens: int = Field(ge=64)
@@ -250,7 +250,7 @@ class RemoteCloudSettings(Section):
 
 
 class VerifierSettings(Section):
-    """F2: what becomes of a draft in the cloud."""
+    """How the cloud verifies drafts."""
 
     enabled: bool
     mode: Literal["exact", "threshold"]
@@ -262,7 +262,7 @@ class VerifierSettings(Section):
 
 
 class CloudCacheSettings(Section):
-    """F3 in the cloud: vLLM's blocks and prefix caching."""
+    """vLLM's KV blocks and prefix caching."""
 
     enabled: bool
     max_blocks: int | None = Field(ge=8)
@@ -299,7 +299,7 @@ class PolicySettings(Section):
 
 
 class AblationSettings(Section):
-    """One way of running that `firstdraft ablate` compares."""
+    """One configuration that `firstdraft ablate` compares."""
 
     name: str = Field(min_length=1)
     description: str
@@ -319,7 +319,7 @@ class ModelStoreSettings(Section):
 
 
 class PrefixIndexSettings(Section):
-    """The index of which worker holds which prefix."""
+    """The index of which worker has which prefix cached."""
 
     enabled: bool
     block_bytes: int = Field(ge=16, le=65536)
@@ -373,7 +373,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Earlier wins."""
+        """See pydantic-settings: earlier sources win."""
         layers = YamlConfigSettingsSource(
             settings_cls, yaml_file=_yaml_files(), yaml_file_encoding="utf-8", deep_merge=True
         )
@@ -395,7 +395,7 @@ def _yaml_files() -> list[Path | Traversable]:
 
 
 def _checked(path: Path) -> Path:
-    """The user's file, which must hold sections. Raises `InvalidSettings`."""
+    """The user's file, if it is a YAML mapping. Raises `InvalidSettings`."""
     if not path.is_file():
         raise InvalidSettings(f"{FILE_VARIABLE} is {str(path)!r}, which is not a file")
     try:
@@ -408,7 +408,7 @@ def _checked(path: Path) -> Path:
 
 
 def _refuse_unknown_variables() -> None:
-    """A misspelt section in the environment would otherwise be ignored; a misspelt key in one is refused anyway."""
+    """Raise `InvalidSettings` for a variable whose section is unknown; pydantic refuses unknown keys only."""
     known = sorted(Settings.model_fields)
     for variable in sorted(os.environ):
         section = variable.upper().removeprefix(ENV_PREFIX).split("__")[0].lower()
@@ -426,7 +426,7 @@ def _refuse_unknown_variables() -> None:
 def read_settings(**overrides: object) -> Settings:
     """Read and check all settings. Raises `InvalidSettings`, which names each bad setting and its value.
 
-    `overrides` are sections as mappings; they win over everything. `REDIS_URL` stands for `redis.url` and
+    `overrides` are sections as mappings and win over everything. `REDIS_URL` stands for `redis.url` and
     `REDIS_INDEX_URL` for `redis.index_url`; empty, they count as unset.
     """
     _refuse_unknown_variables()
@@ -437,12 +437,12 @@ def read_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         complaints = "; ".join(_complaint(problem) for problem in error.errors(include_url=False))
         raise InvalidSettings(f"invalid settings: {complaints}") from None
-    except SettingsError as error:  # a variable that should hold JSON and does not; the message names its section
+    except SettingsError as error:  # a variable that should be JSON and is not; the message names its section
         raise InvalidSettings(f"invalid settings: {error}") from error
 
 
 def _redis_variables() -> dict[str, str]:
-    """What the short names of the servers' addresses say, where the long ones do not."""
+    """The servers' URLs from the short variable names, where the long ones are not set."""
     short = {"url": "REDIS_URL", "index_url": "REDIS_INDEX_URL"}
     return {
         field: os.environ[variable]
@@ -461,7 +461,7 @@ def read_secret(name: str) -> str | None:
 
 
 def _complaint(problem: ErrorDetails) -> str:
-    """What is wrong with one setting, with its value unless that may be a secret or is named already."""
+    """One invalid setting in words, with its value unless that may be a secret or is in the message already."""
     location = ".".join(str(part) for part in problem["loc"]) or "settings"
     shows_value = problem["type"] not in {"missing", "value_error"} and problem["loc"][:1] != ("redis",)
     return f"{location}: {problem['msg']}" + (f" (it is {problem['input']!r})" if shows_value else "")
@@ -469,11 +469,11 @@ def _complaint(problem: ErrorDetails) -> str:
 
 @cache
 def cache_folder() -> Path:
-    """Where prepared models and other files that can be made again are kept, by the XDG convention."""
+    """The folder for prepared models and other reproducible files, by the XDG convention."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "firstdraft"
 
 
 @cache
 def state_folder() -> Path:
-    """Where the embedded server keeps its data, by the XDG convention."""
+    """The folder for the embedded server's data, by the XDG convention."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "firstdraft"

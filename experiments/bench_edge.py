@@ -21,7 +21,7 @@ from rich.table import Table
 
 from config.settings import read_settings
 from experiments import edge_latency
-from firstdraft.cli.ablation import read_prompts
+from firstdraft.cli.prompt_files import read_prompts
 from firstdraft.cli.terminal import terminal
 from workers.runtime.model_paths import edge_model_path
 

@@ -4,8 +4,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from schemas.message import Wire
 from schemas.results import ConfidenceReport, FinishReason, TokenLogprob
-from schemas.wire import Wire
 
 
 class TokenFigures(Wire):

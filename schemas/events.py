@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from schemas.message import Wire
 from schemas.policy import Tier
 from schemas.results import ConfidenceReport, Failure, Result
-from schemas.wire import Wire
 
 #: A position in an event stream: the id of a Redis stream's entry. `\d` would match the digits of any script.
 POSITION = r"^[0-9]{1,19}-[0-9]{1,19}$"

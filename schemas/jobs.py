@@ -2,9 +2,9 @@
 
 from typing import Literal
 
+from schemas.message import Wire
 from schemas.policy import Tier
 from schemas.results import Failure, Result
-from schemas.wire import Wire
 from schemas.workers import CacheStatistics, WorkerState
 
 

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
+from schemas.message import Wire
 from schemas.openai_models import FirstdraftReport
-from schemas.wire import Wire
 
 
 class PromptDetails(Wire):

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from schemas.message import Wire
 from schemas.openai_models import ListItem, ListPage
 from schemas.owners import NOBODY, Owner
 from schemas.requests import ANONYMOUS
-from schemas.wire import Wire
 
 #: What a file may be for.
 Purpose = Literal["batch", "batch_output"]

@@ -5,10 +5,10 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from schemas.message import Wire
 from schemas.policy import Tier
 from schemas.requests import AcceptanceOptions, ConfidenceOptions
 from schemas.results import ConfidenceReport, DraftStatistics, Models, Result, Timings
-from schemas.wire import Wire
 
 
 class ListItem(Wire):

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.message import Wire
 from schemas.openai_answers import ChatLogprob
 from schemas.openai_chat import MaxTokens, Temperature, TextPart, TopP
 from schemas.openai_models import FirstdraftOptions, FirstdraftReport, ListItem, ListPage
-from schemas.wire import Wire
 
 
 class InputItem(BaseModel):

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from schemas.message import Wire
 from schemas.requests import ANONYMOUS
-from schemas.wire import Wire
 
 
 class Scope(StrEnum):

@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from schemas.wire import Wire
+from schemas.message import Wire
 
 
 class Tier(StrEnum):

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from schemas.json_schema import check_bounds
+from schemas.message import Wire
 from schemas.plain import check_plain
 from schemas.policy import Policy
-from schemas.wire import Wire
 
 #: The most stop strings; each is searched for in every new piece of text.
 MAX_STOP_STRINGS = 16

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from schemas.message import Wire
 from schemas.policy import Tier
-from schemas.wire import Wire
 
 
 class FinishReason(StrEnum):

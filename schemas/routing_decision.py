@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from schemas.wire import Wire
+from schemas.message import Wire
 
 
 class RoutingPolicy(StrEnum):

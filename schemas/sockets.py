@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from schemas.events import POSITION, Event
 from schemas.jobs import Job
+from schemas.message import Wire
 from schemas.problems import Problem
 from schemas.requests import JobRequest
-from schemas.wire import Wire
 
 Ref = str | int | None
 

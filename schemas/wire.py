@@ -5,18 +5,13 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import msgpack
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-ModelT = TypeVar("ModelT", bound="Wire")
+from schemas.message import Wire
 
+__all__ = ["UndecodableMessage", "Wire", "decode", "encode", "reading"]
 
-class Wire(BaseModel):
-    """A frozen message. Unknown fields are refused, so that two versions that disagree notice it at once.
-
-    Errors do not repeat their input: RQ stores the tracebacks of failed jobs, and no prompt may end up there.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", hide_input_in_errors=True)
+ModelT = TypeVar("ModelT", bound=Wire)
 
 
 class UndecodableMessage(Exception):

@@ -1,7 +1,7 @@
 """A worker's report about itself, which it renews while it is alive."""
 
+from schemas.message import Wire
 from schemas.policy import Tier
-from schemas.wire import Wire
 
 
 class CacheStatistics(Wire):

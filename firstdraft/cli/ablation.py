@@ -1,11 +1,10 @@
-"""`firstdraft ablate`: the same prompts through several ways of running, against the running system.
+"""`firstdraft ablate`: the same prompts through several configurations, against the running system.
 
-Ways and what they override come from `experiments.ablations`. One untimed pass comes first, so that every way with
-caches finds them equally warm.
+The configurations are `experiments.ablations` of the settings. One untimed pass comes first, so that every
+configuration with caches finds them equally warm.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +12,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import click
+from rich.table import Table
 
 from config.settings import AblationSettings
-from firstdraft.cli.json_lines import json_lines
-from schemas.jobs import Job
-from schemas.policy import Tier
-from schemas.requests import JobRequest
-from schemas.results import Result
+from firstdraft.cli.failures import expected_failures
+from firstdraft.cli.measures import acceptance_rate, edge_share
+from firstdraft.cli.options import client_for
+from firstdraft.cli.prompt_files import read_prompts
+from firstdraft.cli.server import checked_settings
+from firstdraft.cli.terminal import terminal
+from firstdraft.client.answers import Inference
+from firstdraft.client.statistics import percentile
+from firstdraft.client.sync import Client
 
-#: The settings that a request can carry, and where in its body they go. No other can change without a restart.
+#: The settings that a request can override, and where in its body. Any other needs a restart.
 OVERRIDES = {
     "requests.policy": ("policy",),
     "edge.confidence.strategy": ("confidence", "strategy"),
@@ -35,8 +39,6 @@ OVERRIDES = {
 }
 #: The policy of the untimed first pass: it uses both tiers and both caches.
 WARM_UP = {"policy": "no_confidence"}
-#: Seconds that one wait for a job may take; asked again until it has finished.
-WAIT_S = 30
 
 
 class AblationFailed(Exception):
@@ -44,16 +46,8 @@ class AblationFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One finished request, and the milliseconds from its submission until its answer was here."""
-
-    result: Result
-    latency_ms: float
-
-
-@dataclass(frozen=True)
 class Row:
-    """One way of running, over all prompts."""
+    """One configuration's figures over all prompts."""
 
     name: str
     description: str
@@ -63,31 +57,16 @@ class Row:
     requests_per_s: float
     #: Share answered at the edge.
     edge_share: float
-    #: Accepted over drafted tokens of the drafts that were verified; absent where none was.
+    #: Accepted over drafted tokens of verified drafts; None if there was none.
     acceptance_rate: float | None
     cloud_tokens_per_request: float
-    #: Prompt tokens that each tier's KV cache spared, per request: 0 where caches are off.
+    #: Prompt tokens found in each tier's KV cache, per request; 0 with caches off.
     edge_cached_tokens_per_request: float
     cloud_cached_tokens_per_request: float
 
 
-def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """The request bodies in a JSONL file, each checked. Raises `AblationFailed`, which names the line."""
-    bodies: list[dict[str, Any]] = []
-    for number, line in json_lines(path):
-        try:
-            body = json.loads(line)
-            JobRequest.model_validate(body)
-        except ValueError as error:  # no JSON, no UTF-8, or no request
-            raise AblationFailed(f"{path}, line {number}: {error}") from error
-        bodies.append(body)
-    if not bodies:
-        raise AblationFailed(f"{path} holds no prompt")
-    return bodies
-
-
 def body_for(body: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The request with an ablation's overrides in it. Raises `AblationFailed` for one that no request can carry."""
+    """A copy of the request with an ablation's overrides. Raises `AblationFailed` for one that needs a restart."""
     changed = dict(body)
     for setting, value in overrides.items():
         if setting not in OVERRIDES:
@@ -103,42 +82,41 @@ def body_for(body: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
 
 
 def ablate(
-    base_url: str,
+    client: Client,
     bodies: Sequence[Mapping[str, Any]],
     ablations: Iterable[AblationSettings],
     concurrency: int,
     say: Callable[[str], None],
 ) -> list[Row]:
-    """Run every ablation in turn. Blocks; raises `AblationFailed` where a request gets no answer."""
-    planned = [(way, [body_for(body, way.config_overrides) for body in bodies]) for way in ablations]
+    """Run every ablation in turn. Blocks; raises `AblationFailed` or `FirstdraftError`."""
+    planned = [(ablation, [body_for(body, ablation.config_overrides) for body in bodies]) for ablation in ablations]
     rows = []
-    with httpx.Client(base_url=base_url, trust_env=False, timeout=WAIT_S + 10) as client:
-        say("warming up")
-        _run_all(client, [{**body, **WARM_UP} for body in bodies], concurrency)
-        for way, requests in planned:
-            say(f"running {way.name}")
-            began = time.perf_counter()
-            measured = _run_all(client, requests, concurrency)
-            rows.append(summary(way, measured, time.perf_counter() - began))
+    say("warming up")
+    _infer_all(client, [{**body, **WARM_UP} for body in bodies], concurrency)
+    for ablation, requests in planned:
+        say(f"running {ablation.name}")
+        began = time.perf_counter()
+        answers = _infer_all(client, requests, concurrency)
+        rows.append(summary(ablation, answers, time.perf_counter() - began))
     return rows
 
 
-def summary(way: AblationSettings, measured: Sequence[Measured], elapsed_s: float) -> Row:
+def summary(ablation: AblationSettings, answers: Sequence[Inference], elapsed_s: float) -> Row:
     """One row of the table."""
-    count = len(measured)
-    latencies = sorted(m.latency_ms for m in measured)
-    drafts = [m.result.draft for m in measured if m.result.draft is not None and m.result.draft.verified]
-    drafted = sum(draft.drafted_tokens for draft in drafts)
-    usages = [m.result.usage for m in measured]
+    count = len(answers)
+    latencies = sorted(answer.latency_ms for answer in answers)
+    p95_latency_ms = percentile(latencies, 0.95)
+    assert p95_latency_ms is not None
+    usages = [answer.result.usage for answer in answers]
     return Row(
-        name=way.name,
-        description=way.description,
+        name=ablation.name,
+        description=ablation.description,
         requests=count,
         mean_latency_ms=sum(latencies) / count,
-        p95_latency_ms=latencies[math.ceil(0.95 * count) - 1],
+        p95_latency_ms=p95_latency_ms,
         requests_per_s=count / elapsed_s,
-        edge_share=sum(m.result.tier == Tier.EDGE for m in measured) / count,
-        acceptance_rate=sum(draft.accepted_tokens for draft in drafts) / drafted if drafted else None,
+        edge_share=edge_share(answers),
+        acceptance_rate=acceptance_rate(answers),
         cloud_tokens_per_request=sum(usage.cloud_completion_tokens for usage in usages) / count,
         edge_cached_tokens_per_request=sum(usage.edge_cached_tokens for usage in usages) / count,
         cloud_cached_tokens_per_request=sum(usage.cloud_cached_tokens for usage in usages) / count,
@@ -150,23 +128,53 @@ def as_json(rows: Sequence[Row]) -> str:
     return json.dumps({"ablation": {row.name: asdict(row) for row in rows}})
 
 
-def _run_all(client: httpx.Client, bodies: Sequence[Mapping[str, Any]], concurrency: int) -> list[Measured]:
+def _infer_all(client: Client, bodies: Sequence[Mapping[str, Any]], concurrency: int) -> list[Inference]:
     with ThreadPoolExecutor(concurrency) as pool:
-        return list(pool.map(lambda body: _run_one(client, body), bodies))
+        return list(pool.map(lambda body: _infer(client, body), bodies))
 
 
-def _run_one(client: httpx.Client, body: Mapping[str, Any]) -> Measured:
-    began = time.perf_counter()
-    try:
-        answer = client.post("/v1/jobs", json=dict(body))
-        if answer.status_code != httpx.codes.ACCEPTED:
-            raise AblationFailed(f"the gateway refused a prompt: {answer.text}")
-        location = answer.headers["Location"]
-        while True:
-            job = Job.model_validate_json(client.get(location, params={"wait": WAIT_S}).raise_for_status().content)
-            if job.result is not None:
-                return Measured(job.result, (time.perf_counter() - began) * 1000)
-            if job.failure is not None:
-                raise AblationFailed(f"job {job.id} failed: {job.failure.message}")
-    except httpx.HTTPError as error:
-        raise AblationFailed(f"{client.base_url}: {error}") from error
+def _infer(client: Client, body: Mapping[str, Any]) -> Inference:
+    options = dict(body)
+    prompt = options.pop("prompt", None)
+    messages = options.pop("messages", None)
+    return client.infer(messages if prompt is None else prompt, **options)
+
+
+@click.command(name="ablate")
+@click.argument("prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--url", default=None, help="The gateway; the configured one if not given.")
+@click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1), help="Requests in flight.")
+@click.option("--only", multiple=True, help="An ablation's name; may be given more than once.")
+def ablate_command(prompts: Path, url: str | None, concurrency: int, only: tuple[str, ...]) -> None:
+    """Compare configurations on PROMPTS, a JSONL file of request bodies, against the running system.
+
+    Prints a table, and as the last line one JSON document.
+    """
+    ablations = checked_settings().experiments.ablations
+    if unknown := set(only) - {ablation.name for ablation in ablations}:
+        known = ", ".join(ablation.name for ablation in ablations)
+        raise click.BadParameter(f"{', '.join(sorted(unknown))} (there are {known})", param_hint="--only")
+    chosen = [ablation for ablation in ablations if not only or ablation.name in only]
+    with expected_failures(AblationFailed), client_for(url) as client:
+        rows = ablate(client, read_prompts(prompts), chosen, concurrency, terminal(stderr=True).print)
+    terminal(width=120).print(_table(rows))
+    click.echo(as_json(rows))
+
+
+def _table(rows: list[Row]) -> Table:
+    columns = {
+        "ablation": "{0.name}",
+        "mean ms": "{0.mean_latency_ms:.0f}",
+        "p95 ms": "{0.p95_latency_ms:.0f}",
+        "requests/s": "{0.requests_per_s:.2f}",
+        "edge share": "{0.edge_share:.0%}",
+        "acceptance": "{0.acceptance_rate:.0%}",
+        "cloud tokens": "{0.cloud_tokens_per_request:.1f}",
+        "cached edge": "{0.edge_cached_tokens_per_request:.1f}",
+        "cached cloud": "{0.cloud_cached_tokens_per_request:.1f}",
+    }
+    table = Table(*columns, caption="tokens are per request; after one warm-up pass over the same prompts")
+    for row in rows:
+        verified = row.acceptance_rate is not None
+        table.add_row(*(form.format(row) if verified or name != "acceptance" else "" for name, form in columns.items()))
+    return table

@@ -1,4 +1,4 @@
-"""`firstdraft batch`: many prompts from a file, resumed wherever it was interrupted."""
+"""`firstdraft batch`: many prompts from a file, resumed where it was interrupted."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from rich.progress import ProgressColumn as Column
 from rich.text import Text
 
 from firstdraft.cli.failures import expected_failures
-from firstdraft.cli.json_lines import json_lines
 from firstdraft.cli.options import client_for, gateway_options, print_json
+from firstdraft.cli.prompt_files import json_lines
 from firstdraft.cli.terminal import terminal
 from firstdraft.client.errors import NotFound
 from firstdraft.client.sync import Client
@@ -29,15 +29,15 @@ SOME_FAILED = 3
 JOBS_ENDPOINT = "/v1/jobs"
 
 
-class Begun(BaseModel):
-    """What the file beside the output remembers of a batch that has not been fetched."""
+class StartedBatch(BaseModel):
+    """The state file beside the output: a batch whose answers have not been downloaded yet."""
 
     #: SHA-256 of the input: another input is another batch.
     digest: str
-    #: What makes it the same batch if it was begun and nobody was there any more to hear its id.
+    #: The idempotency key: it leads to the same batch again if we were interrupted before its id came back.
     key: str = ""
     window: str = ""
-    #: None where its beginning was interrupted.
+    #: None if starting it was interrupted.
     batch_id: str | None = None
 
 
@@ -65,54 +65,54 @@ def batch(source: Path, output: Path, window: str, url: str | None, as_json: boo
     echo '{"prompt": "Name a metal."}' > prompts.jsonl
     firstdraft batch prompts.jsonl -o answers.jsonl
     """
-    memory = output.with_name(output.name + ".batch")
+    state_file = output.with_name(output.name + ".batch")
     with expected_failures(), client_for(url) as client:
-        batch_id = _begin(client, source, memory, window)
+        batch_id = _start(client, source, state_file, window)
         try:
             ended = _follow(client, batch_id, quiet=as_json)
         except KeyboardInterrupt:
             terminal(stderr=True).print(f"{batch_id} goes on; the same command follows it again")
             sys.exit(130)
         _fetch(client, ended, output)
-        memory.unlink()
+        state_file.unlink()
     if as_json:
         print_json(ended)
-    _say_how_it_ended(ended, output, quiet=as_json)
+    _report(ended, output, quiet=as_json)
 
 
-def _begin(client: Client, source: Path, memory: Path, window: str) -> str:
-    """The id of the batch that was begun for this input and not fetched, or of a new one."""
+def _start(client: Client, source: Path, state_file: Path, window: str) -> str:
+    """Start a batch, or find the unfinished one of this input; returns its id."""
     with source.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    begun = _remembered(memory)
+    started = _read_state(state_file)
     if (
-        begun is not None
-        and begun.digest == digest
-        and begun.batch_id is not None
-        and _is_known(client, begun.batch_id)
+        started is not None
+        and started.digest == digest
+        and started.batch_id is not None
+        and _is_known(client, started.batch_id)
     ):
-        return begun.batch_id
-    if begun is None or begun.batch_id is not None or (begun.digest, begun.window) != (digest, window):
-        begun = Begun(digest=digest, key=str(uuid.uuid4()), window=window)
-    _remember(memory, begun)  # first: an interruption between here and the end finds the same batch
+        return started.batch_id
+    if started is None or started.batch_id is not None or (started.digest, started.window) != (digest, window):
+        started = StartedBatch(digest=digest, key=str(uuid.uuid4()), window=window)
+    _write_state(state_file, started)  # before it is started: after an interruption the same key finds it
     with _as_batch(source) as (prepared, endpoint):
-        made = client.start_batch(prepared, endpoint=endpoint, window=window, idempotency_key=begun.key)
-    _remember(memory, begun.model_copy(update={"batch_id": made.id}))
+        made = client.start_batch(prepared, endpoint=endpoint, window=window, idempotency_key=started.key)
+    _write_state(state_file, started.model_copy(update={"batch_id": made.id}))
     return made.id
 
 
-def _remembered(memory: Path) -> Begun | None:
-    """What the file says; None where there is none, or it is torn."""
+def _read_state(state_file: Path) -> StartedBatch | None:
+    """The state; None if there is none, or the file is damaged."""
     try:
-        return Begun.model_validate_json(memory.read_bytes())
+        return StartedBatch.model_validate_json(state_file.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
 
-def _remember(memory: Path, begun: Begun) -> None:
-    unfinished = memory.with_name(memory.name + ".tmp")
-    unfinished.write_text(begun.model_dump_json(), encoding="utf-8")
-    unfinished.replace(memory)
+def _write_state(state_file: Path, started: StartedBatch) -> None:
+    unfinished = state_file.with_name(state_file.name + ".tmp")
+    unfinished.write_text(started.model_dump_json(), encoding="utf-8")
+    unfinished.replace(state_file)
 
 
 def _is_known(client: Client, batch_id: str) -> bool:
@@ -125,7 +125,7 @@ def _is_known(client: Client, batch_id: str) -> bool:
 
 @contextmanager
 def _as_batch(source: Path) -> Iterator[tuple[Path, str]]:
-    """The input as OpenAI's Batch API wants it, and its endpoint. Raises `ClickException`."""
+    """The input in the format of OpenAI's Batch API, and its endpoint. Raises `ClickException`."""
     _, first = next(json_lines(source), (0, b""))
     try:
         line = json.loads(first)
@@ -144,13 +144,13 @@ def _as_batch(source: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _follow(client: Client, batch_id: str, *, quiet: bool) -> Batch:
-    """Show how far it is until its end."""
+    """Show the batch's progress until it has ended."""
     described = TextColumn("{task.description}", markup=False)
     columns = (described, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress(*columns, console=terminal(stderr=True), disable=quiet) as progress:
         bar = progress.add_task("validating", total=None)
 
-        def told(batch: Batch) -> None:
+        def show(batch: Batch) -> None:
             counts = batch.request_counts
             failed = f", {counts.failed} failed" if counts.failed else ""
             progress.update(
@@ -160,11 +160,11 @@ def _follow(client: Client, batch_id: str, *, quiet: bool) -> Batch:
                 completed=counts.completed + counts.failed,
             )
 
-        return client.wait_for_batch(batch_id, told)
+        return client.wait_for_batch(batch_id, show)
 
 
 def _fetch(client: Client, batch: Batch, output: Path) -> None:
-    """Write answers and errors; a file of an earlier run that this one has nothing for is emptied or removed."""
+    """Download answers and errors. Replaces the files of an earlier run, also where there is nothing to download."""
     errors = _errors_beside(output)
     if batch.output_file_id is None:
         output.write_bytes(b"")
@@ -176,10 +176,10 @@ def _fetch(client: Client, batch: Batch, output: Path) -> None:
         client.download(batch.error_file_id, errors)
 
 
-def _say_how_it_ended(batch: Batch, output: Path, *, quiet: bool) -> None:
-    """Exit with what the lines' fates say."""
+def _report(batch: Batch, output: Path, *, quiet: bool) -> None:
+    """Report the outcome, as exit status too."""
     if batch.status == "failed":
-        reasons = "; ".join(one.message for one in batch.errors.data) if batch.errors else "no reason was given"
+        reasons = "; ".join(problem.message for problem in batch.errors.data) if batch.errors else "no reason was given"
         raise click.ClickException(f"{batch.id} failed: {reasons}")
     counts = batch.request_counts
     if not quiet:

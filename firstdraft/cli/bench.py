@@ -1,4 +1,4 @@
-"""`firstdraft bench`: load on the running system, and what it makes of it."""
+"""`firstdraft bench`: a load test of the running system."""
 
 import itertools
 import time
@@ -8,14 +8,14 @@ import click
 from rich.progress import Progress
 from rich.table import Table
 
-from firstdraft.cli.ablation import read_prompts
+from firstdraft.cli.demo import PROMPTS
 from firstdraft.cli.failures import expected_failures
+from firstdraft.cli.measures import acceptance_rate, edge_share
 from firstdraft.cli.options import client_for, gateway_options, print_json
+from firstdraft.cli.prompt_files import read_prompts
 from firstdraft.cli.terminal import terminal
 from firstdraft.client.answers import Inference
 from firstdraft.client.statistics import ClientStatistics
-from firstdraft.local.demo import PROMPTS
-from schemas.policy import Tier
 
 
 @click.command()
@@ -64,7 +64,7 @@ def bench(
 
 
 def _text(body: dict[str, object]) -> str:
-    """A request's prompt; of a conversation the last message."""
+    """A request's prompt, or its conversation's last message."""
     if isinstance(prompt := body.get("prompt"), str):
         return prompt
     messages = body["messages"]
@@ -72,17 +72,15 @@ def _text(body: dict[str, object]) -> str:
     return str(messages[-1]["content"])
 
 
-def _figures(answers: list[Inference], seen: ClientStatistics, elapsed_s: float) -> dict[str, float | None]:
-    drafts = [one.result.draft for one in answers if one.result.draft is not None and one.result.draft.verified]
-    drafted = sum(draft.drafted_tokens for draft in drafts)
+def _figures(answers: list[Inference], stats: ClientStatistics, elapsed_s: float) -> dict[str, float | None]:
     return {
         "requests_per_s": len(answers) / elapsed_s,
-        "output_tokens_per_s": sum(one.result.usage.completion_tokens for one in answers) / elapsed_s,
-        "mean_latency_ms": seen.mean_latency_ms,
-        "p50_latency_ms": seen.p50_latency_ms,
-        "p90_latency_ms": seen.p90_latency_ms,
-        "p99_latency_ms": seen.p99_latency_ms,
-        "edge_share": sum(one.tier == Tier.EDGE for one in answers) / len(answers),
-        "acceptance_rate": sum(draft.accepted_tokens for draft in drafts) / drafted if drafted else None,
-        "retries": float(seen.retries),
+        "output_tokens_per_s": sum(answer.result.usage.completion_tokens for answer in answers) / elapsed_s,
+        "mean_latency_ms": stats.mean_latency_ms,
+        "p50_latency_ms": stats.p50_latency_ms,
+        "p90_latency_ms": stats.p90_latency_ms,
+        "p99_latency_ms": stats.p99_latency_ms,
+        "edge_share": edge_share(answers),
+        "acceptance_rate": acceptance_rate(answers),
+        "retries": float(stats.retries),
     }

@@ -7,8 +7,8 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from firstdraft.cli.failures import checked_settings, expected_failures
 from firstdraft.cli.options import json_option, print_json
+from firstdraft.cli.server import checked_settings, server_failures
 from firstdraft.cli.terminal import terminal
 from firstdraft.local.doctor import examine, versions
 
@@ -23,15 +23,15 @@ def doctor(as_json: bool) -> None:
     REDIS_URL=redis://10.0.0.5:6379 firstdraft doctor --json
     """
     settings = checked_settings()
-    with expected_failures():
+    with server_failures():
         findings = list(examine(settings))
     if as_json:
-        print_json({"versions": versions(), "findings": [asdict(one) | {"fine": one.fine} for one in findings]})
+        print_json({"versions": versions(), "findings": [asdict(found) | {"fine": found.fine} for found in findings]})
     else:
         table = Table("", "what", "found", "what to do")
-        for one in findings:
-            mark = Text(*(("ok", "green") if one.fine else ("note", "yellow") if one.optional else ("mend", "red")))
-            table.add_row(mark, one.name, one.found, one.advice)
+        for found in findings:
+            mark = Text(*(("ok", "green") if found.fine else ("note", "yellow") if found.optional else ("mend", "red")))
+            table.add_row(mark, found.name, found.found, found.advice)
         terminal().print(table)
-    if not all(one.fine or one.optional for one in findings):
+    if not all(found.fine or found.optional for found in findings):
         sys.exit(1)

@@ -1,12 +1,13 @@
 """One prompt at a time: ask, submit, result, watch, cancel."""
 
 import sys
+from typing import Any
 
 import click
 
 from firstdraft.cli.failures import expected_failures
 from firstdraft.cli.options import client_for, conversation, gateway_options, print_json, sampling_options
-from firstdraft.cli.render import figures, paint
+from firstdraft.cli.render import figures, show_live
 from firstdraft.cli.terminal import WORDS, standard_input, terminal
 from firstdraft.client.calls import result_of
 from schemas.events import Done, Failed
@@ -21,17 +22,8 @@ def _prompt(given: str) -> str:
 @click.argument("prompt", type=WORDS)
 @sampling_options
 @gateway_options
-def ask(
-    prompt: str,
-    max_tokens: int | None,
-    temperature: float | None,
-    seed: int | None,
-    policy: str | None,
-    system: str | None,
-    url: str | None,
-    as_json: bool,
-) -> None:
-    """Answer PROMPT (- reads standard input) while it is written; what the cloud corrected is green.
+def ask(prompt: str, system: str | None, url: str | None, as_json: bool, **sampling: Any) -> None:
+    """Answer PROMPT (- reads standard input) as it is generated; the cloud's corrections are green.
 
     \b
     firstdraft ask "What is the capital of France?"
@@ -40,18 +32,12 @@ def ask(
     """
     console = terminal()
     with expected_failures(), client_for(url) as client:
-        job = client.submit(
-            conversation(_prompt(prompt), system),
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            policy=policy,
-        )
+        job = client.submit(conversation(_prompt(prompt), system), **sampling)
         try:
             if as_json or not console.is_terminal:
                 _print_answer(client.wait(job.id), as_json=as_json)
                 return
-            ended = paint(console, client.events(job.id))
+            ended = show_live(console, client.events(job.id))
         except KeyboardInterrupt:
             client.cancel(job.id)
             sys.exit(130)
@@ -65,30 +51,15 @@ def ask(
 @click.argument("prompt", type=WORDS)
 @sampling_options
 @gateway_options
-def submit(
-    prompt: str,
-    max_tokens: int | None,
-    temperature: float | None,
-    seed: int | None,
-    policy: str | None,
-    system: str | None,
-    url: str | None,
-    as_json: bool,
-) -> None:
-    """Send PROMPT (- reads standard input) and print the job's id at once.
+def submit(prompt: str, system: str | None, url: str | None, as_json: bool, **sampling: Any) -> None:
+    """Submit PROMPT (- reads standard input) and print the job's id at once.
 
     \b
     id=$(firstdraft submit "Write a limerick.")
     firstdraft result "$id"
     """
     with expected_failures(), client_for(url) as client:
-        job = client.submit(
-            conversation(_prompt(prompt), system),
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            policy=policy,
-        )
+        job = client.submit(conversation(_prompt(prompt), system), **sampling)
     if as_json:
         print_json(job)
     else:
@@ -97,10 +68,16 @@ def submit(
 
 @click.command()
 @click.argument("job_id")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0), default=None, help="Seconds to wait; else for ever.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0),
+    default=None,
+    help="Seconds to wait; else for ever.",
+)
 @gateway_options
 def result(job_id: str, timeout_s: float | None, url: str | None, as_json: bool) -> None:
-    """Wait for a job and print its answer. Exit status 1 if it has none.
+    """Wait for a job and print its answer. Exit status 1 if there is none.
 
     \b
     firstdraft result 1f0c… --timeout 30
@@ -113,7 +90,7 @@ def result(job_id: str, timeout_s: float | None, url: str | None, as_json: bool)
 @click.argument("job_id")
 @gateway_options
 def watch(job_id: str, url: str | None, as_json: bool) -> None:
-    """Show what happens to a job, its past first, until its end.
+    """Show a job's events from its beginning to its end.
 
     \b
     firstdraft watch 1f0c…
@@ -125,15 +102,15 @@ def watch(job_id: str, url: str | None, as_json: bool) -> None:
                 print_json(event)
             return
         for event in client.events(job_id):
-            told = event.model_dump(mode="json", exclude={"type", "result"}, exclude_none=True)
-            click.echo(f"{event.type:<10} " + " ".join(f"{name}={value}" for name, value in told.items()))
+            fields = event.model_dump(mode="json", exclude={"type", "result"}, exclude_none=True)
+            click.echo(f"{event.type:<10} " + " ".join(f"{name}={value}" for name, value in fields.items()))
 
 
 @click.command()
 @click.argument("job_ids", nargs=-1, required=True)
 @gateway_options
 def cancel(job_ids: tuple[str, ...], url: str | None, as_json: bool) -> None:
-    """Cancel jobs; one that has finished stays as it is.
+    """Cancel jobs; a finished one stays as it is.
 
     \b
     firstdraft cancel 1f0c… 77ab…
@@ -148,7 +125,7 @@ def cancel(job_ids: tuple[str, ...], url: str | None, as_json: bool) -> None:
 
 
 def _print_answer(job: Job, *, as_json: bool) -> None:
-    """The answer. Raises `JobFailed` or `JobCancelled`, after the JSON where that is wanted."""
+    """Print the answer. Without one: exit status 1 after the JSON, else raises `JobFailed` or `JobCancelled`."""
     if as_json:
         print_json(job)
         if job.result is None:

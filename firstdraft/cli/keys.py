@@ -1,23 +1,18 @@
-"""`firstdraft keys`: who may come in. Works on Redis itself, so whoever can reach that needs no key to make one."""
+"""`firstdraft keys`: API keys. Works on Redis itself, so whoever can reach that needs no key to make one."""
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 
 import click
 from pydantic import ValidationError
 from rich.table import Table
 
-from broker.api_keys import ApiKeys
-from broker.connection import connect
-from broker.tls import check_tls
-from config.settings import read_secret, read_settings, state_folder
-from firstdraft.cli.failures import expected_failures
+from config.settings import read_secret
+from firstdraft.cli.server import checked_settings, server_failures
 from firstdraft.cli.terminal import WORDS, terminal
-from firstdraft.local.embedded import embedded_server, running_server
+from firstdraft.local.api_keys import api_keys, key_owner
 from gateway.webhooks.delivery import owners_secret
-from schemas.owners import Owner, Scope
+from schemas.owners import Scope
 
 
 @click.group()
@@ -38,7 +33,7 @@ def keys() -> None:
     "scopes",
     multiple=True,
     type=click.Choice([scope.value for scope in Scope]),
-    help="What it is good for; submit and read if none is given.",
+    help="What it allows; submit and read if none is given.",
 )
 @click.option("--weight", default=1.0, show_default=True, help="The owner's share beside others' where all are busy.")
 @click.option(
@@ -53,22 +48,21 @@ def create(
     owner: str, scopes: tuple[str, ...], weight: float, cache_group: str | None, label: str, *, as_json: bool
 ) -> None:
     """Make a key for OWNER and show it, this once. Several keys may have one owner."""
-    chosen = tuple(Scope(scope) for scope in scopes) or (Scope.SUBMIT, Scope.READ)
     try:
-        described = Owner(name=owner, weight=weight, scopes=chosen, cache_group=cache_group)
+        described = key_owner(owner, scopes, weight, cache_group)
     except ValidationError as error:
         raise click.ClickException(error.errors(include_url=False)[0]["msg"]) from error
-    with expected_failures(), _api_keys() as api_keys:
-        key = api_keys.create(described, label)
+    with server_failures(), api_keys() as stored:
+        key = stored.create(described, label)
     click.echo(json.dumps({"key": key}) if as_json else key)
 
 
 @keys.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def list_command(*, as_json: bool) -> None:
-    """List all keys, without what opens."""
-    with expected_failures(), _api_keys() as api_keys:
-        found = api_keys.listed()
+    """List all keys, without their secrets."""
+    with server_failures(), api_keys() as stored:
+        found = stored.listed()
     if as_json:
         click.echo(json.dumps([key.model_dump(mode="json", exclude={"digest"}) for key in found]))
         return
@@ -84,9 +78,9 @@ def list_command(*, as_json: bool) -> None:
 @keys.command()
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
-    """Make the key of this id worthless at once."""
-    with expected_failures(), _api_keys() as api_keys:
-        revoked = api_keys.revoke(key_id)
+    """Revoke the key of this id; it is refused from now on."""
+    with server_failures(), api_keys() as stored:
+        revoked = stored.revoke(key_id)
     if not revoked:
         raise click.ClickException(f"there is no key {key_id!r}: firstdraft keys list")
 
@@ -95,24 +89,8 @@ def revoke(key_id: str) -> None:
 @click.argument("owner")
 def webhook_secret(owner: str) -> None:
     """Show the secret with which OWNER's webhooks are signed (Standard Webhooks)."""
-    with expected_failures():
-        name = read_settings().webhooks.secret_env
+    name = checked_settings().webhooks.secret_env
     master = read_secret(name)
     if master is None:
         raise click.ClickException(f"webhooks are off: {name} is not set")
     click.echo(owners_secret(master, owner))
-
-
-@contextmanager
-def _api_keys() -> Iterator[ApiKeys]:
-    """The keys on the configured server, or on the embedded one, which is started if it does not run."""
-    settings = read_settings()
-    with ExitStack() as stack:
-        if settings.redis.url is not None:
-            check_tls(settings.redis)
-            url = settings.redis.url.get_secret_value()
-        else:
-            data = state_folder() / "redis"
-            url = running_server(data) or stack.enter_context(embedded_server(data))
-        redis = stack.enter_context(closing(connect(url)))
-        yield ApiKeys(redis)

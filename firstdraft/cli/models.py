@@ -5,7 +5,7 @@ import json
 import click
 from rich.table import Table
 
-from firstdraft.cli.failures import checked_settings, expected_failures
+from firstdraft.cli.server import checked_settings, server_failures
 from firstdraft.cli.terminal import terminal
 from firstdraft.local.model_store import PreparedModel, list_models, prepare_cloud_model, prepare_edge_model
 
@@ -20,7 +20,7 @@ def models() -> None:
 def list_command(*, as_json: bool) -> None:
     """List them, with where they are."""
     settings = checked_settings()
-    with expected_failures():
+    with server_failures():
         found = list_models(settings)
     if as_json:
         click.echo(json.dumps([_plain(model) for model in found]))
@@ -38,7 +38,7 @@ def list_command(*, as_json: bool) -> None:
 def prepare(names: tuple[str, ...], *, as_json: bool) -> None:
     """Prepare cloud models by NAME (demo, demo-6x, …), and the edge's; demo's for both tiers if none is named."""
     settings = checked_settings()
-    with expected_failures():
+    with server_failures():
         paths = [prepare_edge_model(settings)]
         paths += [prepare_cloud_model(settings, name) for name in names or ("demo",)]
     if as_json:

@@ -1,21 +1,26 @@
-"""What commands that talk to a gateway share: where it is, the key, output for machines."""
+"""What commands that talk to a gateway share: its address, the API key, options, JSON output."""
 
 import json
+import os
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 import click
 import httpx
 from pydantic import BaseModel
 
-from config.settings import API_KEY_VARIABLE, URL_VARIABLE, read_secret
-from firstdraft.cli.failures import checked_settings
+from firstdraft.cli.failures import expected_failures
 from firstdraft.cli.terminal import WORDS
+from firstdraft.client.connecting import DEFAULT_URL
 from firstdraft.client.sync import Client
+
+#: Variables that tell clients where the gateway is and who they are.
+URL_VARIABLE, API_KEY_VARIABLE = "FIRSTDRAFT_URL", "FIRSTDRAFT_API_KEY"
 
 CommandT = TypeVar("CommandT", bound=Callable[..., object])
 
-json_option = click.option("--json", "as_json", is_flag=True, help="For machines: JSON, one document a line.")
+json_option = click.option("--json", "as_json", is_flag=True, help="For machines: JSON, one document per line.")
 
 
 def gateway_options(command: CommandT) -> CommandT:
@@ -39,10 +44,10 @@ def sampling_options(command: CommandT) -> CommandT:
 
 
 def gateway_url(url: str | None) -> str:
-    """The gateway that a command talks to. Ends the command where what was given is no address of one."""
-    chosen = url or read_secret(URL_VARIABLE)
+    """The gateway that a command talks to. Ends the command if what was given is no URL."""
+    chosen = url or os.environ.get(URL_VARIABLE)
     if not chosen:
-        return checked_settings().gateway.local_url
+        return _configured_url()
     try:
         parsed = httpx.URL(chosen)
     except httpx.InvalidURL as error:
@@ -53,17 +58,28 @@ def gateway_url(url: str | None) -> str:
     return chosen
 
 
+def _configured_url() -> str:
+    """Where the settings put the gateway, or the default where only the client is installed."""
+    try:
+        import_module("firstdraft.local")  # puts the server's packages on the path
+        config = import_module("config.settings")
+    except ModuleNotFoundError:
+        return DEFAULT_URL
+    with expected_failures(config.InvalidSettings):
+        return str(config.read_settings().gateway.local_url)
+
+
 def client_for(url: str | None) -> Client:
     """A client of the gateway."""
-    return Client(gateway_url(url), api_key=read_secret(API_KEY_VARIABLE))
+    return Client(gateway_url(url), api_key=os.environ.get(API_KEY_VARIABLE) or None)
 
 
 def conversation(prompt: str, system: str | None) -> list[dict[str, str]]:
-    """The prompt after the system message, if there is one."""
+    """The prompt as a user message, after the system message if there is one."""
     before = [{"role": "system", "content": system}] if system else []
     return [*before, {"role": "user", "content": prompt}]
 
 
 def print_json(document: BaseModel | dict[str, Any]) -> None:
-    """One document on one line, in UTF-8 as JSON is, whatever the locale."""
+    """One document on one line, in UTF-8 whatever the locale, as JSON is."""
     click.echo(document.model_dump_json().encode() if isinstance(document, BaseModel) else json.dumps(document))

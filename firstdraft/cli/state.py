@@ -1,4 +1,4 @@
-"""What the system does: stats, workers."""
+"""The system's state: stats, workers."""
 
 import click
 from rich.table import Table
@@ -37,7 +37,7 @@ def stats(url: str | None, as_json: bool) -> None:
 @click.command()
 @gateway_options
 def workers(url: str | None, as_json: bool) -> None:
-    """The live workers. Exit status 1 if there is none.
+    """The live workers. Exit status 1 if there is nworker.
 
     \b
     firstdraft workers
@@ -49,11 +49,11 @@ def workers(url: str | None, as_json: bool) -> None:
             print_json(worker)
     else:
         table = Table("worker", "tier", "model", "engine", "host", "in flight", "done", "up", "ready")
-        for one in found:
-            load = f"{one.in_flight}/{one.capacity}"
-            up = f"{one.uptime_s / 60:.0f} min"
-            ready = "yes" if one.ready else "no"
-            table.add_row(one.worker, one.tier, one.model, one.engine, one.host, load, str(one.jobs_done), up, ready)
+        for worker in found:
+            load = f"{worker.in_flight}/{worker.capacity}"
+            up, ready = f"{worker.uptime_s / 60:.0f} min", "yes" if worker.ready else "no"
+            names = (worker.worker, worker.tier, worker.model, worker.engine, worker.host)
+            table.add_row(*names, load, str(worker.jobs_done), up, ready)
         terminal().print(table)
     if not found:
-        raise click.ClickException("no live worker: start one (firstdraft up, or python -m workers edge)")
+        raise click.ClickException("no live worker: start one (firstdraft up, or firstdraft run edge)")

@@ -1,4 +1,4 @@
-"""What `infer` gives: the answer and the figures that people ask for first."""
+"""The answer of `infer`, with the figures that are asked for most."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -13,15 +13,15 @@ class Inference:
     """One answered prompt."""
 
     text: str
-    #: Milliseconds from sending the prompt until the answer was here, the network included.
+    #: Milliseconds from sending the prompt to receiving its answer, network included.
     latency_ms: float
-    #: Share of the draft's tokens that the cloud let stand; None where no draft was verified.
+    #: Share of the draft's tokens that the cloud accepted; None if no draft was verified.
     acceptance_rate: float | None
     tier: Tier
-    #: How sure the edge was, in [0, 1]; None where it wrote no draft.
+    #: The edge's confidence in its draft, in [0, 1]; None without a draft.
     confidence: float | None
     job_id: str
-    #: Everything else that is known: tokens, timings of each stage, models, log-probabilities.
+    #: Everything else: tokens, timings of each stage, models, log-probabilities.
     result: Result
 
     @classmethod

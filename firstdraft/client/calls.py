@@ -1,9 +1,11 @@
-"""What a client says to the gateway and makes of its answers, without doing any of it.
+"""What clients do, without I/O: which requests they send and what they make of the answers.
 
-A conversation is a generator that yields `Call` and `Pause` and is sent a `Reply`; `Client` and `AsyncClient` only
-carry them out. So retries, waiting and errors are written once and tested without a network.
+A conversation is a generator that yields `Call` and `Pause` and is sent a `Reply`. Each method of `Conversations` is a
+method of `Client` and of `AsyncClient`, which only carry it out: signatures, docstrings, retries, waiting and errors
+are written once, and tested without a network.
 """
 
+import inspect
 import json
 import random
 import time
@@ -11,12 +13,14 @@ import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import update_wrapper
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
+from firstdraft.client.answers import Inference
 from firstdraft.client.errors import Busy, JobCancelled, JobFailed, NotInTime, Unreachable, api_error
 from firstdraft.client.retries import (
     IDEMPOTENCY_HEADER,
@@ -27,8 +31,8 @@ from firstdraft.client.retries import (
     sent_at,
 )
 from firstdraft.client.statistics import Counters
-from schemas.jobs import Job
-from schemas.openai_files import ENDED, Batch
+from schemas.jobs import Job, SystemReport
+from schemas.openai_files import ENDED, Batch, StoredFile
 from schemas.problems import Problem
 from schemas.requests import Message
 from schemas.results import Result
@@ -39,17 +43,17 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 #: A prompt, or a conversation.
 Prompt = str | Sequence[Message | Mapping[str, str]]
 
-#: Seconds that one wait for a job may take at the gateway; asked again until it has finished.
+#: Seconds for one long poll of a job; the client polls again until the job has finished.
 WAIT_S = 30.0
-#: Seconds that the gateway may take to keep a file after all of it was sent.
+#: Seconds that the gateway may take to store a file after all of it was sent.
 UPLOAD_S = 60.0
-#: Seconds between looks at a batch, or at a job where the gateway has no place for a wait.
-LOOK_S = 0.5
+#: Seconds between polls of a batch, or of a job where the gateway has no room for a long poll.
+POLL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Call:
-    """One HTTP request. `patience_s` is added to the client's own timeout."""
+    """One HTTP request. `patience_s` is added to the client's own read timeout."""
 
     method: str
     path: str
@@ -57,67 +61,201 @@ class Call:
     params: Mapping[str, str | int | float] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     patience_s: float = 0.0
-    #: A file to send, as a form; its content is read while it is sent.
+    #: A file to send as a multipart form, streamed from disk.
     upload: Path | None = None
-    #: Where the answer's body goes while it comes, in place of `Reply.content`.
+    #: Stream the answer's body into this file instead of into `Reply.content`.
     save_to: Path | None = None
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back; `error` instead of a status where nothing did."""
+    """An HTTP answer, or the `error` because of which there is none."""
 
     status: int = 0
     content: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     error: Exception | None = None
-    #: Whether the request may have reached the gateway although nothing came back.
+    #: Without an answer: whether the request may have reached the gateway all the same.
     may_have_arrived: bool = True
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Seconds to wait."""
+    """A wait, in seconds."""
 
     seconds: float
 
 
 Conversation = Generator[Call | Pause, Reply, T]
-#: Tells one call from another, so that a repeated one is not done twice.
-new_idempotency_key = uuid.uuid4
 
 
-def exchange(call: Call, rule: RetryRule, counters: Counters) -> Conversation[Reply]:
-    """One call with its retries; gives a successful reply. Raises `APIError` or `Unreachable`."""
-    if call.method == "POST":
-        call = replace(call, headers={IDEMPOTENCY_HEADER: str(new_idempotency_key()), **call.headers})
-    retries = 0
-    while True:
-        reply = yield call
-        if reply.error is None and reply.status < 400:
-            return reply
-        delay = None
-        if _is_worth_another_try(call, reply):
-            now = sent_at(reply.headers.get("date"), datetime.now(UTC))
-            asked = retry_after_s(reply.headers.get("retry-after"), now)
-            delay = rule.delay_s(retries, asked, random.random())  # noqa: S311 - jitter
-        if delay is None:
-            if reply.error is not None:
-                raise Unreachable(f"{call.method} {call.path}: {reply.error!r} (tries: {retries + 1})") from reply.error
-            raise api_error(problem_of(reply))
-        retries += 1
-        counters.retried()
-        yield Pause(delay)
+class Conversations:
+    """The conversations of one client. Those that send requests raise `FirstdraftError`."""
+
+    def __init__(self, rule: RetryRule, counters: Counters) -> None:
+        self.rule = rule
+        self.counters = counters
+
+    def submit(self, /, prompt: Prompt, **options: Any) -> Conversation[Job]:
+        """Send a prompt, or a conversation, and return at once. `options` are those of `POST /v1/jobs`."""
+        self.counters.requested()
+        return (yield from self._fetch(Job, Call("POST", "/v1/jobs", json=job_body(prompt, options))))
+
+    def job(self, job_id: str) -> Conversation[Job]:
+        """The job as it is now."""
+        return self._fetch(Job, Call("GET", job_path(job_id)))
+
+    def wait(self, job_id: str, timeout_s: float | None = None) -> Conversation[Job]:
+        """Wait until the job has finished, successfully or not. Raises `NotInTime`; the job then goes on."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            wait_s = WAIT_S if deadline is None else min(WAIT_S, max(0.0, deadline - time.monotonic()))
+            call = Call("GET", job_path(job_id), params={"wait": round(wait_s, 3)}, patience_s=wait_s)
+            try:
+                job = yield from self._fetch(Job, call)
+            except Busy:
+                job = yield from self._fetch(Job, replace(call, params={}))
+                yield Pause(POLL_S)
+            if _has_finished(job):
+                return job
+            if deadline is not None and time.monotonic() >= deadline:
+                raise NotInTime(f"job {job_id} is {job.status} after {timeout_s:g} s; it goes on")
+
+    def result(self, job_id: str, timeout_s: float | None = None) -> Conversation[Result]:
+        """Wait for the job's answer. Raises `JobFailed`, `JobCancelled` or `NotInTime`."""
+        return result_of((yield from self.wait(job_id, timeout_s)))
+
+    def cancel(self, job_id: str) -> Conversation[Job]:
+        """Cancel the job; a finished one stays as it is."""
+        return self._fetch(Job, Call("DELETE", job_path(job_id)))
+
+    def infer(
+        self,
+        /,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = None,
+        use_draft_verify: bool | None = None,
+        use_confidence_check: bool | None = None,
+        timeout_s: float | None = None,
+        **options: Any,
+    ) -> Conversation[Inference]:
+        """Send a prompt and wait for its answer. Raises `JobFailed`, `JobCancelled`, or `NotInTime` after `timeout_s`.
+
+        `use_draft_verify`: whether the cloud verifies the draft or generates from scratch. `use_confidence_check`:
+        whether a confident draft is the answer. If only one is given, the other counts as true; with both off, the
+        draft is the answer. `options` are those of `POST /v1/jobs`.
+        """
+        began = time.perf_counter()
+        self.counters.requested()
+        policy = policy_of(use_draft_verify, use_confidence_check)
+        job = yield from self._answer(
+            job_body(prompt, {"policy": policy, "max_tokens": max_tokens, **options}), timeout_s
+        )
+        inference = Inference.of(job, result_of(job), (time.perf_counter() - began) * 1000)
+        self.counters.answered(inference.latency_ms)
+        return inference
+
+    def start_batch(
+        self, source: Path, *, endpoint: str = "/v1/jobs", window: str = "24h", idempotency_key: str | None = None
+    ) -> Conversation[Batch]:
+        """Upload a file of requests (JSON lines) and start a batch of them. Returns at once.
+
+        Called again within 24 hours with the same `idempotency_key`, by any process, it returns the same batch.
+        """
+        headers = _keyed(idempotency_key, "file")
+        upload = Call("POST", "/v1/files", upload=source, patience_s=UPLOAD_S, headers=headers)
+        stored = yield from self._fetch(StoredFile, upload)
+        body = {"input_file_id": stored.id, "endpoint": endpoint, "completion_window": window}
+        call = Call("POST", "/v1/batches", json=body, headers=_keyed(idempotency_key, "batch"))
+        return (yield from self._fetch(Batch, call))
+
+    def batch_status(self, batch_id: str) -> Conversation[Batch]:
+        """The batch as it is now."""
+        return self._fetch(Batch, Call("GET", f"/v1/batches/{quote(batch_id, safe='')}"))
+
+    def wait_for_batch(
+        self, batch_id: str, on_progress: Callable[[Batch], None] = lambda _: None
+    ) -> Conversation[Batch]:
+        """Wait until the batch has ended; `on_progress` gets its state at every poll."""
+        while True:
+            batch = yield from self.batch_status(batch_id)
+            on_progress(batch)
+            if batch.status in ENDED:
+                return batch
+            yield Pause(POLL_S)
+
+    def cancel_batch(self, batch_id: str) -> Conversation[Batch]:
+        """Stop the batch; what was answered can be downloaded."""
+        return self._fetch(Batch, Call("POST", f"/v1/batches/{quote(batch_id, safe='')}/cancel"))
+
+    def download(self, file_id: str, target: Path) -> Conversation[None]:
+        """Write a file to `target`; it is streamed, never whole in memory."""
+        yield from self.exchange(Call("GET", f"/v1/files/{quote(file_id, safe='')}/content", save_to=target))
+
+    def system(self) -> Conversation[SystemReport]:
+        """The whole system's statistics: counters, queues, workers."""
+        return self._fetch(SystemReport, Call("GET", "/v1/stats"))
+
+    def exchange(self, call: Call) -> Conversation[Reply]:
+        """Send a call, with retries, until it succeeds. Raises `APIError` or `Unreachable`.
+
+        Every POST gets an idempotency key, so that a repeated one does its work once.
+        """
+        if call.method == "POST":
+            call = replace(call, headers={IDEMPOTENCY_HEADER: str(uuid.uuid4()), **call.headers})
+        retries = 0
+        while True:
+            reply = yield call
+            if reply.error is None and reply.status < 400:
+                return reply
+            delay = None
+            if _is_retryable(call, reply):
+                now = sent_at(reply.headers.get("date"), datetime.now(UTC))
+                asked = retry_after_s(reply.headers.get("retry-after"), now)
+                delay = self.rule.delay_s(retries, asked, random.random())  # noqa: S311 - jitter
+            if delay is None:
+                if reply.error is None:
+                    raise api_error(problem_of(reply))
+                tries = f"tries: {retries + 1}"
+                raise Unreachable(f"{call.method} {call.path}: {reply.error!r} ({tries})") from reply.error
+            retries += 1
+            self.counters.retried()
+            yield Pause(delay)
+
+    def _fetch(self, model: type[ModelT], call: Call) -> Conversation[ModelT]:
+        """Send a call and read its answer as this message."""
+        reply = yield from self.exchange(call)
+        return read_as(model, reply.content)
+
+    def _answer(self, body: Mapping[str, Any], timeout_s: float | None) -> Conversation[Job]:
+        """Submit a job and wait until it has finished: one call if it is quick. Raises `NotInTime`."""
+        began = time.monotonic()
+        wait_s = WAIT_S if timeout_s is None else min(WAIT_S, timeout_s)
+        call = Call("POST", "/v1/jobs", json=body, params={"wait": round(wait_s, 3)}, patience_s=wait_s)
+        job = yield from self._fetch(Job, call)
+        if _has_finished(job):
+            return job
+        left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - began))
+        return (yield from self.wait(job.id, left_s))
 
 
-def _is_worth_another_try(call: Call, reply: Reply) -> bool:
+def describe(call: Callable[..., object], method: Callable[..., object]) -> None:
+    """Give a client's method the name, docstring and signature of the conversation that it carries out."""
+    update_wrapper(call, method)
+    signature = inspect.signature(method)
+    result = get_args(signature.return_annotation)[-1]
+    call.__signature__ = signature.replace(return_annotation=result)  # type: ignore[attr-defined]
+
+
+def _is_retryable(call: Call, reply: Reply) -> bool:
     if reply.error is not None:
         return not reply.may_have_arrived or may_repeat(call.method, call.headers)
     return reply.status in RETRIED_STATUSES and may_repeat(call.method, call.headers)
 
 
 def problem_of(reply: Reply) -> Problem:
-    """The problem document of a refusal; one is made up for an answer that is none, as a proxy's is."""
+    """A refusal's problem document, or one made from an answer that has none (a proxy's page, an OpenAI error)."""
     try:
         return Problem.model_validate_json(reply.content)
     except ValidationError:
@@ -130,12 +268,12 @@ def problem_of(reply: Reply) -> Problem:
 
 
 def read_as(model: type[ModelT], content: bytes) -> ModelT:
-    """The message, without whatever a newer gateway may say beyond it."""
+    """Read a message; fields that a newer gateway has added are ignored."""
     return model.model_validate_json(content, extra="ignore")
 
 
 def job_body(prompt: Prompt, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a submission; options that are None are left to the gateway."""
+    """The body of `POST /v1/jobs`; the gateway chooses where an option is None."""
     body = {name: value for name, value in options.items() if value is not None}
     if isinstance(prompt, str):
         return {"prompt": prompt, **body}
@@ -144,10 +282,7 @@ def job_body(prompt: Prompt, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def policy_of(use_draft_verify: bool | None, use_confidence_check: bool | None) -> str | None:
-    """The policy that has these modules on; None, where neither is said, for the gateway's own choice.
-
-    With both off the draft is the answer.
-    """
+    """The policy with these modules switched on or off; None, the gateway's choice, if neither is given."""
     if use_draft_verify is None and use_confidence_check is None:
         return None
     return {
@@ -159,7 +294,7 @@ def policy_of(use_draft_verify: bool | None, use_confidence_check: bool | None) 
 
 
 def result_of(job: Job) -> Result:
-    """The answer of a job that has finished. Raises `JobFailed` or `JobCancelled`."""
+    """A finished job's answer. Raises `JobFailed` or `JobCancelled`."""
     if job.status == "cancelled":
         raise JobCancelled(job)
     if job.result is None:
@@ -167,85 +302,15 @@ def result_of(job: Job) -> Result:
     return job.result
 
 
-def answer(body: Mapping[str, Any], timeout_s: float | None, rule: RetryRule, counters: Counters) -> Conversation[Job]:
-    """The job of a submission once it has finished, however; in one call where it is quick. Raises `NotInTime`."""
-    began = time.monotonic()
-    wait_s = WAIT_S if timeout_s is None else min(WAIT_S, timeout_s)
-    call = Call("POST", "/v1/jobs", json=body, params={"wait": round(wait_s, 3)}, patience_s=wait_s)
-    reply = yield from exchange(call, rule, counters)
-    job = read_as(Job, reply.content)
-    if _has_finished(job):
-        return job
-    left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - began))
-    return (yield from wait_for(job.id, left_s, rule, counters))
-
-
-def wait_for(job_id: str, timeout_s: float | None, rule: RetryRule, counters: Counters) -> Conversation[Job]:
-    """The job once it has finished, however. Raises `NotInTime`."""
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    while True:
-        wait_s = WAIT_S if deadline is None else min(WAIT_S, max(0.0, deadline - time.monotonic()))
-        call = Call("GET", job_path(job_id), params={"wait": round(wait_s, 3)}, patience_s=wait_s)
-        try:
-            reply = yield from exchange(call, rule, counters)
-        except Busy:
-            reply = yield from exchange(replace(call, params={}), rule, counters)
-            yield Pause(LOOK_S)
-        job = read_as(Job, reply.content)
-        if _has_finished(job):
-            return job
-        if deadline is not None and time.monotonic() >= deadline:
-            raise NotInTime(f"job {job_id} is {job.status} after {timeout_s:g} s; it goes on")
-
-
 def _has_finished(job: Job) -> bool:
     return job.result is not None or job.failure is not None or job.status == "cancelled"
 
 
-def follow_batch(
-    batch_id: str, told: Callable[[Batch], None], rule: RetryRule, counters: Counters
-) -> Conversation[Batch]:
-    """The batch once it has ended; `told` of how far it is at every look."""
-    while True:
-        reply = yield from exchange(batch(batch_id), rule, counters)
-        found = read_as(Batch, reply.content)
-        told(found)
-        if found.status in ENDED:
-            return found
-        yield Pause(LOOK_S)
-
-
-def new_batch(file_id: str, endpoint: str, window: str, key: str | None = None) -> Call:
-    """The request that makes a batch of an uploaded file; the same key and file is the same batch."""
-    body = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window}
-    return Call("POST", "/v1/batches", json=body, headers=_keyed(key, "batch"))
-
-
-def batch(batch_id: str) -> Call:
-    """The request that asks how far a batch is."""
-    return Call("GET", f"/v1/batches/{quote(batch_id, safe='')}")
-
-
-def cancel_batch(batch_id: str) -> Call:
-    """The request that stops a batch."""
-    return Call("POST", f"/v1/batches/{quote(batch_id, safe='')}/cancel")
-
-
-def upload(source: Path, key: str | None = None) -> Call:
-    """The request that uploads a file; the same key, name and content is the same file."""
-    return Call("POST", "/v1/files", upload=source, patience_s=UPLOAD_S, headers=_keyed(key, "file"))
-
-
-def download(file_id: str, target: Path) -> Call:
-    """The request that fetches a file."""
-    return Call("GET", f"/v1/files/{quote(file_id, safe='')}/content", save_to=target)
-
-
 def _keyed(key: str | None, what: str) -> dict[str, str]:
-    """The header of one of several things that are made under one key; without one, `exchange` makes a key."""
+    """The idempotency header of one of several POSTs under one key; without a key, `exchange` makes one."""
     return {} if key is None else {IDEMPOTENCY_HEADER: f"{key}-{what}"}
 
 
 def job_path(job_id: str) -> str:
-    """Where the job is."""
+    """The job's path; an id cannot leave its segment."""
     return f"/v1/jobs/{quote(job_id, safe='')}"

@@ -17,7 +17,7 @@ from schemas.problems import Problem
 
 
 class FirstdraftError(Exception):
-    """Whatever a client raises."""
+    """Base of everything that a client raises."""
 
 
 class APIError(FirstdraftError):
@@ -42,7 +42,7 @@ class NotFound(APIError):
 
 
 class Busy(APIError):
-    """The gateway or Redis takes nothing now, and did not within all tries."""
+    """The gateway or Redis is overloaded or down, and was in all tries."""
 
 
 class Unreachable(FirstdraftError):
@@ -50,7 +50,7 @@ class Unreachable(FirstdraftError):
 
 
 class JobFailed(FirstdraftError):
-    """There will be no answer."""
+    """The job ended without an answer."""
 
     def __init__(self, job: Job) -> None:
         reason = job.failure.message if job.failure is not None else f"it is {job.status}"

@@ -1,7 +1,7 @@
-"""When to try again, and after how long. Pure.
+"""Which calls are retried, and after what delay. Pure.
 
-Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS 2015): waiting a random part of
-the growing delay keeps many clients that failed together from coming back together.
+Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS 2015): a random share of the
+growing delay keeps clients that failed at the same time from retrying at the same time.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 @dataclass(frozen=True)
 class RetryRule:
-    """How often a call is repeated and how long each wait may be, in seconds."""
+    """How often a call is retried, and the bounds of the delays, in seconds."""
 
     max_retries: int = 4
     first_delay_s: float = 0.25
     longest_delay_s: float = 8.0
-    #: A server that asks for a longer wait than this is not waited for.
+    #: No retry if the server asks for a longer wait than this.
     longest_retry_after_s: float = 60.0
 
     def delay_s(self, retries_so_far: int, retry_after_s: float | None, share: float) -> float | None:
@@ -39,24 +39,24 @@ class RetryRule:
         return retry_after_s + backoff
 
 
-#: What clients do unless they are told otherwise.
+#: The default of both clients.
 DEFAULT_RULE = RetryRule()
 
 
 def may_repeat(method: str, headers: Mapping[str, str]) -> bool:
-    """Whether a call that may have reached the gateway can be sent again without doing its work twice."""
+    """Whether a call that may have reached the gateway can be repeated without doing its work twice."""
     return method in REPEATABLE_METHODS or IDEMPOTENCY_HEADER in headers
 
 
 def sent_at(value: str | None, now: datetime) -> datetime:
-    """When an answer was sent by its sender's clock, which is its `Date` header; `now` where that says nothing."""
+    """When a response was sent, by the server's clock: its `Date` header, or `now` without a valid one."""
     return _date(value) or now
 
 
 def retry_after_s(value: str | None, now: datetime) -> float | None:
-    """The `Retry-After` header in seconds, given as seconds or as a date; None where it says nothing readable.
+    """A `Retry-After` header (seconds or a date) in seconds; None if it is missing or invalid.
 
-    `now`: by the clock of who sent the header, which may not agree with this host's.
+    `now` is by the server's clock, which may differ from ours.
     """
     if value is None:
         return None
@@ -69,7 +69,7 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
 
 
 def _date(value: str | None) -> datetime | None:
-    """An HTTP date; None where it is none."""
+    """An HTTP date; None if it is missing or invalid."""
     if value is None:
         return None
     try:

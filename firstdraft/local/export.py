@@ -1,4 +1,4 @@
-"""Makes one model of another, as a process of its own (firstdraft/local/model_store.py).
+"""Converts models, as a process of its own (started by firstdraft/local/model_store.py).
 
 python -m firstdraft.local.export quantize GGUF_FILE GGUF_FILE    for the edge
 python -m firstdraft.local.export float32 GGUF_FILE FOLDER        for the cloud
@@ -10,16 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: Where a GGUF file names the rule by which a text is cut before its pieces are tokenized.
-CUTTING_FIELD = "tokenizer.ggml.pre"
-#: The rule of SmolLM2, the demo's model: each digit stands alone, and GPT-2's rule cuts the rest.
-DIGIT_BY_DIGIT = "smollm"
-#: What the expanded model is checked with.
+#: The field of a GGUF file that names its pre-tokenizer: how a text is split before tokenization.
+PRE_TOKENIZER_FIELD = "tokenizer.ggml.pre"
+#: The pre-tokenizer of SmolLM2, the demo's model: single digits, and GPT-2's rule for the rest.
+SMOLLM = "smollm"
+#: The prompt on which an expanded model is compared with its source.
 _PROBE = "The capital of France is"
 
 
 class NotTheSameModel(Exception):
-    """The expanded model's answers differ from its source's: it must not be used."""
+    """The expanded model's logits differ from its source's: it must not be used."""
 
 
 def export(source: Path, target: Path) -> None:
@@ -36,24 +36,24 @@ def export(source: Path, target: Path) -> None:
 
 
 def tokenizer_of(source: Path) -> Any:
-    """A GGUF file's tokenizer, which makes the same tokens of a text as llama.cpp does.
+    """A GGUF file's tokenizer, with the same tokens for a text as llama.cpp.
 
-    Transformers reads vocabulary and merges from the file, but not how a text is cut before them.
+    Transformers reads the vocabulary and merges from the file, but not the pre-tokenizer.
     """
     from gguf import GGUFReader  # noqa: PLC0415
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
-    rule = GGUFReader(source).fields.get(CUTTING_FIELD)
-    if rule is not None and rule.contents() == DIGIT_BY_DIGIT:
+    pre_tokenizer = GGUFReader(source).fields.get(PRE_TOKENIZER_FIELD)
+    if pre_tokenizer is not None and pre_tokenizer.contents() == SMOLLM:
         digits = Digits(individual_digits=True)
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence([digits, ByteLevel(add_prefix_space=False)])
     return tokenizer
 
 
 def expand(source: Path, target: Path, factor: int) -> None:
-    """Write a Llama-like model with `factor` times the layers and the same answers, to the last bit."""
+    """Write a Llama-like model with `factor` times the layers and bitwise the same logits. Raises `NotTheSameModel`."""
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
@@ -74,7 +74,7 @@ def expand(source: Path, target: Path, factor: int) -> None:
 
 
 def _with_identity_blocks(layers: Any, factor: int) -> list[Any]:
-    """Each layer, followed by copies of it whose output projections are zero, so that they add nothing."""
+    """Each layer, followed by copies whose output projections are zero, so that they add nothing."""
     import torch  # noqa: PLC0415
 
     expanded = []
@@ -91,7 +91,7 @@ def _with_identity_blocks(layers: Any, factor: int) -> list[Any]:
 
 
 def main(step: str, source: Path, target: Path, *options: str) -> None:
-    """Do one step."""
+    """Run one step."""
     if step == "quantize":
         from workers.edge.llama import quantize  # noqa: PLC0415 - llama.cpp is not needed for the other steps
 

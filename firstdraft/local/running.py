@@ -1,8 +1,6 @@
-"""Runs the whole system on one machine: the embedded server, and what the Procfile names, through honcho."""
+"""Runs the whole system on one machine: the embedded Redis server, the gateway, a worker of each tier."""
 
 import contextlib
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,18 +17,17 @@ from config.environment import child_environment
 from config.settings import GatewaySettings, Settings, state_folder
 from firstdraft.local.embedded import embedded_server
 from firstdraft.local.model_store import prepare_configured_models
+from firstdraft.local.supervisor import MODULES, Supervisor, read_procfile, server_environment, server_program
 from gateway.http.listening import listen
-from workers.runtime.process_tree import adopt_orphans, ending_with_parent
+from workers.runtime.process_tree import adopt_orphans
 
 #: Seconds until every process must be ready. Engines take most of it; a compiled one takes minutes.
 READY_S = 600.0
-#: Seconds between looks at readiness.
-LOOK_S = 0.5
-#: Seconds that stopping may take: honcho kills what is left after 5.
-STOP_S = 7.0
-#: How far the cloud's worker steps back for the edge's: about a tenth of the processors is left to it meanwhile.
+#: Seconds between polls of readiness.
+POLL_S = 0.5
+#: The niceness of the cloud worker beside an edge worker: while the edge computes, it gets about a tenth of the CPU.
 SHARED_NICENESS = 10
-#: Seconds that killing what is left after that may take.
+#: Seconds that killing what is left after a stop may take.
 SWEEP_S = 1.0
 
 
@@ -44,25 +41,28 @@ class RunningSystem:
 
     base_url: str
     redis_url: str
-    honcho: "subprocess.Popen[bytes]"
+    supervisor: Supervisor
 
     def wait(self) -> None:
         """Block until it ends by itself, which it should not. Raises `SystemNotRunning`."""
-        self.honcho.wait()
-        raise SystemNotRunning(f"a process ended and took the others with it (status {self.honcho.returncode})")
+        while not self.supervisor.wait(timeout_s=60.0):
+            pass
+        raise SystemNotRunning(f"{self.supervisor.failure} and took the others with it")
 
 
 @contextmanager
 def running_system(
-    settings: Settings, procfile: Path, say: Callable[[str], None], output: IO[bytes] | None = None
+    settings: Settings, procfile: Path | None, say: Callable[[str], None], output: IO[bytes] | None = None
 ) -> Iterator[RunningSystem]:
     """Prepare models, start everything, wait until it is ready; stop everything when the block ends.
 
-    `say` is told of each step; `output` gets what the processes print (standard output if None). Raises
-    `SystemNotRunning`, `EmbeddedServerError` or `ModelStoreError`.
+    `procfile` names other processes than the gateway and a worker of each tier. `say` gets a line for each step;
+    `output` gets what the processes print (standard output if None). Raises `SystemNotRunning`,
+    `EmbeddedServerError`, `ModelStoreError`, or `OSError` for the Procfile.
     """
-    if not procfile.is_file():
-        raise SystemNotRunning(f"there is no {procfile}: run from the project's folder, or give --procfile")
+    programs = [server_program(name, settings) for name in MODULES] if procfile is None else read_procfile(procfile)
+    if not programs:
+        raise SystemNotRunning(f"{procfile} names no process")
     _check_port_is_free(settings.gateway)
     check_tls(settings.redis)
     prepare_configured_models(settings, say)
@@ -75,52 +75,40 @@ def running_system(
             say("using the Redis server that redis.url names")
         adopt_orphans()
         others = _descendants()
-        honcho = _start(procfile, child_environment(REDIS_URL=redis_url, **shared_machine(settings)), output)
-        stack.callback(_stop, honcho, others)
-        system = RunningSystem(settings.gateway.local_url, redis_url, honcho)
-        _wait_until_ready(system, say)
-        yield system
+        environment = (server_environment if procfile is None else child_environment)(
+            REDIS_URL=redis_url, PYTHONUNBUFFERED="1", **shared_machine(settings)
+        )
+        supervisor = Supervisor(programs, environment, output or sys.stdout.buffer)
+        stack.callback(_stop, supervisor, others, say)
+        supervisor.start()
+        _wait_until_ready(settings.gateway.local_url, supervisor, say)
+        yield RunningSystem(settings.gateway.local_url, redis_url, supervisor)
 
 
 def shared_machine(settings: Settings) -> dict[str, str]:
-    """What of the settings is otherwise, as environment, where both tiers run on one machine.
+    """The settings, as environment variables, that differ where both tiers run on one machine.
 
-    Both tiers' threads wait for each other by spinning, and where they share cores as equals both starve. So the cloud
-    steps back while the edge computes: drafts are short, and verifications that wait for them run in larger batches,
-    which costs less (docs/log.md, "Both tiers on one machine").
+    Both tiers' threads wait for each other by spinning; as equals on the same cores, both starve. So the cloud yields
+    while the edge computes: drafts are short, and the verifications that wait for them run in larger batches, which
+    costs less (docs/log.md, "Both tiers on one machine").
     """
     return {} if settings.cloud.niceness else {"FIRSTDRAFT_CLOUD__NICENESS": str(SHARED_NICENESS)}
 
 
-def _start(procfile: Path, environment: dict[str, str], output: IO[bytes] | None) -> "subprocess.Popen[bytes]":
-    # honcho itself in UTF-8: it would end, and all others with it, where one prints what the locale lacks.
-    command = [sys.executable, "-X", "utf8", "-m", "honcho", "start", "-f", str(procfile)]
-    # A session of its own, so that Ctrl-C reaches this process alone, which then stops the others in order.
-    return subprocess.Popen(  # noqa: S603 - our own command
-        command,
-        env={**environment, "PYTHONUNBUFFERED": "1"},
-        stdout=output,
-        stderr=subprocess.STDOUT if output else None,
-        start_new_session=True,
-        # Where this process is killed, honcho stops what it runs as it does on SIGTERM.
-        preexec_fn=ending_with_parent(signal.SIGTERM),  # noqa: PLW1509 - system calls and nothing else
-    )
-
-
-def _stop(honcho: "subprocess.Popen[bytes]", others: set[psutil.Process]) -> None:
-    """Stop honcho and what it started, then kill whatever any of those left behind. `others` are not its own."""
+def _stop(supervisor: Supervisor, others: set[psutil.Process], say: Callable[[str], None]) -> None:
+    """Stop all programs, then kill any process that they left behind. `others` are not theirs."""
+    say("stopping")
     started = _descendants() - others
-    honcho.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        honcho.wait(STOP_S)
+    supervisor.stop()
     deadline = time.monotonic() + SWEEP_S
-    # Again, because a process may have started another since the look before.
-    while (left := {one for one in started | _descendants() if _runs(one)} - others) and time.monotonic() < deadline:
+    # Again, because a process may have started another since the last look.
+    while (left := {process for process in started | _descendants() if _runs(process)} - others) and (
+        time.monotonic() < deadline
+    ):
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs([process for process in left if process.pid != honcho.pid], timeout=SWEEP_S / 4)
-        honcho.poll()
+        psutil.wait_procs(list(left), timeout=SWEEP_S / 4)
 
 
 def _descendants() -> set[psutil.Process]:
@@ -135,7 +123,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _check_port_is_free(gateway: GatewaySettings) -> None:
-    """Raise `SystemNotRunning` where the gateway could not listen: another one there would be taken for ours."""
+    """Raise `SystemNotRunning` if the gateway could not listen: whatever does would be taken for ours."""
     if gateway.port == 0:
         raise SystemNotRunning("gateway.port is 0, and nobody would know which port the gateway has: choose one")
     try:
@@ -147,30 +135,29 @@ def _check_port_is_free(gateway: GatewaySettings) -> None:
         ) from error
 
 
-def _wait_until_ready(system: RunningSystem, say: Callable[[str], None]) -> None:
+def _wait_until_ready(base_url: str, supervisor: Supervisor, say: Callable[[str], None]) -> None:
     deadline = time.monotonic() + READY_S
     missing = ""
-    with httpx.Client(base_url=system.base_url, trust_env=False, timeout=5.0) as client:
+    with httpx.Client(base_url=base_url, trust_env=False, timeout=5.0) as client:
         while time.monotonic() < deadline:
-            if system.honcho.poll() is not None:
-                raise SystemNotRunning(f"a process ended before all were ready (status {system.honcho.returncode})")
             now_missing = _missing(client)
             if not now_missing:
-                say(f"ready at {system.base_url}")
+                say(f"ready at {base_url}")
                 return
             if now_missing != missing:
                 missing = now_missing
                 say(f"waiting: {missing}")
-            time.sleep(LOOK_S)
+            if supervisor.wait(POLL_S):
+                raise SystemNotRunning(f"{supervisor.failure} before all were ready")
     raise SystemNotRunning(f"not ready after {READY_S:.0f} s: {missing}")
 
 
 def _missing(client: httpx.Client) -> str:
     """What is not ready, in words; empty when everything is."""
     try:
-        answer = client.get("/readyz")
+        response = client.get("/readyz")
     except httpx.TransportError:
         return "the gateway does not answer yet"
-    if answer.status_code == httpx.codes.OK:
+    if response.status_code == httpx.codes.OK:
         return ""
-    return ", ".join(answer.json().get("missing", ["the gateway is not ready"]))
+    return ", ".join(response.json().get("missing", ["the gateway is not ready"]))

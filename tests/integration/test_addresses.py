@@ -88,7 +88,7 @@ def test_a_port_that_is_taken_on_the_ipv6_loopback_is_said_before_anything_start
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
         environment = {"FIRSTDRAFT_GATEWAY__HOST": "::1", "FIRSTDRAFT_GATEWAY__PORT": str(port)}
-        refused = CliRunner().invoke(main, ["up", "--procfile", str(ROOT / "Procfile")], env=environment)
+        refused = CliRunner().invoke(main, ["up"], env=environment)
     assert refused.exit_code == 1
     assert f"the gateway cannot listen on [::1]:{port} (Address already in use" in refused.output
 

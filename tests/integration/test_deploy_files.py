@@ -71,7 +71,8 @@ def test_systemd_takes_every_unit(tmp_path):
     units = []
     for unit in sorted((DEPLOY / "systemd").iterdir()):
         # The checker wants the command and the file of settings to exist; only their paths are changed for it.
-        text = unit.read_text().replace("/opt/firstdraft/bin/python", sys.executable).replace("User=firstdraft\n", "")
+        text = unit.read_text().replace("/opt/firstdraft/bin/firstdraft", sys.executable)
+        text = text.replace("User=firstdraft\n", "")
         units.append(tmp_path / unit.name.replace("@", "@1"))
         units[-1].write_text(text)
     checked = subprocess.run(

@@ -100,4 +100,4 @@ def test_a_process_that_prints_what_the_locale_lacks_ends_nothing(tmp_path):
     command = ("firstdraft.cli", "up", "--procfile", str(procfile))
     with running(*command, log=tmp_path / "log", **environment, **PLAIN) as up:
         until(lambda: up.said("ready at"), "the system is ready", within_s=60)
-        assert up.said("and so on")
+        assert f"| {WORDS} and so on" in up.log.read_text(encoding="utf-8")

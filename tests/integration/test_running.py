@@ -53,7 +53,7 @@ def firstdraft(
 def family(process: Process) -> list[psutil.Process]:
     found = psutil.Process(process.pid).children(recursive=True)
     commands = [" ".join(one.cmdline()) for one in found]
-    for name in ("-m gateway", "worker edge", "worker cloud", "honcho start", "redis.sock"):
+    for name in ("-m gateway", "worker edge", "worker cloud", "redis.sock"):
         assert any(name in command for command in commands), (name, commands)
     return found
 
@@ -75,7 +75,7 @@ def test_a_stop_ends_every_process_in_time_and_leaves_none(tmp_path, environment
         assert httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
         for number in signals:
             up.signal(number)
-            until(lambda: up.said("SIGTERM received"), "the stop's beginning")
+            until(lambda: up.said("stopping"), "the stop's beginning")
         assert up.wait(STOP_S) == 0
         assert alive(processes) == []
         assert "stopped" in up.log.read_text()
@@ -94,14 +94,13 @@ def test_what_ignores_the_stop_is_killed_with_all_that_it_started(tmp_path, envi
         assert alive(processes) == []
 
 
-def test_nothing_outlives_honcho(tmp_path, environment) -> None:
+def test_a_process_that_ends_for_good_takes_the_others_with_it(tmp_path, environment) -> None:
     with firstdraft("up", tmp_path, environment) as up:
         processes = ready(up)
-        honcho = next(one for one in processes if "honcho" in one.cmdline())
-        honcho.kill()
+        next(one for one in processes if "edge" in one.cmdline()).kill()  # its shell says 128 + 9
         assert up.wait(STOP_S) == 1
         assert alive(processes) == []
-        assert "a process ended and took the others with it" in up.log.read_text()
+        assert "edge ended with status 137 and took the others with it" in up.log.read_text()
 
 
 def test_nothing_outlives_a_killed_owner(tmp_path, environment) -> None:
@@ -118,7 +117,7 @@ def test_a_process_that_cannot_start_ends_it_all_with_its_words(tmp_path, enviro
     with firstdraft("demo", tmp_path, environment, procfile) as demo:
         assert demo.wait(START_S) == 1
         said = demo.log.read_text()
-        assert "a process ended before all were ready" in said
+        assert "edge ended with status 3 before all were ready" in said
         assert "no model here" in said
         assert "Traceback" not in said.rpartition("Error:")[2]
 
@@ -143,10 +142,10 @@ def test_a_second_system_on_the_same_data_is_refused(tmp_path, environment) -> N
         assert psutil.pid_exists(up.pid)
 
 
-def test_without_a_procfile_it_says_where_to_run(tmp_path, environment) -> None:
+def test_a_procfile_that_is_not_there_is_a_wrong_command_line(tmp_path, environment) -> None:
     with firstdraft("up", tmp_path, environment, tmp_path / "nowhere") as up:
-        assert up.wait(START_S) == 1
-        assert "run from the project's folder" in up.log.read_text()
+        assert up.wait(START_S) == 2
+        assert "nowhere" in up.log.read_text()
 
 
 def test_the_demo_shows_every_answer_and_stops(tmp_path, environment) -> None:

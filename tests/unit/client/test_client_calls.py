@@ -6,17 +6,15 @@ import pytest
 
 from firstdraft.client.calls import (
     Call,
+    Conversations,
     Pause,
     Reply,
-    answer,
-    exchange,
     job_body,
     job_path,
     policy_of,
     problem_of,
     read_as,
     result_of,
-    wait_for,
 )
 from firstdraft.client.errors import (
     APIError,
@@ -65,21 +63,21 @@ def play(conversation, replies):
 
 def test_a_call_that_works_is_made_once():
     counters = Counters()
-    said, reply = play(exchange(Call("GET", "/x"), RULE, counters), [FINE])
+    said, reply = play(Conversations(RULE, counters).exchange(Call("GET", "/x")), [FINE])
     assert said == [Call("GET", "/x")]
     assert reply is FINE
     assert counters.read().retries == 0
 
 
 def test_a_submission_carries_one_idempotency_key_over_all_tries():
-    said, _ = play(exchange(Call("POST", "/x"), RULE, Counters()), [LOST, BUSY, FINE])
+    said, _ = play(Conversations(RULE, Counters()).exchange(Call("POST", "/x")), [LOST, BUSY, FINE])
     keys = {call.headers[IDEMPOTENCY_HEADER] for call in said if isinstance(call, Call)}
     assert len(keys) == 1
     assert len([call for call in said if isinstance(call, Call)]) == 3
 
 
 def test_the_server_is_given_the_time_that_it_asks_for():
-    said, _ = play(exchange(Call("GET", "/x"), RULE, Counters()), [BUSY, FINE])
+    said, _ = play(Conversations(RULE, Counters()).exchange(Call("GET", "/x")), [BUSY, FINE])
     assert isinstance(said[1], Pause)
     assert 3.0 <= said[1].seconds <= 3.5
 
@@ -87,26 +85,28 @@ def test_the_server_is_given_the_time_that_it_asks_for():
 @pytest.mark.parametrize("year", [2001, 2099])
 def test_a_date_to_try_again_at_is_by_the_servers_clock_and_not_by_ours(year):
     headers = {"date": f"Thu, 01 Jan {year} 00:00:00 GMT", "retry-after": f"Thu, 01 Jan {year} 00:00:03 GMT"}
-    said, _ = play(exchange(Call("GET", "/x"), RULE, Counters()), [Reply(503, BUSY.content, headers), FINE])
+    said, _ = play(
+        Conversations(RULE, Counters()).exchange(Call("GET", "/x")), [Reply(503, BUSY.content, headers), FINE]
+    )
     assert 3.0 <= said[1].seconds <= 3.5
 
 
 @pytest.mark.parametrize("method", ["PATCH"])
 def test_what_may_have_arrived_and_cannot_be_repeated_is_not(method):
     with pytest.raises(Unreachable):
-        play(exchange(Call(method, "/x"), RULE, Counters()), [LOST])
-    said, _ = play(exchange(Call(method, "/x"), RULE, Counters()), [NEVER_SENT, FINE])
+        play(Conversations(RULE, Counters()).exchange(Call(method, "/x")), [LOST])
+    said, _ = play(Conversations(RULE, Counters()).exchange(Call(method, "/x")), [NEVER_SENT, FINE])
     assert len(said) == 3
 
 
 def test_retries_end_and_are_counted():
     counters = Counters()
     with pytest.raises(Busy) as refusal:
-        play(exchange(Call("GET", "/x"), RULE, counters), [BUSY] * 3)
+        play(Conversations(RULE, counters).exchange(Call("GET", "/x")), [BUSY] * 3)
     assert refusal.value.status == 503
     assert counters.read().retries == 2
     with pytest.raises(Unreachable, match=r"tries: 3"):
-        play(exchange(Call("GET", "/x"), RULE, counters), [LOST] * 3)
+        play(Conversations(RULE, counters).exchange(Call("GET", "/x")), [LOST] * 3)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_retries_end_and_are_counted():
 def test_a_refusal_is_an_error_of_its_kind_at_once(status, kind):
     document = json.dumps({"title": "No", "status": status, "detail": "because"}).encode()
     with pytest.raises(APIError, match="because") as refusal:
-        play(exchange(Call("GET", "/x"), RULE, Counters()), [Reply(status, document)])
+        play(Conversations(RULE, Counters()).exchange(Call("GET", "/x")), [Reply(status, document)])
     assert type(refusal.value) is kind
 
 
@@ -138,14 +138,14 @@ def test_a_proxys_page_and_openais_errors_are_problems_too():
 
 def test_a_job_is_waited_for_until_it_has_finished():
     replies = [reply_of(a_job("queued")), reply_of(a_job("drafting")), reply_of(a_job(result=a_result()))]
-    said, job = play(wait_for("j1", None, RULE, Counters()), replies)
+    said, job = play(Conversations(RULE, Counters()).wait("j1", None), replies)
     assert job.result == a_result()
     assert [call.params["wait"] for call in said] == [30.0] * 3
     assert all(call.patience_s == 30.0 for call in said)
 
 
 def test_a_quick_answer_takes_one_call():
-    said, job = play(answer({"prompt": "p"}, None, RULE, Counters()), [reply_of(a_job(result=a_result()))])
+    said, job = play(Conversations(RULE, Counters()).infer("p", timeout_s=None), [reply_of(a_job(result=a_result()))])
     assert job.result == a_result()
     (call,) = said
     assert (call.method, call.json, call.params["wait"]) == ("POST", {"prompt": "p"}, 30.0)
@@ -153,19 +153,19 @@ def test_a_quick_answer_takes_one_call():
 
 def test_an_answer_that_takes_longer_is_waited_for():
     replies = [reply_of(a_job("drafting")), reply_of(a_job(result=a_result()))]
-    said, job = play(answer({"prompt": "p"}, 100.0, RULE, Counters()), replies)
+    said, job = play(Conversations(RULE, Counters()).infer("p", timeout_s=100.0), replies)
     assert job.result == a_result()
     assert [(call.method, call.path) for call in said] == [("POST", "/v1/jobs"), ("GET", "/v1/jobs/j1")]
 
 
 def test_a_wait_that_ends_says_that_the_job_goes_on():
     with pytest.raises(NotInTime, match="goes on"):
-        play(wait_for("j1", 0.0, RULE, Counters()), [reply_of(a_job("queued"))])
+        play(Conversations(RULE, Counters()).wait("j1", 0.0), [reply_of(a_job("queued"))])
 
 
 def test_where_there_is_no_place_for_a_wait_the_job_is_looked_at():
     replies = [BUSY] * 3 + [reply_of(a_job("queued")), reply_of(a_job(result=a_result()))]
-    said, job = play(wait_for("j1", None, RULE, Counters()), replies)
+    said, job = play(Conversations(RULE, Counters()).wait("j1", None), replies)
     assert job.result is not None
     assert [dict(step.params) for step in said if isinstance(step, Call)][3:] == [{}, {"wait": 30.0}]
 

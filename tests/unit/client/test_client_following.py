@@ -32,10 +32,10 @@ def test_wherever_the_stream_is_cut_every_event_comes_once_and_in_order(cuts):
     for cut in [*cuts, None]:
         position = following.call().headers.get("Last-Event-ID")
         for line in list(lines_after(position))[:cut]:
-            told += following.take(line)
+            told += following.take(f"{line}\n".encode())
         if following.is_over(Reply(200)):
             break
-        following.lost(LOST, 0.0)
+        following.delay_s(LOST, 0.0)
     assert told == EVENTS
 
 
@@ -43,22 +43,22 @@ def test_an_event_that_this_version_does_not_know_is_passed_over():
     following = a_following()
     told = []
     for line in ["id: 5-0", 'data: {"type": "foretold"}', ""]:
-        told += following.take(line)
+        told += following.take(f"{line}\n".encode())
     assert told == []
     assert following.call().headers["Last-Event-ID"] == "5-0"
 
 
 def test_a_stream_that_never_comes_is_given_up():
     following = a_following(max_retries=2)
-    assert following.lost(LOST, 0.0) == 0.0
-    following.lost(LOST, 0.0)
+    assert following.delay_s(LOST, 0.0) == 0.0
+    following.delay_s(LOST, 0.0)
     with pytest.raises(Unreachable):
-        following.lost(LOST, 0.0)
+        following.delay_s(LOST, 0.0)
 
 
 def test_a_job_that_is_not_there_is_said_at_once():
     with pytest.raises(NotFound):
-        a_following().lost(Reply(404, b'{"title": "No such job", "status": 404, "detail": "gone"}'), 0.0)
+        a_following().delay_s(Reply(404, b'{"title": "No such job", "status": 404, "detail": "gone"}'), 0.0)
 
 
 def test_nothing_more_to_tell_is_the_end():

@@ -6,7 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.settings import AblationSettings, read_settings
-from firstdraft.cli.ablation import AblationFailed, Measured, as_json, body_for, read_prompts, summary
+from firstdraft import Inference
+from firstdraft.cli.ablation import AblationFailed, as_json, body_for, summary
+from firstdraft.cli.prompt_files import UnusableFile, read_prompts
+from schemas.jobs import Job
 from schemas.requests import JobRequest
 from schemas.results import DraftStatistics, FinishReason, Models, Result, Usage
 
@@ -23,6 +26,10 @@ def result(tier: str, draft: DraftStatistics | None = None, **usage: int) -> Res
         usage=Usage(**usage),
         models=Models(),
     )
+
+
+def answered(result: Result, latency_ms: float) -> Inference:
+    return Inference.of(Job(id="j", status="succeeded", policy="p", created_at=0.0), result, latency_ms)
 
 
 def test_overrides_go_where_a_request_carries_them() -> None:
@@ -61,7 +68,7 @@ def test_every_shipped_ablation_can_be_carried_by_a_request() -> None:
 )
 def test_a_file_of_prompts_that_cannot_be_used_says_where(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "prompts.jsonl").write_text(text)
-    with pytest.raises(AblationFailed, match=complaint):
+    with pytest.raises(UnusableFile, match=complaint):
         read_prompts(tmp_path / "prompts.jsonl")
 
 
@@ -79,8 +86,8 @@ def test_a_row_counts_only_verified_drafts_for_the_acceptance_rate() -> None:
     verified = DraftStatistics(drafted_tokens=10, accepted_tokens=6, verified=True)
     unverified = DraftStatistics(drafted_tokens=50)
     measured = [
-        Measured(result("edge", unverified), 100.0),
-        Measured(result("cloud", verified, cloud_completion_tokens=12, cloud_cached_tokens=4), 300.0),
+        answered(result("edge", unverified), 100.0),
+        answered(result("cloud", verified, cloud_completion_tokens=12, cloud_cached_tokens=4), 300.0),
     ]
     row = summary(WAY, measured, 2.0)
     assert row.acceptance_rate == 0.6
@@ -89,17 +96,17 @@ def test_a_row_counts_only_verified_drafts_for_the_acceptance_rate() -> None:
 
 
 def test_without_a_verified_draft_there_is_no_acceptance_rate() -> None:
-    assert summary(WAY, [Measured(result("edge"), 1.0)], 1.0).acceptance_rate is None
+    assert summary(WAY, [answered(result("edge"), 1.0)], 1.0).acceptance_rate is None
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
 def test_the_95th_percentile_is_a_latency_that_occurred_and_at_most_5_percent_lie_above(latencies: list[float]) -> None:
-    row = summary(WAY, [Measured(result("edge"), latency) for latency in latencies], 1.0)
+    row = summary(WAY, [answered(result("edge"), latency) for latency in latencies], 1.0)
     assert row.p95_latency_ms in latencies
     assert sum(latency > row.p95_latency_ms for latency in latencies) <= 0.05 * len(latencies)
 
 
 def test_the_json_document_is_one_line_and_holds_every_row() -> None:
-    text = as_json([summary(WAY, [Measured(result("edge"), 1.0)], 1.0)])
+    text = as_json([summary(WAY, [answered(result("edge"), 1.0)], 1.0)])
     assert "\n" not in text
     assert json.loads(text)["ablation"]["way"]["requests"] == 1

@@ -4,14 +4,15 @@ import socket
 import pytest
 from rich.console import Console
 
-from firstdraft.local.demo import DemoFailed, _shown, run_demo
+from firstdraft import Unreachable
+from firstdraft.cli.demo import _panel, run_demo
 from schemas.results import ConfidenceReport, DraftStatistics, FinishReason, Models, Result, Timings, Usage
 
 
 def shown(result: Result, width: int = 100) -> str:
     """The answer as it is printed where nobody sees colours."""
     console = Console(file=io.StringIO(), width=width)
-    console.print(_shown("Why [sic]?", result))
+    console.print(_panel("Why [sic]?", result))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -54,7 +55,7 @@ def test_an_answer_written_from_nothing_has_neither_confidence_nor_draft() -> No
     assert "drafted" not in text
 
 
-def test_brackets_in_prompts_and_answers_are_shown_as_they_are() -> None:
+def test_brackets_in_prompts_and_answers_are_panel_as_they_are() -> None:
     text = shown(answered("edge", None, None))
     assert "Why [sic]?" in text
     assert "Because [so]." in text
@@ -64,5 +65,5 @@ def test_a_gateway_that_does_not_answer_ends_the_demo_with_its_address() -> None
     with socket.socket() as held:  # bound, and nobody listens
         held.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{held.getsockname()[1]}"
-        with pytest.raises(DemoFailed, match=url):
+        with pytest.raises(Unreachable, match=url):
             run_demo(url, Console(file=io.StringIO()), ["hi"])

@@ -1,14 +1,14 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from firstdraft.cli.live_render import Kind, Painting
+from firstdraft.cli.render import Kind, LiveAnswer
 from schemas.events import AcceptedText, CorrectedText, Decision, Done, DraftText, Started
 from schemas.policy import Tier
 from tests.samples import a_result
 
 
 def painted(events):
-    painting = Painting()
+    painting = LiveAnswer()
     for event in events:
         painting.take(event)
     return painting.pieces()
@@ -20,7 +20,7 @@ def test_the_draft_is_shown_at_once_and_as_a_draft():
 
 def test_a_trusted_draft_stands():
     assert painted([DraftText(position=0, text="it is"), Decision(escalated=False, reason="sure")]) == [
-        ("it is", Kind.STANDS)
+        ("it is", Kind.ANSWER)
     ]
 
 
@@ -31,15 +31,15 @@ def test_the_cloud_repaints_the_draft_from_the_left():
         Started(tier=Tier.CLOUD, worker="c", attempt=1),
         AcceptedText(position=0, text="the sky is "),
     ]
-    assert painted(events) == [("the sky is ", Kind.STANDS), ("red", Kind.DRAFT)]
+    assert painted(events) == [("the sky is ", Kind.ANSWER), ("red", Kind.DRAFT)]
     events.append(CorrectedText(position=11, text="blue"))
     events.append(Done(result=a_result("the sky is blue", Tier.CLOUD)))
-    assert painted(events) == [("the sky is ", Kind.STANDS), ("blue", Kind.CORRECTED)]
+    assert painted(events) == [("the sky is ", Kind.ANSWER), ("blue", Kind.CORRECTED)]
 
 
 def test_a_shorter_answer_leaves_nothing_of_the_draft_behind():
     events = [DraftText(position=0, text="a long draft"), AcceptedText(position=0, text="a")]
-    assert painted([*events, Done(result=a_result("a"))]) == [("a", Kind.STANDS)]
+    assert painted([*events, Done(result=a_result("a"))]) == [("a", Kind.ANSWER)]
 
 
 @given(st.text(max_size=10), st.lists(st.tuples(st.booleans(), st.text(min_size=1, max_size=5))), st.booleans())
