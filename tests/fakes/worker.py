@@ -75,7 +75,7 @@ def edge(settings: Settings, delay_s: float, death: Death | None) -> int:
         engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, early_escalation=False
     )
     stage = MortalStage(assembly, work, death)
-    return assembly.run(stage, settings.edge.max_in_flight, "fake", engine.statistics)
+    return assembly.run(stage, settings.edge.max_in_flight, "fake", engine.cache_statistics)
 
 
 def cloud(settings: Settings, delay_s: float, death: Death | None) -> int:
@@ -84,7 +84,9 @@ def cloud(settings: Settings, delay_s: float, death: Death | None) -> int:
     assembly = Assembly(settings, Tier.CLOUD, engine)
     work = Verifying(engine, assembly.store, assembly.in_flight, assembly.served)
     stage = MortalStage(assembly, work, death)
-    return assembly.run(stage, settings.cloud.max_in_flight, "fake", engine.statistics, engine.verification_statistics)
+    return assembly.run(
+        stage, settings.cloud.max_in_flight, "fake", engine.cache_statistics, engine.verification_statistics
+    )
 
 
 def main() -> int:

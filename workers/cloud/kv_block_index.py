@@ -1,8 +1,8 @@
-"""Which blocks of token prefixes an engine's KV cache holds, followed through its events.
+"""Which blocks of token prefixes an engine's KV cache holds, according to its events.
 
-Owns the account, and knows when it cannot be trusted: events are numbered, and a gap means that something was missed.
-Then nothing counts as held until it is seen stored again, and `generation` tells those who published it. A sequence
-belongs to a cache namespace, which is part of where its first block is, and so of where all that follow are. Pure.
+Event batches are numbered, and a gap means that some were missed: then the index is cleared, and `generation` tells
+those who have published its content. A sequence belongs to a cache namespace: a block is identified by its tokens and
+the block before it, the first block by its tokens and the namespace. Pure.
 """
 
 from collections.abc import Sequence
@@ -19,38 +19,38 @@ class Stored:
     parent: bytes | int | None
     token_ids: tuple[int, ...]
     block_size: int
-    #: Whose requests can read them: told with the first block of a sequence (where `parent` is None), None with others.
+    #: The namespace of the sequence, given with its first block (where `parent` is None); None with others.
     namespace: str | None = None
-    #: Whether they depend on more than tokens and namespace, so that it cannot be told which prompts can read them.
+    #: Whether they depend on more than tokens and namespace, so that no prompt can be matched with them.
     private: bool = False
 
 
 @dataclass(frozen=True)
 class Removed:
-    """Blocks were given up."""
+    """Blocks were evicted."""
 
     block_hashes: tuple[bytes | int, ...]
 
 
 @dataclass(frozen=True)
 class Cleared:
-    """All blocks were given up."""
+    """All blocks were evicted."""
 
 
 BlockEvent = Stored | Removed | Cleared
-#: A block: the one before it, or the namespace where it is the first, and its tokens.
+#: What identifies a block: the block before it (for the first, the namespace) and its tokens.
 _Place = tuple[bytes | int | str | None, tuple[int, ...]]
 
 
 class KVBlockIndex:
-    """The account of one engine. Not thread-safe."""
+    """The blocks of one engine. Not thread-safe."""
 
     def __init__(self) -> None:
         self._block_at: dict[_Place, bytes | int] = {}
         self._place_of: dict[bytes | int, _Place | None] = {}
         self._expected = 0
         self._block_size = 0
-        #: Rises whenever all that was held before is void.
+        #: Rises whenever the index is cleared.
         self.generation = 0
         self.evictions = 0
         self.gaps = 0
@@ -60,19 +60,19 @@ class KVBlockIndex:
 
     @property
     def tokens(self) -> int:
-        """Tokens in all blocks held."""
+        """Tokens in all blocks."""
         return len(self) * self._block_size
 
     @property
     def losses(self) -> int:
-        """Rises whenever something that was held no longer is, or may no longer be."""
+        """Rises whenever a block is evicted, or the index is cleared."""
         return self.evictions + self.generation
 
     def apply(self, sequence: int, events: Sequence[BlockEvent]) -> None:
-        """Take the batch of events with this number; a number that is not the next voids what came before."""
+        """Take the batch of events with this number; a gap in the numbers clears the index first."""
         if sequence != self._expected:
             self.gaps += 1
-            self.void()
+            self.clear()
         self._expected = sequence + 1
         for event in events:
             match event:
@@ -81,24 +81,24 @@ class KVBlockIndex:
                 case Removed():
                     self._remove(event)
                 case Cleared():
-                    self.void()
+                    self.clear()
 
-    def void(self) -> None:
-        """Nothing counts as held until it is seen stored again: all blocks were given up, or something was missed."""
+    def clear(self) -> None:
+        """Forget all blocks: all were evicted, or events were missed."""
         self._block_at.clear()
         self._place_of.clear()
         self.generation += 1
 
     def prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
         """How many of the first tokens are in full blocks that the namespace's requests may read."""
-        held = 0
+        num_cached = 0
         parent: bytes | int | str = namespace
-        while self._block_size and held + self._block_size <= len(token_ids):
-            block = self._block_at.get((parent, tuple(token_ids[held : held + self._block_size])))
+        while self._block_size and num_cached + self._block_size <= len(token_ids):
+            block = self._block_at.get((parent, tuple(token_ids[num_cached : num_cached + self._block_size])))
             if block is None:
                 break
-            held, parent = held + self._block_size, block
-        return held
+            num_cached, parent = num_cached + self._block_size, block
+        return num_cached
 
     def _store(self, event: Stored) -> None:
         self._block_size = event.block_size

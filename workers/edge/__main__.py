@@ -26,7 +26,7 @@ def main() -> int:
         engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, early_escalation=early
     )
     stage = Stage(Tier.EDGE, assembly.worker_id, assembly.store, assembly.in_flight, drafting)
-    return assembly.run(stage, settings.edge.max_in_flight, "llama.cpp", engine.statistics)
+    return assembly.run(stage, settings.edge.max_in_flight, engine.engine_name, engine.cache_statistics)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def patience(niceness: int) -> float:
     return WEIGHT_STEP**niceness
 
 
-def step_back(niceness: int) -> None:
+def lower_priority(niceness: int) -> None:
     """Let this process, its session and whatever it starts be run less than others. 0 changes nothing."""
     if not niceness:
         return

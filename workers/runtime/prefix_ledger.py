@@ -8,31 +8,12 @@ taken to hold the same share of its bytes, rounded down to whole blocks. Pure; k
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from schemas.requests import AcceptedRequest, Message
+from schemas.requests import AcceptedRequest
 
 #: How many tokens of a conversation's prompt its cache never holds though it is held whole: a template ends a prompt
 #: with the beginning of the answer to come, and the last token's state is computed anew.
 NEVER_HELD_TOKENS = 8
-
-
-class CachedPrefixes(Protocol):
-    """What is asked of an engine that holds prefixes. Safe on any thread."""
-
-    @property
-    def model_name(self) -> str:
-        """The model as results name it."""
-
-    def prompt_of(self, messages: Sequence[Message]) -> Sequence[int]:
-        """The conversation in the model's tokens. Raises `RequestRefused`."""
-
-    def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
-        """How many of these first tokens the cache holds for requests of the namespace."""
-
-    @property
-    def cache_losses(self) -> int:
-        """Rises whenever the cache gives something up."""
 
 
 #: Told of each request whose conversation the engine has read, with the answer that it wrote.

@@ -11,8 +11,9 @@ from broker.prefix_blocks import block_hashes
 from broker.prefix_index import PrefixIndex
 from config.settings import PrefixIndexSettings
 from schemas.requests import Message
+from workers.runtime.engine import CachedPrefixes
 from workers.runtime.failures import RequestRefused
-from workers.runtime.prefix_ledger import CachedPrefixes, PrefixLedger
+from workers.runtime.prefix_ledger import PrefixLedger
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -25,9 +25,9 @@ from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
 from workers.runtime.calibration import MEASURED_WITH, is_measured
+from workers.runtime.engine import CachedPrefixes, Engine
 from workers.runtime.in_flight import InFlight
 from workers.runtime.job import Stage
-from workers.runtime.prefix_ledger import CachedPrefixes
 from workers.runtime.prefix_publisher import PrefixPublisher
 from workers.runtime.rq_worker import ConcurrentWorker, Hooks
 
@@ -35,35 +35,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds that handing back may take after the grace time.
 HAND_BACK_S = 1.5
-
-
-class Engine(Protocol):
-    """What a worker process needs of either tier's engine."""
-
-    @property
-    def model_name(self) -> str:
-        """The model as results name it."""
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that the engine works on."""
-
-    @property
-    def alive(self) -> bool:
-        """Whether the engine can go on."""
-
-    @property
-    def prefix_holder(self) -> CachedPrefixes | None:
-        """Who says what the engine's prefix cache holds; None where that cannot be told."""
-
-    def cancel(self, request_id: str) -> None:
-        """Stop working on the request. Idempotent."""
-
-    def progress(self, request_id: str) -> int:
-        """What was done for the request so far, as a number that grows; 0 for one that is not in flight."""
-
-    def close(self) -> None:
-        """Free everything."""
 
 
 class Reporter:
@@ -99,7 +70,9 @@ class Assembly:
     the setting's unless it is given.
     """
 
-    def __init__(self, settings: Settings, tier: Tier, engine: Engine, *, stall_s: float | None = None) -> None:
+    def __init__(
+        self, settings: Settings, tier: Tier, engine: Engine[Any, Any], *, stall_s: float | None = None
+    ) -> None:
         requests = settings.requests
         lifetimes = Lifetimes.configured(requests)
         self.tier = tier
@@ -126,7 +99,7 @@ class Assembly:
         self._started_at_s = self._clock()
         self._presence = Presence(self.redis, requests.lease_s)
         self.router = Router.configured(settings, self.redis, self._presence, capacity)
-        holder = engine.prefix_holder if settings.prefix_index.enabled else None
+        holder = engine.cached_prefixes if settings.prefix_index.enabled else None
         self._publisher = self._prefix_publisher(settings, holder) if holder else None
 
     def _prefix_publisher(self, settings: Settings, holder: CachedPrefixes) -> PrefixPublisher:
@@ -145,7 +118,7 @@ class Assembly:
         capacity: int,
         engine_name: str,
         cache: Callable[[], CacheStatistics],
-        verification: Callable[[], VerificationStatistics] | None = None,
+        verification: Callable[[], VerificationStatistics | None] | None = None,
     ) -> int:
         """Take jobs until told to stop. Blocks; answers the process's exit status: 1 if it was not told, but broke."""
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from schemas import wire
 from schemas.results import FailureKind
-from workers.cloud.cloud_engine import CloudAnswer
-from workers.cloud.remote_protocol import MAX_COUNT, Reply, pieces
+from workers.cloud.answer_order import CloudAnswer
+from workers.cloud.remote_protocol import MAX_COUNT, Reply, chunks
 from workers.runtime.failures import RequestRefused
 
 TEXT = st.text() | st.just("\ud83d")
@@ -73,7 +73,7 @@ def answered(*lines: str) -> CloudAnswer:
                 yield line
 
         reply = Reply(told.append)
-        async for chunk in pieces(sent()):
+        async for chunk in chunks(sent()):
             reply.take(chunk)
         return reply.answer(None)
 

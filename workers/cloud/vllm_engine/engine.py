@@ -1,6 +1,6 @@
 """vLLM's `AsyncLLM` as a cloud engine.
 
-Owns the life of the engine; requests in flight are `flights`' business, how one answer is written is `writing`'s.
+Owns the life of the engine; `cloud_calls` keeps the requests in flight, and `writing` writes an answer.
 """
 
 import asyncio
@@ -16,9 +16,10 @@ from config.settings import CloudSettings
 from schemas.requests import Message
 from schemas.results import FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics
-from workers.cloud.cloud_calls import CloudCalls, Progressed
-from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer, Listener
+from workers.cloud.answer_order import AnswerOrder, CloudAnswer
+from workers.cloud.cloud_calls import CloudCalls, ReportProgress
 from workers.cloud.vllm_engine.environment import check_release, prepare_environment
+from workers.runtime.engine import Listener
 from workers.runtime.failures import EngineDied, RequestRefused
 
 #: How long closing waits for vLLM's processes, in seconds; vLLM kills what is left then.
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class VllmEngine:
-    """See `CloudEngine`. `start` once, `close` once."""
+    """See `Engine`. `start` once, `close` once."""
 
     engine_name = "vllm"
 
@@ -36,7 +37,7 @@ class VllmEngine:
         self.model_name = Path(model_path).name or model_path
         self._settings = settings
         self._model_path = model_path
-        self._flights = CloudCalls("cloud-engine", self._explain)
+        self._calls = CloudCalls("cloud-engine", self._explain)
         self._folder = tempfile.mkdtemp(prefix="firstdraft-")
         self._llm: Any = None
         self._writer: Any = None
@@ -48,9 +49,9 @@ class VllmEngine:
         """Block until vLLM has loaded the model: a minute on a small machine."""
         release = check_release()
         prepare_environment(self._model_path, eager=self._settings.model.eager)
-        self._flights.start()
+        self._calls.start()
         try:
-            repaired = self._flights.run(self._start())
+            repaired = self._calls.run(self._start())
         except Exception as error:
             self.close()
             raise EngineDied(f"vLLM {release} did not start with {self._model_path}: {error}") from error
@@ -95,14 +96,12 @@ class VllmEngine:
 
     def submit(self, order: AnswerOrder, listener: Listener | None = None) -> Future[CloudAnswer]:
         """Begin an answer and return at once."""
-        if not self.alive:
-            dead: Future[CloudAnswer] = Future()
-            dead.set_exception(EngineDied("the vLLM engine is not running"))
-            return dead
-        return self._flights.launch(order.request_id, lambda progressed: self._answer(order, listener, progressed))
+        return self._calls.submit(order.request_id, lambda report: self._answer(order, listener, report))
 
-    async def _answer(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> CloudAnswer:
-        answer: CloudAnswer = await self._writer.write(order, listener, progressed)
+    async def _answer(self, order: AnswerOrder, listener: Listener | None, report: ReportProgress) -> CloudAnswer:
+        if not self.alive:
+            raise EngineDied("the vLLM engine is not running")
+        answer: CloudAnswer = await self._writer.write(order, listener, report)
         if order.use_cache:
             self._cache_counter.answered(answer.cached_tokens)
         self._verification_counter.answered(answer.draft)
@@ -122,11 +121,11 @@ class VllmEngine:
 
     def cancel(self, request_id: str) -> None:
         """Abort the request in vLLM."""
-        self._flights.cancel(request_id)
+        self._calls.cancel(request_id)
 
     def progress(self, request_id: str) -> int:
         """Tokens written so far."""
-        return self._flights.progress(request_id)
+        return self._calls.progress(request_id)
 
     def prompt_of(self, messages: Sequence[Message]) -> list[int]:
         """The conversation in the model's tokens. Raises `RequestRefused` if it is too long."""
@@ -139,19 +138,19 @@ class VllmEngine:
         return tokens
 
     def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
-        """How many of a prompt's first tokens the cache holds for the namespace, as far as vLLM's events have told."""
-        held: int = self._events.prefix_tokens(token_ids, namespace)
-        return held
+        """How many of a prompt's first tokens the cache holds for the namespace, by the events received so far."""
+        cached: int = self._events.prefix_tokens(token_ids, namespace)
+        return cached
 
     @property
     def cache_losses(self) -> int:
-        """Rises whenever the cache gives something up, or what it holds is no longer known."""
+        """Rises whenever the cache gives something up, or its content is no longer known."""
         losses: int = self._events.losses
         return losses
 
     @property
-    def prefix_holder(self) -> Self | None:
-        """Who says what the prefix cache holds; None where it is off."""
+    def cached_prefixes(self) -> Self | None:
+        """The prefix cache; None where it is off."""
         return self if self._settings.kv_cache.enabled else None
 
     def cache_statistics(self) -> CacheStatistics:
@@ -171,13 +170,13 @@ class VllmEngine:
 
     def verification_statistics(self) -> VerificationStatistics:
         """Verified drafts since the start."""
-        statistics: VerificationStatistics = self._verification_counter.statistics()
+        statistics: VerificationStatistics = self._verification_counter.sums
         return statistics
 
     @property
     def in_flight(self) -> int:
-        """Answers that are being written."""
-        return len(self._flights)
+        """Requests that were submitted and have not ended."""
+        return len(self._calls)
 
     @property
     def alive(self) -> bool:
@@ -190,7 +189,7 @@ class VllmEngine:
         if self._closed:
             return
         self._closed = True
-        self._flights.close(self._stop())
+        self._calls.close(self._stop())
         if self._events is not None:
             self._events.close()
         if self._options is not None:

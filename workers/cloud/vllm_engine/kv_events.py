@@ -1,8 +1,8 @@
-"""Reads what vLLM publishes about its KV cache (ZeroMQ, msgpack) into an account of the blocks held.
+"""Reads what vLLM publishes about its KV cache (ZeroMQ, msgpack) into a `KVBlockIndex`.
 
-vLLM sends events within its scheduler's steps only: what an idle engine clears is heard of with its next step.
-What cannot be read voids the account, which then fills again: a prefix that is believed held and is not costs a
-request its best worker.
+vLLM sends events within its scheduler's steps only: what an idle engine clears is published with its next step.
+A message that cannot be read clears the index, which then fills again: a prefix that is wrongly believed to be cached
+would send requests to the wrong worker.
 """
 
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 #: The stubs of zmq name none of its constants.
 _zmq: Any = zmq
-#: How often the reading thread looks whether it should end, in milliseconds.
+#: How long one poll of the socket may take, in milliseconds; `close` waits for it.
 POLL_MS = 200
 
 
@@ -29,7 +29,7 @@ class KvEventReader:
     """Follows one engine on a thread of its own, from before its start to `close`."""
 
     def __init__(self, endpoint: str) -> None:
-        self._held = KVBlockIndex()
+        self._index = KVBlockIndex()
         self._lock = threading.Lock()
         self._decoder = msgspec.msgpack.Decoder(KVEventBatch)
         self._context = _zmq.Context()
@@ -42,17 +42,17 @@ class KvEventReader:
     def prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
         """See `KVBlockIndex`."""
         with self._lock:
-            return self._held.prefix_tokens(token_ids, namespace)
+            return self._index.prefix_tokens(token_ids, namespace)
 
     @property
     def losses(self) -> int:
         """See `KVBlockIndex`."""
-        return self._held.losses
+        return self._index.losses
 
     def totals(self) -> tuple[int, int, int]:
-        """Blocks held, tokens in them, blocks given up since the start."""
+        """Blocks in the cache, tokens in them, blocks evicted since the start."""
         with self._lock:
-            return len(self._held), self._held.tokens, self._held.evictions
+            return len(self._index), self._index.tokens, self._index.evictions
 
     def close(self) -> None:
         """End the thread. Idempotent."""
@@ -66,21 +66,21 @@ class KvEventReader:
             self._take(self._socket.recv_multipart())
 
     def _take(self, frames: Sequence[bytes]) -> None:
-        """One message, of three frames: topic, number, events."""
+        """Take one message of three frames: topic, sequence number, events."""
         try:
             _topic, sequence, payload = frames
-            events = list(_translated(self._decoder.decode(payload).events))
-        except Exception as error:  # noqa: BLE001 - an event of a kind not known here must not end the account
+            events = list(_block_events(self._decoder.decode(payload).events))
+        except Exception as error:  # noqa: BLE001 - an unknown kind of event must not end the reader
             log.warning("kv_events_unreadable error=%s", error)
             with self._lock:
-                self._held.void()
+                self._index.clear()
         else:
             with self._lock:
-                self._held.apply(int.from_bytes(sequence, "big"), events)
+                self._index.apply(int.from_bytes(sequence, "big"), events)
 
 
-def _translated(events: Iterable[Any]) -> Iterator[BlockEvent]:
-    """Raises ValueError for blocks that do not hold as many tokens as they must."""
+def _block_events(events: Iterable[Any]) -> Iterator[BlockEvent]:
+    """VLLM's events as ours. Raises `ValueError` for blocks with a wrong number of tokens."""
     for event in events:
         match event:
             case BlockStored():
@@ -96,10 +96,10 @@ def _translated(events: Iterable[Any]) -> Iterator[BlockEvent]:
 
 
 def _readers(event: BlockStored) -> tuple[str | None, bool]:
-    """The namespace whose requests can read the blocks, where this event tells it; and `Stored.private`.
+    """`Stored.namespace` and `Stored.private` of the event's blocks.
 
-    vLLM makes a request's salt, which is our namespace, part of its first block's hash alone. In an event it is a bare
-    string there, as the name of a LoRA adapter would be; anything else is of a kind that no request of ours has.
+    vLLM makes a request's salt, which is our namespace, part of the hash of its first block only. The event has it
+    there as a bare string, like the name of a LoRA adapter; our requests have no other extra keys.
     """
     keys = event.extra_keys or []
     if not any(keys):

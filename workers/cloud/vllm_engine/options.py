@@ -1,4 +1,4 @@
-"""What a request's options may ask of one vLLM engine: looked at before anything of them reaches vLLM's process.
+"""Checks a request's options for one vLLM engine, before they reach vLLM's process.
 
 Owns the tokenizer that the check of grammars needs. Knows no request in flight.
 """
@@ -24,11 +24,11 @@ class Options:
         self._tokenizer = tokenizer
         #: The width of the model's logits.
         self._num_tokens = num_tokens
-        self._making = threading.Lock()
-        self._made: tuple[LLTokenizer, ConstraintCheck] | None = None
+        self._lock = threading.Lock()
+        self._for_grammars: tuple[LLTokenizer, ConstraintCheck] | None = None
 
     async def check(self, sampling: Sampling, namespace: str) -> str | None:
-        """The grammar that the answer must match, tried out before (`constraints.lark_of`).
+        """The grammar that the answer must match (`constraints.lark_of`), tried out in a child process.
 
         Raises `BeyondModel` for an option that vLLM cannot honour, or that would hurt it.
         """
@@ -36,13 +36,13 @@ class Options:
         if sampling.grammar is None and sampling.json_schema is None:
             return None
         try:
-            return await asyncio.to_thread(self._tried_out, sampling, namespace)
+            return await asyncio.to_thread(self._checked_grammar, sampling, namespace)
         except ValueError as error:
             field = "grammar" if sampling.json_schema is None else "json_schema"
             raise BeyondModel(f"{field}: {error}") from error
 
     async def check_answer(self, lark: str, token_ids: Sequence[int]) -> None:
-        """Raise `BeyondModel` for an answer that ended before its form was complete.
+        """Raise `BeyondModel` for an answer that ended before its grammar was satisfied.
 
         vLLM lets the model end its answer where the grammar became too complex to go on with.
         """
@@ -50,35 +50,35 @@ class Options:
             raise BeyondModel("the grammar became too complex for vLLM before the answer was complete")
 
     def close(self) -> None:
-        """End the process that tries grammars out. Idempotent."""
-        with self._making:
-            if self._made is not None:
-                self._made[1].close()
+        """End the child process that tries out grammars. Idempotent."""
+        with self._lock:
+            if self._for_grammars is not None:
+                self._for_grammars[1].close()
 
     def _check_biases(self, biases: Mapping[int, float]) -> None:
-        foreign = [token for token in biases if not 0 <= token < self._num_tokens]
-        if foreign:
-            most = self._num_tokens
-            raise BeyondModel(f"logit_bias: the cloud model has no token {foreign[0]}; its ids are below {most}")
+        unknown = [token for token in biases if not 0 <= token < self._num_tokens]
+        if unknown:
+            reason = f"the cloud model has no token {unknown[0]}; its ids are below {self._num_tokens}"
+            raise BeyondModel(f"logit_bias: {reason}")
 
-    def _tried_out(self, sampling: Sampling, namespace: str) -> str | None:
+    def _checked_grammar(self, sampling: Sampling, namespace: str) -> str | None:
         lark = lark_of(sampling)
         if lark is not None:
-            self._for_grammars()[1].check(lark, namespace)
+            self._grammar_tools()[1].check(lark, namespace)
         return lark
 
     def _is_complete(self, lark: str, token_ids: Sequence[int]) -> bool:
-        tokenizer, _ = self._for_grammars()
+        tokenizer, _ = self._grammar_tools()
         text = [token for token in token_ids if token not in tokenizer.eos_tokens]
         matcher = LLMatcher(tokenizer, lark, log_level=0)
         return matcher.try_consume_tokens(text) == len(text) and bool(matcher.is_accepting())
 
-    def _for_grammars(self) -> tuple[LLTokenizer, ConstraintCheck]:
-        """What only requests with a grammar need, made with the first of them. Raises `ValueError` if it cannot be."""
-        with self._making:
-            if self._made is None:
+    def _grammar_tools(self) -> tuple[LLTokenizer, ConstraintCheck]:
+        """What only requests with a grammar need, built for the first one. Raises `ValueError` if that fails."""
+        with self._lock:
+            if self._for_grammars is None:
                 if not GuidanceBackend.is_tokenizer_supported(self._tokenizer):
-                    raise ValueError("this model's tokenizer is of a kind that knows no grammars")
+                    raise ValueError("this model's tokenizer does not support grammars")
                 tokenizer = GuidanceBackend._build_ll_tokenizer(self._tokenizer, self._num_tokens)  # noqa: SLF001 - the same
-                self._made = (tokenizer, ConstraintCheck(Vocabulary.of(tokenizer)))
-            return self._made
+                self._for_grammars = (tokenizer, ConstraintCheck(Vocabulary.of(tokenizer)))
+            return self._for_grammars
