@@ -224,12 +224,7 @@ class FakeEngine(Generic[OrderT, ProductT]):
     def _run(self, flight: RunningOrder[OrderT, ProductT], listener: Listener) -> None:
         behaviour = flight.order.messages[-1].content
         try:
-            if "refuse" in behaviour:
-                raise RequestRefused(FailureKind.PROMPT_TOO_LONG, "the fake refuses this prompt")  # noqa: TRY301
-            if "unsupported" in behaviour:
-                raise BeyondModel("the fake does not support this")  # noqa: TRY301
-            if "break" in behaviour:
-                raise RuntimeError("the fake breaks")  # noqa: TRY301 - as an engine would
+            _fail_where_asked(behaviour)
             if "forget" in behaviour:
                 self.forgot = True
             if "die" in behaviour:
@@ -257,6 +252,15 @@ class FakeEngine(Generic[OrderT, ProductT]):
             self._alive = False
             for flight in self._flights.values():
                 flight.stop(EngineDied(why))
+
+
+def _fail_where_asked(behaviour: str) -> None:
+    if "refuse" in behaviour:
+        raise RequestRefused(FailureKind.PROMPT_TOO_LONG, "the fake refuses this prompt")
+    if "unsupported" in behaviour:
+        raise BeyondModel("the fake does not support this")
+    if "break" in behaviour:
+        raise RuntimeError("the fake breaks")
 
 
 class FakeEdge(FakeEngine[DraftOrder, Draft]):
