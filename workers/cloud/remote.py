@@ -7,7 +7,6 @@ serves all requests; what fails before the first text has come is tried again.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -20,7 +19,7 @@ from schemas.requests import EVERYBODYS_NAMESPACE
 from schemas.results import DraftStatistics, FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics
 from workers.cloud.answer_order import AnswerOrder, CloudAnswer
-from workers.cloud.cloud_calls import CloudCalls, ReportProgress
+from workers.cloud.async_engine import AsyncEngine, ReportProgress
 from workers.cloud.remote_protocol import Reply, chunks, refusal, request_body
 from workers.runtime.engine import Listener
 from workers.runtime.failures import EngineDied, RequestRefused
@@ -48,7 +47,7 @@ class _TransientError(Exception):
         self.pause_s = pause_s
 
 
-class RemoteEngine:
+class RemoteEngine(AsyncEngine):
     """See `Engine`. `start` once, `close` once."""
 
     engine_name = "openai"
@@ -66,24 +65,17 @@ class RemoteEngine:
                 max_connections=settings.max_in_flight, max_keepalive_connections=settings.max_in_flight
             ),
         )
-        self._calls = CloudCalls("cloud-remote", self._explain)
-        self._started = self._closed = False
+        super().__init__("cloud-remote")
+        self._opened = False
         self._hits = self._misses = self._tokens_saved = 0
 
-    def start(self) -> None:
-        """Block until the server answers. Raises `EngineDied` if it does not after all tries."""
-        self._calls.start()
+    async def _open(self) -> None:
         try:
-            self._calls.run(self._exchange("GET", "models", httpx.Response.aread))
-        except (httpx.HTTPError, _TransientError) as error:
-            self.close()
+            await self._exchange("GET", "models", httpx.Response.aread)
+        except (httpx.HTTPError, _TransientError, RequestRefused) as error:
             raise EngineDied(f"the cloud server {self._remote.base_url} does not answer: {error}") from error
-        self._started = True
+        self._opened = True
         log.info("cloud_engine_started engine=openai base_url=%s model=%s", self._remote.base_url, self.model_name)
-
-    def submit(self, order: AnswerOrder, listener: Listener | None = None) -> Future[CloudAnswer]:
-        """Begin an answer and return at once."""
-        return self._calls.submit(order.request_id, lambda report: self._answer(order, listener, report))
 
     async def _answer(self, order: AnswerOrder, listener: Listener | None, report: ReportProgress) -> CloudAnswer:
         reply = Reply(listener)
@@ -154,14 +146,6 @@ class RemoteEngine:
             reason = f"failed on {request_id}: {error!r}"
         return RequestRefused(FailureKind.ENGINE_ERROR, f"the cloud server {reason}")
 
-    def cancel(self, request_id: str) -> None:
-        """Close the request's connection, upon which the server stops writing."""
-        self._calls.cancel(request_id)
-
-    def progress(self, request_id: str) -> int:
-        """Pieces of text that have come so far: one token each on most servers."""
-        return self._calls.progress(request_id)
-
     @property
     def cached_prefixes(self) -> None:
         """None: the content of a remote server's cache is not known."""
@@ -175,20 +159,12 @@ class RemoteEngine:
         return VerificationStatistics(requests=self._hits + self._misses)
 
     @property
-    def in_flight(self) -> int:
-        """Requests that were submitted and have not ended."""
-        return len(self._calls)
-
-    @property
     def alive(self) -> bool:
         """Until it is closed: a server that is away may come back, and each request says whether it did."""
-        return self._started and not self._closed
+        return self._opened and not self._closed
 
-    def close(self) -> None:
-        """Close all connections."""
-        if not self._closed:
-            self._closed = True
-            self._calls.close(self._client.aclose())
+    async def _release(self) -> None:
+        await self._client.aclose()
 
 
 def _draft_statistics(order: AnswerOrder, num_tokens: int) -> DraftStatistics | None:

@@ -6,43 +6,19 @@ probability, and all tokens before it are accepted. Pure; the engine brings the 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import takewhile
 
 from schemas.requests import Sampling
 
 
-@dataclass(frozen=True)
-class AcceptedPrefix:
-    """The part of a draft that is accepted."""
-
-    num_tokens: int
-    #: How far each accepted token's log-probability is below the likeliest token's; 0 where it is the likeliest.
-    shortfalls: tuple[float, ...]
-
-    @property
-    def mean_shortfall(self) -> float:
-        """Mean over the accepted tokens; 0 without any."""
-        return sum(self.shortfalls) / len(self.shortfalls) if self.shortfalls else 0.0
-
-    @property
-    def max_shortfall(self) -> float:
-        """The largest of them; 0 without any."""
-        return max(self.shortfalls, default=0.0)
-
-
-def accepted_prefix(logprobs: Sequence[float], likeliest: Sequence[float], threshold: float) -> AcceptedPrefix:
-    """How many of a draft's first tokens are accepted, given the log-probability of each and of the likeliest there.
+def accepted_shortfalls(logprobs: Sequence[float], likeliest: Sequence[float], threshold: float) -> list[float]:
+    """For each of a draft's first tokens that are accepted, how far its log-probability is below the likeliest's there.
 
     A threshold of 1 accepts the likeliest tokens only, 0 everything.
     """
     max_shortfall = -math.log(threshold) if threshold > 0.0 else math.inf
-    shortfalls = []
-    for chosen, best in zip(logprobs, likeliest, strict=True):
-        shortfall = max(0.0, best - chosen)
-        if shortfall > max_shortfall:
-            break
-        shortfalls.append(shortfall)
-    return AcceptedPrefix(len(shortfalls), tuple(shortfalls))
+    shortfalls = (max(0.0, best - chosen) for chosen, best in zip(logprobs, likeliest, strict=True))
+    return list(takewhile(lambda shortfall: shortfall <= max_shortfall, shortfalls))
 
 
 def can_be_scored(sampling: Sampling) -> bool:

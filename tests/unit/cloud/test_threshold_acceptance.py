@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.requests import Sampling
-from workers.cloud.threshold_acceptance import accepted_prefix, can_be_scored, cut_at_stop, partial_stop
+from workers.cloud.threshold_acceptance import accepted_shortfalls, can_be_scored, cut_at_stop, partial_stop
 
 LOGPROBS = st.lists(st.tuples(st.floats(-20.0, 0.0), st.floats(-20.0, 0.0)), max_size=40)
 PARTS = st.lists(st.text("ab", max_size=3), max_size=20)
@@ -16,22 +16,21 @@ STOPS = st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)
 def test_what_stands_is_a_prefix_of_tokens_that_are_each_likely_enough(pairs, threshold):
     chosen = [min(pair) for pair in pairs]
     likeliest = [max(pair) for pair in pairs]
-    accepted = accepted_prefix(chosen, likeliest, threshold)
+    accepted = accepted_shortfalls(chosen, likeliest, threshold)
     likely = [
         c - f >= (math.log(threshold) if threshold else -math.inf) for c, f in zip(chosen, likeliest, strict=True)
     ]
-    assert accepted.num_tokens == (likely.index(False) if False in likely else len(likely))
-    assert 0.0 <= accepted.mean_shortfall <= accepted.max_shortfall + 1e-9  # a mean is rounded
+    assert len(accepted) == (likely.index(False) if False in likely else len(likely))
+    assert all(shortfall >= 0.0 for shortfall in accepted)
 
 
 def test_a_threshold_of_one_lets_likeliest_alone_stand():
-    assert accepted_prefix([-0.1, -0.7], [-0.1, -0.69], 1.0).num_tokens == 1
+    assert accepted_shortfalls([-0.1, -0.7], [-0.1, -0.69], 1.0) == [0.0]
 
 
 def test_a_threshold_of_zero_lets_everything_stand():
-    accepted = accepted_prefix([-9.0, -30.0], [-0.1, -0.1], 0.0)
-    assert accepted.num_tokens == 2
-    assert accepted.max_shortfall == pytest.approx(29.9)
+    accepted = accepted_shortfalls([-9.0, -30.0], [-0.1, -0.1], 0.0)
+    assert accepted == pytest.approx([8.9, 29.9])
 
 
 def token_by_token(parts: list[str], stops: list[str]) -> tuple[int, int] | None:

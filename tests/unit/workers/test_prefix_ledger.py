@@ -72,7 +72,7 @@ def test_a_shared_block_is_held_as_long_as_one_conversation_holds_it():
     cache.cached[tokens(1, 100)] = 0
     ledger.review(2)
     assert set(ledger.blocks) == {*blocks("s", 2), b"b"}
-    assert len(held) == 1
+    assert len(ledger) == 1
 
 
 def test_the_oldest_conversation_is_forgotten_where_there_are_too_many():

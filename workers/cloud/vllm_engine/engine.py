@@ -1,14 +1,12 @@
 """vLLM's `AsyncLLM` as a cloud engine.
 
-Owns the life of the engine; `cloud_calls` keeps the requests in flight, and `writing` writes an answer.
+Owns the life of the engine; `writing` writes an answer.
 """
 
 import asyncio
 import logging
-import shutil
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +15,7 @@ from schemas.requests import Message
 from schemas.results import FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics
 from workers.cloud.answer_order import AnswerOrder, CloudAnswer
-from workers.cloud.cloud_calls import CloudCalls, ReportProgress
+from workers.cloud.async_engine import AsyncEngine, ReportProgress
 from workers.cloud.vllm_engine.environment import check_release, prepare_environment
 from workers.runtime.engine import Listener
 from workers.runtime.failures import EngineDied, RequestRefused
@@ -28,32 +26,28 @@ CLOSE_TIMEOUT_S = 0.5
 log = logging.getLogger(__name__)
 
 
-class VllmEngine:
+class VllmEngine(AsyncEngine):
     """See `Engine`. `start` once, `close` once."""
 
     engine_name = "vllm"
 
     def __init__(self, settings: CloudSettings, model_path: str) -> None:
+        super().__init__("cloud-engine")
         self.model_name = Path(model_path).name or model_path
         self._settings = settings
         self._model_path = model_path
-        self._calls = CloudCalls("cloud-engine", self._explain)
-        self._folder = tempfile.mkdtemp(prefix="firstdraft-")
+        self._folder = tempfile.TemporaryDirectory(prefix="firstdraft-", ignore_cleanup_errors=True)
         self._llm: Any = None
         self._writer: Any = None
         self._options: Any = None
         self._events: Any = None
-        self._closed = False
 
-    def start(self) -> None:
-        """Block until vLLM has loaded the model: a minute on a small machine."""
+    async def _open(self) -> None:
         release = check_release()
         prepare_environment(self._model_path, eager=self._settings.model.eager)
-        self._calls.start()
         try:
-            repaired = self._calls.run(self._start())
+            repaired = await self._load()
         except Exception as error:
-            self.close()
             raise EngineDied(f"vLLM {release} did not start with {self._model_path}: {error}") from error
         log.info(
             "cloud_engine_started engine=vllm release=%s model=%s sampling_repaired=%s",
@@ -62,7 +56,8 @@ class VllmEngine:
             repaired,
         )
 
-    async def _start(self) -> bool:
+    async def _load(self) -> bool:
+        """Load the model: a minute on a small machine. Whether vLLM's sampling had to be repaired."""
         # vLLM is imported here, after its environment is set.
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
 
@@ -73,7 +68,7 @@ class VllmEngine:
         from workers.cloud.vllm_engine.starting import engine_arguments  # noqa: PLC0415
         from workers.cloud.vllm_engine.writing import AnswerWriter  # noqa: PLC0415
 
-        endpoint = f"ipc://{self._folder}/kv"
+        endpoint = f"ipc://{self._folder.name}/kv"
         self._events = KvEventReader(endpoint)
         self._cache_counter = PrefixCacheCounter()
         self._verification_counter = VerificationCounter()
@@ -93,10 +88,6 @@ class VllmEngine:
         """Fingerprint of the model's vocabulary."""
         fingerprint: str = self._prompts.vocabulary
         return fingerprint
-
-    def submit(self, order: AnswerOrder, listener: Listener | None = None) -> Future[CloudAnswer]:
-        """Begin an answer and return at once."""
-        return self._calls.submit(order.request_id, lambda report: self._answer(order, listener, report))
 
     async def _answer(self, order: AnswerOrder, listener: Listener | None, report: ReportProgress) -> CloudAnswer:
         if not self.alive:
@@ -118,14 +109,6 @@ class VllmEngine:
         if isinstance(error, (VLLMClientError, ValueError)):
             return RequestRefused(FailureKind.UNSUPPORTED_OPTION, f"vLLM refused the request: {error}")
         return RequestRefused(FailureKind.ENGINE_ERROR, f"vLLM failed on the request: {error!r}")
-
-    def cancel(self, request_id: str) -> None:
-        """Abort the request in vLLM."""
-        self._calls.cancel(request_id)
-
-    def progress(self, request_id: str) -> int:
-        """Tokens written so far."""
-        return self._calls.progress(request_id)
 
     def prompt_of(self, messages: Sequence[Message]) -> list[int]:
         """The conversation in the model's tokens. Raises `RequestRefused` if it is too long."""
@@ -174,29 +157,16 @@ class VllmEngine:
         return statistics
 
     @property
-    def in_flight(self) -> int:
-        """Requests that were submitted and have not ended."""
-        return len(self._calls)
-
-    @property
     def alive(self) -> bool:
         """Whether vLLM's processes run."""
         llm = self._llm
         return llm is not None and not self._closed and not llm.errored
 
-    def close(self) -> None:
-        """End vLLM's processes and fail what is in flight."""
-        if self._closed:
-            return
-        self._closed = True
-        self._calls.close(self._stop())
-        if self._events is not None:
-            self._events.close()
-        if self._options is not None:
-            self._options.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    async def _stop(self) -> None:
+    async def _release(self) -> None:
         llm, self._llm, self._writer = self._llm, None, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown, CLOSE_TIMEOUT_S)
+        for opened in (self._events, self._options):
+            if opened is not None:
+                opened.close()
+        self._folder.cleanup()

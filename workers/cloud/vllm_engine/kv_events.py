@@ -7,7 +7,7 @@ would send requests to the wrong worker.
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ import zmq
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventBatch
 
 from broker.background import Loop
-from workers.cloud.kv_block_index import BlockEvent, Cleared, KVBlockIndex, Removed, Stored
+from workers.cloud.kv_block_index import KVBlockIndex
 
 log = logging.getLogger(__name__)
 
@@ -67,36 +67,35 @@ class KvEventReader:
 
     def _take(self, frames: Sequence[bytes]) -> None:
         """Take one message of three frames: topic, sequence number, events."""
-        try:
-            _topic, sequence, payload = frames
-            events = list(_block_events(self._decoder.decode(payload).events))
-        except Exception as error:  # noqa: BLE001 - an unknown kind of event must not end the reader
-            log.warning("kv_events_unreadable error=%s", error)
-            with self._lock:
+        with self._lock:
+            try:
+                _topic, sequence, payload = frames
+                events = self._decoder.decode(payload).events
+                self._index.begin_batch(int.from_bytes(sequence, "big"))
+                for event in events:
+                    self._apply(event)
+            except Exception as error:  # noqa: BLE001 - an unknown kind of event must not end the reader
+                log.warning("kv_events_unreadable error=%s", error)
                 self._index.clear()
-        else:
-            with self._lock:
-                self._index.apply(int.from_bytes(sequence, "big"), events)
 
-
-def _block_events(events: Iterable[Any]) -> Iterator[BlockEvent]:
-    """VLLM's events as ours. Raises `ValueError` for blocks with a wrong number of tokens."""
-    for event in events:
+    def _apply(self, event: Any) -> None:
+        """Raises `ValueError` for blocks with a wrong number of tokens."""
         match event:
             case BlockStored():
-                if event.block_size < 1 or len(event.token_ids) != event.block_size * len(event.block_hashes):
-                    raise ValueError(f"{len(event.block_hashes)} blocks of {event.block_size} tokens")
-                hashes, tokens = tuple(event.block_hashes), tuple(event.token_ids)
-                namespace, private = _readers(event)
-                yield Stored(hashes, event.parent_block_hash, tokens, event.block_size, namespace, private)
+                hashes, tokens, size = event.block_hashes, event.token_ids, event.block_size
+                if size < 1 or len(tokens) != size * len(hashes):
+                    raise ValueError(f"{len(hashes)} blocks of {size} tokens")
+                namespace, private = _namespace(event)
+                parent = namespace if event.parent_block_hash is None else event.parent_block_hash
+                self._index.store(hashes, parent, tokens, size, private=private)
             case BlockRemoved():
-                yield Removed(tuple(event.block_hashes))
+                self._index.remove(event.block_hashes)
             case AllBlocksCleared():
-                yield Cleared()
+                self._index.clear()
 
 
-def _readers(event: BlockStored) -> tuple[str | None, bool]:
-    """`Stored.namespace` and `Stored.private` of the event's blocks.
+def _namespace(event: BlockStored) -> tuple[str | None, bool]:
+    """The namespace of a sequence, given with its first block, and whether the event's blocks are private.
 
     vLLM makes a request's salt, which is our namespace, part of the hash of its first block only. The event has it
     there as a bare string, like the name of a LoRA adapter; our requests have no other extra keys.

@@ -25,7 +25,7 @@ PLAIN_TEMPLATE = (
 INVALID_PREFIX = "Invalid prefix encountered"
 
 
-class TextLengths:
+class TokenTexts:
     """The text that each token of an answer adds, decoded as vLLM itself does."""
 
     def __init__(self, tokenizer: Any, prompt: list[int]) -> None:
@@ -41,10 +41,6 @@ class TextLengths:
                 raise
         self._stream = tokenizers.decoders.DecodeStream(skip_special_tokens=True)
         return self._stream.step(self._tokenizer, token) or ""
-
-    def added_by(self, token: int) -> int:
-        """The number of characters that this next token adds."""
-        return len(self.text_of(token))
 
 
 class HuggingFaceTokenizer:
@@ -150,17 +146,17 @@ class Prompts:
             token_ids = (*token_ids, end)
         return token_ids, ()
 
-    def text_lengths(self, prompt: list[int]) -> TextLengths:
+    def token_texts(self, prompt: list[int]) -> TokenTexts:
         """The text of each token of an answer to this prompt."""
-        return TextLengths(self._tokenizer, prompt)
+        return TokenTexts(self._tokenizer, prompt)
 
     def cut(self, prompt: list[int], tokens: Sequence[int], stops: Sequence[str]) -> tuple[str, int, bool]:
         """Where an answer of these tokens ends: its text, how many tokens are kept, and whether it is complete."""
         end = self._tokenizer.eos_token_id
         ended = end in tokens
         kept = tokens[: tokens.index(end) + 1] if ended else tokens
-        lengths = self.text_lengths(prompt)
-        texts = [lengths.text_of(token) for token in kept]
+        decoded = self.token_texts(prompt)
+        texts = [decoded.text_of(token) for token in kept]
         text = "".join(texts)
         cut = cut_at_stop([len(part) for part in texts], text, stops)
         if cut is not None:

@@ -8,7 +8,7 @@ from vllm.outputs import RequestOutput
 from schemas.results import RivalLogprob, TokenLogprob
 from workers.cloud.alignment import Alignment
 from workers.cloud.text_events import TextEvents
-from workers.cloud.vllm_engine.prompts import Prompts, TextLengths
+from workers.cloud.vllm_engine.prompts import Prompts, TokenTexts
 from workers.runtime.engine import Listener
 from workers.runtime.logprob_joining import DoesNotJoin, joined
 
@@ -19,7 +19,7 @@ class Transcript:
     def __init__(
         self,
         draft_tokens: Sequence[int] | None,
-        lengths: TextLengths | None,
+        texts: TokenTexts | None,
         listener: Listener | None,
         *,
         rejoin: bool = True,
@@ -37,7 +37,7 @@ class Transcript:
         #: The stop string, or the token that counts as one; None where the model's own end of text ended the answer.
         self.stop_reason: int | str | None = None
         self._alignment = Alignment(draft_tokens or (), rejoin=rejoin)
-        self._lengths = lengths
+        self._texts = texts
         self._listener = listener
         self._events = TextEvents(has_draft=draft_tokens is not None)
 
@@ -65,14 +65,14 @@ class Transcript:
             top = tuple(RivalLogprob(**_fields(rival, entry, prompts)) for rival in ranked)
             self._logprobs.append(TokenLogprob(**_fields(token, entry, prompts), top=top))
 
-    def joined_logprobs(self, lengths: TextLengths) -> tuple[TokenLogprob, ...]:
-        """Those of tokens that are part of the text. `lengths` is a new one for the same prompt."""
+    def joined_logprobs(self, texts: TokenTexts) -> tuple[TokenLogprob, ...]:
+        """Those of tokens that are part of the text. `texts` is a new one for the same prompt."""
         try:
             return joined(self._logprobs, self.text)
         except DoesNotJoin:
             # vLLM drops bytes that are not UTF-8, and some tokenizers clean up text: then each token's bytes are what
             # it added to the decoded text.
-            return joined([_as_added(entry, lengths.text_of(entry.token_id)) for entry in self._logprobs], self.text)
+            return joined([_as_added(entry, texts.text_of(entry.token_id)) for entry in self._logprobs], self.text)
 
     def add(self, token_ids: Sequence[int], text: str) -> None:
         """Append these tokens, and text that may be published."""
@@ -80,8 +80,8 @@ class Transcript:
         self.text += text
         for token in token_ids:
             accepted = self._alignment.advance(token)
-            if self._lengths:
-                self._events.add_token(self._lengths.added_by(token), accepted=accepted)
+            if self._texts:
+                self._events.add_token(len(self._texts.text_of(token)), accepted=accepted)
         if self._listener:
             for event in self._events.of(text):
                 self._listener(event)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from statistics import mean
 from typing import Any
 from uuid import uuid4
 
@@ -12,9 +13,9 @@ from config.settings import VerifierSettings
 from schemas.requests import AcceptanceMode
 from schemas.results import DraftStatistics, FailureKind, FinishReason, TokenLogprob
 from workers.cloud.answer_order import AnswerOrder, CloudAnswer
-from workers.cloud.cloud_calls import ReportProgress
+from workers.cloud.async_engine import ReportProgress
 from workers.cloud.drafts_in_flight import DraftHint
-from workers.cloud.threshold_acceptance import AcceptedPrefix, accepted_prefix, can_be_scored
+from workers.cloud.threshold_acceptance import accepted_shortfalls, can_be_scored
 from workers.cloud.vllm_engine.options import Options
 from workers.cloud.vllm_engine.parameters import sampling_params, scoring_params
 from workers.cloud.vllm_engine.prompts import Prompts
@@ -82,10 +83,10 @@ class _Generation:
         self._salt = {"cache_salt": order.cache_namespace if order.use_cache else uuid4().hex}
         self.draft = draft = order.draft if verifier.enabled else None
         self._draft_tokens, self._probabilities = prompts.draft_tokens(draft) if draft else ((), ())
-        #: The part of a scored draft that was accepted; None where the draft is verified exactly.
-        self._accepted: AcceptedPrefix | None = None
-        lengths = prompts.text_lengths(self._prompt) if draft and listener else None
-        self._transcript = Transcript(self._draft_tokens if draft else None, lengths, listener, rejoin=verifier.rejoin)
+        #: Of each accepted token of a scored draft; None where the draft is verified exactly.
+        self._shortfalls: Sequence[float] | None = None
+        texts = prompts.token_texts(self._prompt) if draft and listener else None
+        self._transcript = Transcript(self._draft_tokens if draft else None, texts, listener, rejoin=verifier.rejoin)
 
     def hint(self) -> dict[str, Any]:
         """What the proposer is told about the draft."""
@@ -111,10 +112,10 @@ class _Generation:
         entries = await self._score(scored)
         chosen = [entry[token].logprob for token, entry in zip(scored, entries, strict=True)]
         likeliest = [max(item.logprob for item in entry.values()) for entry in entries]
-        accepted = accepted_prefix(chosen, likeliest, threshold)
-        sampling, transcript, tokens = self._order.sampling, self._transcript, scored[: accepted.num_tokens]
+        shortfalls = accepted_shortfalls(chosen, likeliest, threshold)
+        sampling, transcript, tokens = self._order.sampling, self._transcript, scored[: len(shortfalls)]
         text, kept, stopped = self._prompts.cut(self._prompt, tokens, sampling.stop)
-        self._accepted = AcceptedPrefix(kept, accepted.shortfalls[:kept])
+        self._shortfalls = shortfalls[:kept]
         if sampling.logprobs:
             transcript.add_logprobs(tokens[:kept], entries[:kept], self._prompts, sampling.top_logprobs)
         transcript.add(tokens[:kept], text)
@@ -175,14 +176,14 @@ class _Generation:
         if not self._order.sampling.logprobs:
             return ()
         try:
-            return self._transcript.joined_logprobs(self._prompts.text_lengths(self._prompt))
+            return self._transcript.joined_logprobs(self._prompts.token_texts(self._prompt))
         except DoesNotJoin as reason:
             log.warning("logprobs_left_out request_id=%s reason=%r", self._order.request_id, str(reason))
             return ()
 
     def _statistics(self) -> DraftStatistics:
         drafted, accepted = len(self._draft_tokens), self._transcript.accepted
-        scored = self._accepted
+        shortfalls = self._shortfalls
         return DraftStatistics(
             drafted_tokens=drafted,
             accepted_tokens=accepted,
@@ -191,7 +192,7 @@ class _Generation:
             verified=True,
             escalated_early=self.draft is not None and self.draft.escalated_early,
             cloud_steps=self._transcript.steps,
-            lossless=scored is None,
-            mean_shortfall=scored.mean_shortfall if scored else None,
-            max_shortfall=scored.max_shortfall if scored else None,
+            lossless=shortfalls is None,
+            mean_shortfall=None if shortfalls is None else mean(shortfalls or [0.0]),
+            max_shortfall=None if shortfalls is None else max(shortfalls, default=0.0),
         )
