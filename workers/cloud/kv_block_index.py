@@ -24,7 +24,6 @@ class KVBlockIndex:
         #: Rises whenever the index is cleared.
         self.generation = 0
         self.evictions = 0
-        self.gaps = 0
 
     def __len__(self) -> int:
         return len(self._place_of)
@@ -42,7 +41,6 @@ class KVBlockIndex:
     def begin_batch(self, sequence: int) -> None:
         """The changes that follow are the batch with this number; a gap in the numbers clears the index."""
         if sequence != self._expected:
-            self.gaps += 1
             self.clear()
         self._expected = sequence + 1
 

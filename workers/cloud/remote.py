@@ -103,7 +103,7 @@ class RemoteEngine(AsyncEngine):
         return replace(answer, cached_tokens=0)
 
     def _salt(self, order: AnswerOrder) -> str | None:
-        """What keeps the request's cached prefixes apart; None where the server is not to be told."""
+        """The salt that separates cached prefixes; None for a server that takes none."""
         if not order.use_cache:
             return uuid4().hex
         return order.cache_namespace if self._remote.cache_salt else None

@@ -27,7 +27,9 @@ import msgpack
 from llguidance import LLMatcher, LLTokenizer
 
 from config.environment import child_environment
-from workers.runtime.constraints import Vocabulary, limits, reason_of, some_token
+from schemas.requests import Sampling
+from workers.runtime.constraints import Vocabulary, lark_of, limits, reason_of, some_token
+from workers.runtime.failures import BeyondModel
 
 #: Seconds of processor time that trying a grammar may take.
 MAX_CPU_S = 1.0
@@ -52,6 +54,41 @@ log = logging.getLogger(__name__)
 
 class UnfitGrammar(ValueError):
     """No engine is to be given this grammar; the message says why."""
+
+
+class GrammarChecker:
+    """Checks the grammars of one model's requests. Thread-safe. Calls `make_tokenizer` for the first grammar."""
+
+    def __init__(self, make_tokenizer: Callable[[], LLTokenizer]) -> None:
+        self._make_tokenizer = make_tokenizer
+        self._lock = threading.Lock()
+        self._made: tuple[LLTokenizer, ConstraintCheck] | None = None
+
+    def grammar_of(self, sampling: Sampling, namespace: str) -> tuple[str, LLTokenizer] | None:
+        """The grammar that the answer must match, tried out, and the model's tokenizer; None without a grammar.
+
+        Raises `BeyondModel`. Blocks: milliseconds, and about a second for the first grammar and for a refused one.
+        """
+        try:
+            lark = lark_of(sampling)
+            if lark is None:
+                return None
+            with self._lock:
+                if self._made is None:
+                    tokenizer = self._make_tokenizer()
+                    self._made = (tokenizer, ConstraintCheck(Vocabulary.of(tokenizer)))
+                tokenizer, check = self._made
+            check.check(lark, namespace)
+        except ValueError as error:
+            option = "grammar" if sampling.json_schema is None else "json_schema"
+            raise BeyondModel(f"{option}: {error}") from error
+        return lark, tokenizer
+
+    def close(self) -> None:
+        """End the child process. Idempotent."""
+        with self._lock:
+            if self._made is not None:
+                self._made[1].close()
 
 
 class ConstraintCheck:

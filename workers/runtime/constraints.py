@@ -5,7 +5,7 @@ engine can bear a grammar.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,7 +13,9 @@ from llguidance import LLParserLimits, LLTokenizer
 
 from schemas.gbnf import HEADER, as_lark
 from schemas.json_schema import closed
+from schemas.policy import Tier
 from schemas.requests import Sampling
+from workers.runtime.failures import BeyondModel
 
 #: States that one answer's lexer may have, of 1 to 2 kB each: a limit on the memory of one request.
 MAX_LEXER_STATES = 50_000
@@ -41,6 +43,13 @@ def lark_of(sampling: Sampling) -> str | None:
 def limits() -> LLParserLimits:
     """What one grammar may cost: llguidance's own limits, except for memory."""
     return LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+
+
+def check_biases(biases: Mapping[int, float], num_tokens: int, tier: Tier) -> None:
+    """Raise `BeyondModel` for a bias on a token that the tier's model does not have."""
+    unknown = [token for token in biases if not 0 <= token < num_tokens]
+    if unknown:
+        raise BeyondModel(f"logit_bias: the {tier} model has no token {unknown[0]}; its ids are below {num_tokens}")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 RequestRefused            this request can never succeed here; it fails for good, with `kind` and message
   BeyondModel             this model cannot do what an option asks; another tier's may
-RequestCancelled          nobody wants the answer any more; nothing is published
+RequestCancelled          the answer is no longer wanted; nothing is published
 EngineDied                the engine cannot go on; the worker ends, and other workers take over its requests
 """
 

@@ -16,7 +16,7 @@ from workers.cloud.answer_order import AnswerOrder, CloudAnswer
 from workers.cloud.async_engine import ReportProgress
 from workers.cloud.drafts_in_flight import DraftHint
 from workers.cloud.threshold_acceptance import accepted_shortfalls, can_be_scored
-from workers.cloud.vllm_engine.options import Options
+from workers.cloud.vllm_engine.options import Options, check_answer
 from workers.cloud.vllm_engine.parameters import sampling_params, scoring_params
 from workers.cloud.vllm_engine.prompts import Prompts
 from workers.cloud.vllm_engine.transcript import Transcript
@@ -41,7 +41,8 @@ class AnswerWriter:
 
     async def write(self, order: AnswerOrder, listener: Listener | None, report: ReportProgress) -> CloudAnswer:
         """The answer to one order. Raises `RequestRefused`, or what vLLM raises."""
-        lark = await self._options.check(order.sampling, order.cache_namespace)
+        grammar = await self._options.check(order.sampling, order.cache_namespace)
+        lark = grammar[0] if grammar else None
         generation = _Generation(
             self._llm, self._prompts, order, self.verifier, lark=lark, listener=listener, report=report
         )
@@ -52,8 +53,8 @@ class AnswerWriter:
         else:
             await generation.write(generation.hint())
         answer = generation.answer()
-        if lark is not None and generation.model_ended_it:
-            await self._options.check_answer(lark, answer.token_ids)
+        if grammar and generation.model_ended_it:
+            await check_answer(*grammar, answer.token_ids)
         return answer
 
 
