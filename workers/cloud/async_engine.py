@@ -1,7 +1,7 @@
 """What both cloud engines share: requests in flight on an asyncio event loop with a thread of its own.
 
-Owns handing orders to the loop from any thread, cancelling, progress and closing, and that every future ends with an
-answer or a failure of `workers.runtime.failures`. Knows neither vLLM nor HTTP.
+Owns handing orders to the loop from any thread, cancelling, progress, closing and the counts of verified drafts, and
+that every future ends with an answer or a failure of `workers.runtime.failures`. Knows neither vLLM nor HTTP.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
+from schemas.results import DraftStatistics
+from schemas.workers import VerificationStatistics
 from workers.cloud.answer_order import AnswerOrder, CloudAnswer
 from workers.runtime.engine import Listener
 from workers.runtime.failures import EngineDied, RequestCancelled
@@ -45,6 +47,7 @@ class AsyncEngine(ABC):
         self._calls: dict[str, _CloudCall] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._verification = VerificationStatistics()
 
     @abstractmethod
     async def _open(self) -> None:
@@ -102,6 +105,10 @@ class AsyncEngine(ABC):
         """Requests that were submitted and have not ended."""
         return len(self._calls)
 
+    def verification_statistics(self) -> VerificationStatistics:
+        """Verified drafts since the start."""
+        return self._verification
+
     def close(self) -> None:
         """Fail what is in flight with `EngineDied`, release the engine and end the loop."""
         with self._lock:
@@ -136,6 +143,7 @@ class AsyncEngine(ABC):
             del self._calls[request_id]
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None:
+            self._count(task.result().draft)
             call.future.set_result(task.result())
         elif call.cancelled:
             call.future.set_exception(RequestCancelled(f"request {request_id} was cancelled in the cloud engine"))
@@ -143,6 +151,18 @@ class AsyncEngine(ABC):
             call.future.set_exception(EngineDied(f"the cloud engine was closed while it wrote request {request_id}"))
         else:
             call.future.set_exception(self._explain(request_id, error))
+
+    def _count(self, draft: DraftStatistics | None) -> None:
+        sums, verified = self._verification, draft if draft and draft.verified else None
+        counted = verified or DraftStatistics()
+        self._verification = VerificationStatistics(
+            requests=sums.requests + 1,
+            drafts=sums.drafts + (verified is not None),
+            drafted_tokens=sums.drafted_tokens + counted.drafted_tokens,
+            accepted_tokens=sums.accepted_tokens + counted.accepted_tokens,
+            rewritten_tokens=sums.rewritten_tokens + counted.rewritten_tokens,
+            cloud_steps=sums.cloud_steps + (counted.cloud_steps or 0),
+        )
 
 
 def _cancel_task(call: _CloudCall) -> None:

@@ -17,7 +17,7 @@ from config.settings import CloudSettings, read_secret
 from schemas.event_lines import EventLines
 from schemas.requests import EVERYBODYS_NAMESPACE
 from schemas.results import DraftStatistics, FailureKind
-from schemas.workers import CacheStatistics, VerificationStatistics
+from schemas.workers import CacheStatistics
 from workers.cloud.answer_order import AnswerOrder, CloudAnswer
 from workers.cloud.async_engine import AsyncEngine, ReportProgress
 from workers.cloud.remote_protocol import Reply, chunks, refusal, request_body
@@ -153,10 +153,6 @@ class RemoteEngine(AsyncEngine):
     def cache_statistics(self) -> CacheStatistics:
         """What the server said of its cache; its size is not known here."""
         return CacheStatistics(enabled=True, hits=self._hits, misses=self._misses, tokens_saved=self._tokens_saved)
-
-    def verification_statistics(self) -> VerificationStatistics:
-        """No draft is ever verified here."""
-        return VerificationStatistics(requests=self._hits + self._misses)
 
     @property
     def alive(self) -> bool:

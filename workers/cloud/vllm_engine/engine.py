@@ -13,7 +13,7 @@ from typing import Any, Self
 from config.settings import CloudSettings
 from schemas.requests import Message
 from schemas.results import FailureKind
-from schemas.workers import CacheStatistics, VerificationStatistics
+from schemas.workers import CacheStatistics
 from workers.cloud.answer_order import AnswerOrder, CloudAnswer
 from workers.cloud.async_engine import AsyncEngine, ReportProgress
 from workers.cloud.vllm_engine.environment import check_release, prepare_environment
@@ -62,7 +62,7 @@ class VllmEngine(AsyncEngine):
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
 
         from workers.cloud.vllm_engine.kv_events import KvEventReader  # noqa: PLC0415
-        from workers.cloud.vllm_engine.metrics import PrefixCacheCounter, VerificationCounter  # noqa: PLC0415
+        from workers.cloud.vllm_engine.metrics import PrefixCacheCounter  # noqa: PLC0415
         from workers.cloud.vllm_engine.options import Options  # noqa: PLC0415
         from workers.cloud.vllm_engine.prompts import Prompts  # noqa: PLC0415
         from workers.cloud.vllm_engine.starting import engine_arguments  # noqa: PLC0415
@@ -71,7 +71,6 @@ class VllmEngine(AsyncEngine):
         endpoint = f"ipc://{self._folder.name}/kv"
         self._events = KvEventReader(endpoint)
         self._cache_counter = PrefixCacheCounter()
-        self._verification_counter = VerificationCounter()
         self._llm = AsyncLLM.from_engine_args(
             engine_arguments(self._settings, self._model_path, endpoint),
             stat_loggers=[self._cache_counter.logger_factory],
@@ -95,7 +94,6 @@ class VllmEngine(AsyncEngine):
         answer: CloudAnswer = await self._writer.write(order, listener, report)
         if order.use_cache:
             self._cache_counter.answered(answer.cached_tokens)
-        self._verification_counter.answered(answer.draft)
         return answer
 
     def _explain(self, request_id: str, error: BaseException) -> Exception:
@@ -150,11 +148,6 @@ class VllmEngine(AsyncEngine):
             tokens_saved=self._cache_counter.hit_tokens,
             evictions=evictions,
         )
-
-    def verification_statistics(self) -> VerificationStatistics:
-        """Verified drafts since the start."""
-        statistics: VerificationStatistics = self._verification_counter.sums
-        return statistics
 
     @property
     def alive(self) -> bool:

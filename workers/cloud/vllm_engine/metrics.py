@@ -1,11 +1,8 @@
-"""vLLM's own counters of its prefix cache, and ours of verified drafts."""
+"""vLLM's own counters of its prefix cache."""
 
 from typing import Any
 
 from vllm.v1.metrics.loggers import StatLoggerBase
-
-from schemas.results import DraftStatistics
-from schemas.workers import VerificationStatistics
 
 
 class PrefixCacheCounter:
@@ -41,22 +38,3 @@ class _Logger(StatLoggerBase):
 
     def log_engine_initialized(self) -> None:
         """Logs nothing: the worker logs its own start."""
-
-
-class VerificationCounter:
-    """Sums over the drafts verified since the start."""
-
-    def __init__(self) -> None:
-        self.sums = VerificationStatistics()
-
-    def answered(self, draft: DraftStatistics | None) -> None:
-        """Count an answered request, with the statistics of its draft if it had one."""
-        sums, of_draft = self.sums, draft or DraftStatistics()
-        self.sums = VerificationStatistics(
-            requests=sums.requests + 1,
-            drafts=sums.drafts + (draft is not None),
-            drafted_tokens=sums.drafted_tokens + of_draft.drafted_tokens,
-            accepted_tokens=sums.accepted_tokens + of_draft.accepted_tokens,
-            rewritten_tokens=sums.rewritten_tokens + of_draft.rewritten_tokens,
-            cloud_steps=sums.cloud_steps + (of_draft.cloud_steps or 0),
-        )
