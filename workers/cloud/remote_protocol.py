@@ -24,6 +24,8 @@ EXTENSIONS = ("top_k", "repetition_penalty")
 MAX_COMPLAINT_CHARS = 300
 #: The largest count of tokens accepted from a server: more than any context, and few enough to be allocated.
 MAX_COUNT = 1 << 24
+#: Statuses that say that the request is at fault. A tuple, since what a server sends as a code may be unhashable.
+REFUSING_STATUSES = (400, 422)
 #: The prefix of a line of data in an event stream.
 DATA = "data:"
 #: OpenAI's finish reasons as ours.
@@ -124,9 +126,16 @@ async def chunks(lines: AsyncIterator[str]) -> AsyncIterator[Chunk]:
             reason = f"the cloud server sent what is no chunk of an answer ({field}: {error.errors()[0]['msg']})"
             raise RequestRefused(FailureKind.ENGINE_ERROR, reason) from error
         if chunk.error:
-            complaint = str(chunk.error)[:MAX_COMPLAINT_CHARS]
-            raise RequestRefused(FailureKind.ENGINE_ERROR, f"the cloud server ended the answer: {complaint}")
+            raise _stream_failure(chunk.error)
         yield chunk
+
+
+def _stream_failure(error: Any) -> RequestRefused:
+    """What an error in the stream means: vLLM refuses some options so, with the status that it would have had."""
+    if isinstance(error, dict) and error.get("code") in REFUSING_STATUSES:
+        return refusal(error["code"], str(error.get("message")))
+    complaint = str(error)[:MAX_COMPLAINT_CHARS]
+    return RequestRefused(FailureKind.ENGINE_ERROR, f"the cloud server ended the answer: {complaint}")
 
 
 def refusal(status: int, complaint: str) -> RequestRefused:
@@ -134,7 +143,7 @@ def refusal(status: int, complaint: str) -> RequestRefused:
     kind, what = FailureKind.ENGINE_ERROR, f"answered {status}"
     if status == 400 and "context length" in complaint:
         kind, what = FailureKind.PROMPT_TOO_LONG, "refused the prompt"
-    elif status in {400, 422}:
+    elif status in REFUSING_STATUSES:
         kind, what = FailureKind.UNSUPPORTED_OPTION, "refused the request"
         if "cache_salt" in complaint:
             what += " (for a server that takes no cache_salt, set cloud.openai.cache_salt: false)"

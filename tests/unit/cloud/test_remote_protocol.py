@@ -161,6 +161,28 @@ def test_what_is_no_chunk_refuses_the_request_in_few_words(line):
     assert len(str(refused.value)) < 500
 
 
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("token_id(s) [10000000] in logit_bias contain out-of-vocab token ids", FailureKind.UNSUPPORTED_OPTION),
+        ("This model's maximum context length is 1024 tokens", FailureKind.PROMPT_TOO_LONG),
+    ],
+)
+def test_a_refusal_within_the_stream_is_as_good_as_one_by_status(message, kind):
+    error = {"message": message, "type": "BadRequestError", "code": 400}
+    with pytest.raises(RequestRefused, match="the cloud server refused the") as refused:
+        answered(data({"error": error}), "data: [DONE]")
+    assert refused.value.kind is kind
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("code", [500, "400", None, [400], {}])
+def test_any_other_error_within_the_stream_is_one_of_the_engine(code):
+    with pytest.raises(RequestRefused, match="ended the answer") as refused:
+        answered(data({"error": {"message": "no", "code": code}}))
+    assert refused.value.kind is FailureKind.ENGINE_ERROR
+
+
 @given(
     lines=st.lists(
         st.text()
