@@ -46,12 +46,15 @@ def _described(
 @_described(
     kind="hash",
     content="A request's record: `state`, `attempt` (counts up each time a worker takes it, and fences commits), "
-    "`owner`, `deadline_at`, `weight`, `worker`, `route_edge` and `route_cloud` (RoutingDecision), `request` "
-    "(AcceptedRequest), `draft` (Draft), `result` (Result), `failure` (Failure), `lost` and `num_lost` (LostAttempts), "
-    "its places in the lines of the tiers, `tag_*`, and the times of its states, `at_*`, in seconds of Redis's clock.",
-    lifetime="`requests.unfinished_ttl_s` until finished, `requests.result_ttl_s` after",
+    "`owner`, `weight`, `tokens` (at most), `deadline_at`, `line` (where it waits, or that of its "
+    "worker), `work` (the tokens that it counts for there), `worker`, `route_edge` and `route_cloud` "
+    "(RoutingDecision), `request` (AcceptedRequest), `draft` (Draft), `result` (Result), `failure` (Failure), "
+    "`lost` and `num_lost` (LostAttempts), its start tags in the tiers' lines, `tag_*`, and the times of its states, "
+    "`at_*`, in seconds of Redis's clock.",
+    lifetime="until it has finished (its deadline sees to that), then `requests.result_ttl_s`",
     writer="gateway (creation, cancellation), workers (all else), by the scripts in broker/scripts.py only",
     reader="gateway, workers",
+    permanent=True,
 )
 def request(request_id: str) -> str:
     """The record of one request."""
@@ -64,6 +67,7 @@ def request(request_id: str) -> str:
     lifetime="as its record",
     writer="gateway, workers",
     reader="gateway",
+    permanent=True,
 )
 def events(request_id: str) -> str:
     """The event stream of one request."""
@@ -84,108 +88,59 @@ def notifications() -> str:
 
 @_described(
     kind="sorted set",
-    content="Ids of the requests in workers' hands by the end of their lease, in Redis's clock.",
-    lifetime="members leave with their request's state; the key goes with the last",
-    writer="gateway, workers",
-    reader="gateway, workers (the reaper)",
-    permanent=True,
-)
-def leases() -> str:
-    """Who is looking after what, and until when."""
-    return f"{PREFIX}:leases"
-
-
-@_described(
-    kind="sorted set",
-    content="Ids of the requests that wait for a worker by the time, in Redis's clock, of the next check that they "
-    "still have a job and a future. Apart from the leases, so that a long queue never delays a takeover.",
-    lifetime="members leave with their request's state; the key goes with the last",
-    writer="gateway, workers",
-    reader="gateway, workers (the reaper)",
-    permanent=True,
-)
-def waiting() -> str:
-    """What waits, and when to look at it."""
-    return f"{PREFIX}:waiting"
-
-
-@_described(
-    kind="sorted set",
-    content="Ids of the requests that wait for a tier by their start tag: the owners' fair shares in one line "
-    "(start-time fair queuing, in tokens over weight).",
+    content="Ids of the requests that wait in one line by their start tag, which gives each owner a fair share "
+    "(start-time fair queuing, in tokens over weight). `edge` and `cloud` are the lines that all workers of a tier "
+    "share, `edge@…` and `cloud@…` those of single workers.",
     lifetime="members leave with their request's state; the key goes with the last",
     writer="gateway, workers",
     reader="workers",
     permanent=True,
 )
-def line(tier: str) -> str:
-    """Whose turn it is."""
-    return f"{PREFIX}:line:{tier}"
+def line(name: str) -> str:
+    """Requests that wait, the next one first."""
+    return f"{PREFIX}:line:{name}"
 
 
 @_described(
-    kind="list",
-    content="Ids of waiting requests whose job was spent on another owner's request, whose turn it was. The other's "
-    "job, when it is taken, is theirs.",
-    lifetime="one day after the last",
-    writer="workers",
-    reader="workers",
-)
-def displaced(tier: str) -> str:
-    """Who gave way."""
-    return f"{PREFIX}:displaced:{tier}"
-
-
-@_described(
-    kind="hash",
-    content="Of each owner the tag at which its next request stands in the tier's line; `*` is the tag of the latest "
-    "request taken up.",
-    lifetime="one hour after the last change",
+    kind="sorted set",
+    content="Ids of all unfinished requests by the time, in Redis's clock, at which somebody must act: the deadline of "
+    "one that waits, the end of the lease of one that a worker has.",
+    lifetime="members leave when their request finishes; the key goes with the last",
     writer="gateway, workers",
-    reader="gateway, workers",
-)
-def virtual_time(tier: str) -> str:
-    """How much each owner has been served."""
-    return f"{PREFIX}:virtual_time:{tier}"
-
-
-@_described(
-    kind="hash",
-    content="Of each unfinished request the tokens that it counts for and its owner, as `tokens owner`.",
-    lifetime="fields leave when their request finishes; the key goes with the last",
-    writer="gateway, workers",
-    reader="gateway, workers",
+    reader="gateway, workers (the reaper)",
     permanent=True,
 )
-def charges() -> str:
-    """What each unfinished request is counted for in the load."""
-    return f"{PREFIX}:charges"
+def due() -> str:
+    """Deadlines and leases."""
+    return f"{PREFIX}:due"
+
+
+@_described(
+    kind="channel",
+    content="An empty message whenever a request begins to wait in the line. A hint to look, nothing more.",
+    lifetime="none (publish and subscribe)",
+    writer="gateway, workers",
+    reader="workers",
+)
+def wake(name: str) -> str:
+    """Where idle workers learn that there is work in a line."""
+    return f"{PREFIX}:wake:{name}"
 
 
 @_described(
     kind="hash",
-    content="Sums of the charges: `requests` and `tokens` in all, `requests:OWNER` and `tokens:OWNER` of each owner.",
-    lifetime="fields leave at 0; the key goes with the last",
+    content="What is unfinished, in sums: `requests` and `tokens` in all, `requests:OWNER` and `tokens:OWNER`; "
+    "`jobs:LINE` and `work:LINE`, what waits in a line or is in its worker's hands, `recent:LINE`, tokens of work ever "
+    "sent there, fading over a minute, as of `recent_at:LINE`; `rate` and `rate_at`, how many tokens a second finish; "
+    "`tag:TIER:OWNER`, the start tag of an owner's next request, and `clock:TIER`, that of the latest one taken.",
+    lifetime="fields leave at 0; the key an hour after the last unfinished request",
     writer="gateway, workers",
-    reader="gateway",
+    reader="gateway, workers",
     permanent=True,
 )
 def load() -> str:
     """How much is unfinished."""
     return f"{PREFIX}:load"
-
-
-@_described(
-    kind="hash",
-    content="How fast requests finish: `tokens_per_s`, an exponentially weighted rate, and when it was last changed, "
-    "`at`, in seconds of Redis's clock.",
-    lifetime="one hour after the last request finished",
-    writer="gateway, workers",
-    reader="gateway",
-)
-def drain() -> str:
-    """How fast the load is worked off."""
-    return f"{PREFIX}:drain"
 
 
 @_described(
@@ -257,21 +212,23 @@ def counters() -> str:
     writer="that worker",
     reader="gateway",
 )
-def worker_report(worker_id: str) -> str:
+def worker_report(worker: str) -> str:
     """What one live worker says about itself."""
-    return f"{PREFIX}:worker:{worker_id}"
+    return f"{PREFIX}:worker:{worker}"
 
 
 @_described(
     kind="sorted set",
-    content="Ids of workers by the time, in seconds of Redis's clock, at which their report expires.",
-    lifetime="one day after the last report; members that have lapsed are removed by the next report",
+    content="Names of a tier's workers, each in one of its lives (`id@epoch`), by the time in seconds of Redis's clock "
+    "until which it counts as alive: requests are let wait in its line until then.",
+    lifetime="members leave with their worker, or when another finds them dead; the key goes with the last",
     writer="workers",
-    reader="gateway",
+    reader="gateway, workers",
+    permanent=True,
 )
-def workers() -> str:
+def workers(tier: str) -> str:
     """Which workers there are."""
-    return f"{PREFIX}:workers"
+    return f"{PREFIX}:workers:{tier}"
 
 
 @_described(
@@ -291,7 +248,7 @@ def prefix_block(block: str) -> str:
 @_described(
     kind="string",
     content="There while nobody need sweep the index. On the index's server.",
-    lifetime="a second",
+    lifetime="4 seconds",
     writer="workers",
     reader="workers",
 )
@@ -361,20 +318,6 @@ def unfinished_batches_of(owner: str) -> str:
 
 
 @_described(
-    kind="set",
-    content="Names of the queues that workers of the tier have of their own, `edge@…` and `verify@…`; each is a list "
-    "of RQ's, `rq:queue:…`.",
-    lifetime="members leave when their worker does, or when another finds it dead and its queue empty",
-    writer="workers",
-    reader="gateway, workers",
-    permanent=True,
-)
-def run_queues(tier: str) -> str:
-    """Which queues there are beside the shared one."""
-    return f"{PREFIX}:run_queues:{tier}"
-
-
-@_described(
     kind="hash",
     content="API keys by their id (ApiKey): hashes of their secrets, owners, scopes.",
     lifetime="until they are revoked",
@@ -385,45 +328,6 @@ def run_queues(tier: str) -> str:
 def api_keys() -> str:
     """Who may come in."""
     return f"{PREFIX}:api_keys"
-
-
-@_described(
-    kind="string",
-    content="There while the worker of this queue lives: nothing is put on a queue without it, and what waits there is "
-    "anybody's.",
-    lifetime="5 seconds after the worker last renewed it",
-    writer="that worker",
-    reader="gateway, workers",
-)
-def queue_lease(queue: str) -> str:
-    """Whether the queue's worker lives."""
-    return f"{PREFIX}:queue_lease:{queue}"
-
-
-@_described(
-    kind="hash",
-    content="For each job that waits or is worked on, the tokens of work that it counts for and its queue, as "
-    "`tokens queue`.",
-    lifetime="fields leave when their job is done, or with the queue of a dead worker; a day after the last change",
-    writer="gateway, workers",
-    reader="gateway, workers",
-)
-def placements() -> str:
-    """What was sent where."""
-    return f"{PREFIX}:placements"
-
-
-@_described(
-    kind="hash",
-    content="Sums of the placements by queue, `tokens:QUEUE` and `jobs:QUEUE`, and of all tokens ever sent there, "
-    "fading over a minute, `recent:QUEUE`, with the time in seconds of Redis's clock at which they were noted.",
-    lifetime="fields leave at 0, or with the queue of a dead worker; a day after the last change",
-    writer="gateway, workers",
-    reader="gateway, workers",
-)
-def loads() -> str:
-    """How much each worker has to do."""
-    return f"{PREFIX}:loads"
 
 
 @_described(
@@ -449,8 +353,8 @@ def markdown() -> str:
             "",
             "Made from `broker/keys.py` by `python -m broker.keys > docs/redis-keys.md`; a test compares the two.",
             "RQ keeps its queues, jobs, registries and workers under `rq:*`: see RQ's own documentation. The queues",
-            "are `edge` and `verify`, and for each worker one of its own; an RQ job holds a function's name from a",
-            "fixed table and a request's id.",
+            "are `edge` and `verify`; an RQ job holds a function's name from a fixed table and a request's id. They",
+            "show what waits and what is worked on; which request is next, the lines alone say.",
             "",
             "| key | type | content | lifetime | written by | read by |",
             "| --- | --- | --- | --- | --- | --- |",

@@ -33,7 +33,6 @@ class Lifetimes:
     """How long things are kept, in seconds, and how often a request may be taken over."""
 
     result_ttl_s: int
-    unfinished_ttl_s: int
     lease_s: float
     max_attempts: int
     gone_ttl_s: int = 86_400
@@ -44,7 +43,6 @@ class Lifetimes:
         """As the settings say."""
         return cls(
             result_ttl_s=requests.result_ttl_s,
-            unfinished_ttl_s=requests.unfinished_ttl_s,
             lease_s=requests.lease_s,
             max_attempts=requests.max_attempts,
             gone_ttl_s=requests.gone_ttl_s,
@@ -59,7 +57,13 @@ class Lease:
     request_id: str
     tier: Tier
     attempt: int
+    #: The worker's name in lines and routes: its id in its present life.
     worker: str
+
+    @property
+    def worker_id(self) -> str:
+        """The worker as events and results name it."""
+        return self.worker.partition("@")[0]
 
     @property
     def work_id(self) -> str:
@@ -85,6 +89,8 @@ class LeasedRequest:
     num_lost: int = 0
     #: Whether this attempt is to be made with nothing else in the worker's hands, from its beginning to its end.
     alone: bool = False
+    #: Tokens of work that it was taken to be when it was routed.
+    work_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,13 +134,13 @@ def record(request_id: str, raw: Mapping[bytes, bytes]) -> Record:
         )
 
 
-def taken(lease: Lease, raw: Mapping[bytes, bytes], now: float) -> LeasedRequest:
+def leased(lease: Lease, raw: Mapping[bytes, bytes], now: float) -> LeasedRequest:
     """A request as its record was when a worker took it up, at `now` of Redis's clock. Raises `UndecodableMessage`."""
     with wire.reading("record", raw):
-        return _taken(lease, raw, now)
+        return _leased(lease, raw, now)
 
 
-def _taken(lease: Lease, raw: Mapping[bytes, bytes], now: float) -> LeasedRequest:
+def _leased(lease: Lease, raw: Mapping[bytes, bytes], now: float) -> LeasedRequest:
     request = wire.decode(AcceptedRequest, raw[b"request"])
     at = {state: float(raw[f"at_{state}".encode()]) for state in State if f"at_{state}".encode() in raw}
     accepted = at.get(State.QUEUED, at.get(State.ESCALATED, now))
@@ -149,5 +155,6 @@ def _taken(lease: Lease, raw: Mapping[bytes, bytes], now: float) -> LeasedReques
         verify_queued_s=verifying - escalated if verifying and escalated else 0.0,
         remaining_s=float(raw[b"deadline_at"]) - now,
         num_lost=int(raw.get(b"num_lost", b"0")),
-        alone=b"alone" in raw,
+        alone=raw.get(b"alone") == b"1",
+        work_tokens=int(raw.get(b"work", b"0")),
     )

@@ -13,9 +13,9 @@ from redis import Redis
 from broker import keys
 
 #: Keys looked at in one step of a sweep.
-SWEEP_BATCH = 500
+SWEEP_BATCH = 2000
 #: Seconds between two steps of a sweep, whoever does it.
-SWEEP_PAUSE_S = 1
+SWEEP_PAUSE_S = 4
 #: Seconds for which a prompt that was just sent to a worker counts as held there, before the worker has said so.
 ROUTED_S = 5.0
 
@@ -96,7 +96,7 @@ class PrefixIndex:
         return {member.decode(): int(length) for member, length in zip(flat[::2], flat[1::2], strict=True)}
 
     def sweep(self, living: Callable[[], Collection[str]]) -> int:
-        """One step of removing what dead members left; how many entries went. At most one process a second does it."""
+        """One step of removing what dead members left; how many entries went. At most one process does it in `SWEEP_PAUSE_S`."""
         if not self._redis.set(keys.prefix_sweep(), "", nx=True, ex=SWEEP_PAUSE_S):
             return 0
         alive = living()

@@ -1,27 +1,18 @@
 """Which workers are alive: each renews its report, and a report that was not renewed is gone."""
 
-from typing import cast
+from typing import Any, cast
 
+import msgpack
 from redis import Redis
 
-from broker import keys
+from broker import keys, scripts
 from broker.prefix_index import member_name
 from schemas import wire
+from schemas.policy import Tier
 from schemas.workers import WorkerReport
 
-#: Seconds that the index of workers outlives the last report.
-INDEX_TTL_S = 86_400
-
-#: KEYS: the worker's report, the index of workers. ARGV: report, lease in milliseconds, worker, life of the index in
-#: seconds. Keeps the report for one lease, and drops from the index who lapsed more than a lease ago.
-_RENEW = """
-local clock = redis.call('TIME')
-local now, lease = clock[1] + clock[2] / 1000000, ARGV[2] / 1000
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call('ZADD', KEYS[2], string.format('%.6f', now + lease), ARGV[3])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.6f', now - lease))
-redis.call('EXPIRE', KEYS[2], ARGV[4])
-"""
+#: Seconds for which a worker counts as alive that has not said so again: so long may requests be let wait for it.
+LIFE_S = 5.0
 
 
 class Presence:
@@ -30,30 +21,48 @@ class Presence:
     def __init__(self, redis: Redis, lease_s: float) -> None:
         self._redis = redis
         self._lease_s = lease_s
-        self._renew = redis.register_script(_RENEW)
+        self._live = redis.register_script(scripts.LIVE)
+        self._leave = redis.register_script(scripts.LEAVE)
 
-    def renew(self, report: WorkerReport) -> None:
-        """Publish the report for one lease. Idempotent."""
-        self._renew(
-            keys=[keys.worker_report(report.worker_id), keys.workers()],
-            args=[wire.encode(report), int(self._lease_s * 1000), report.worker_id, INDEX_TTL_S],
-        )
+    def renew(self, report: WorkerReport) -> dict[str, int]:
+        """Publish the report for one lease, and keep the worker's line for `LIFE_S`. Idempotent.
 
-    def withdraw(self, worker_id: str) -> None:
-        """Say good-bye, so that nobody waits for the lease to lapse."""
-        with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.delete(keys.worker_report(worker_id))
-            pipeline.zrem(keys.workers(), worker_id)
-            pipeline.execute()
+        Returns the workers of its tier that were found dead, and how many requests of each wait for anybody now.
+        """
+        arguments = {
+            "tier": report.tier.value,
+            "worker": worker_name(report),
+            "report": wire.encode(report),
+            "report_ms": int(self._lease_s * 1000),
+            "life_s": LIFE_S,
+        }
+        retired = cast("list[Any]", self._live(args=[msgpack.packb(arguments, use_bin_type=False)]))
+        return {name.decode(errors="replace"): int(moved) for name, moved in retired}
+
+    def withdraw(self, report: WorkerReport) -> None:
+        """End the worker's life, so that nobody waits for it to lapse: what waits in its line waits for anybody."""
+        arguments = msgpack.packb({"tier": report.tier.value, "worker": worker_name(report)})
+        while self._leave(args=[arguments]):
+            pass
 
     def members(self) -> set[str]:
         """All live workers, each in its present life, as the prefix index names them."""
-        return {member_name(report.worker_id, report.epoch) for report in self.live()}
+        return {worker_name(report) for report in self.live()}
 
     def live(self) -> list[WorkerReport]:
-        """The reports of all live workers, by id."""
-        ids = cast("list[bytes]", self._redis.zrange(keys.workers(), 0, -1))
-        if not ids:
+        """The reports of all live workers, by id; of one in its latest life only. Two round trips."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for tier in Tier:
+                pipeline.zrange(keys.workers(tier), 0, -1)
+            names = [name.decode(errors="replace") for tier in pipeline.execute() for name in tier]
+        if not names:
             return []
-        raw = cast("list[bytes | None]", self._redis.mget([keys.worker_report(i.decode()) for i in ids]))
-        return sorted((wire.decode(WorkerReport, r) for r in raw if r is not None), key=lambda r: r.worker_id)
+        raw = cast("list[bytes | None]", self._redis.mget([keys.worker_report(name) for name in names]))
+        reports = [wire.decode(WorkerReport, r) for r in raw if r is not None]
+        latest = {report.worker_id: report for report in sorted(reports, key=lambda report: report.reported_at_s)}
+        return [latest[worker_id] for worker_id in sorted(latest)]
+
+
+def worker_name(report: WorkerReport) -> str:
+    """What a worker is called in lines, routes and the prefix index: its id in its present life."""
+    return member_name(report.worker_id, report.epoch)

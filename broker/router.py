@@ -1,26 +1,28 @@
 """Routes requests: gathers what `routing` decides by, and tells the prefix index what was decided.
 
-Three round trips at most: the workers' loads, the prefix index (which may be on another server), and what was decided.
-Which workers there are is known to within half a second, and which of them live at once: a worker counts while its
-queue's lease does, and a job is put on its queue only while that lasts (broker/run_queues.py).
+Two round trips at most: the workers' loads, which a caller may have asked for already, and the prefix index (which may
+be on another server). What was decided is told to the index in the background, where the list of workers is read as well.
+A request is let wait for a worker only while that counts as alive (`broker.presence.LIFE_S`), whatever the list says.
 """
 
 import logging
+import math
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
-from redis import Redis
 from redis.exceptions import RedisError
 
+from broker.background import Loop
 from broker.connection import connect_index
 from broker.prefix_blocks import block_hashes, canonical_bytes
-from broker.prefix_index import PrefixIndex, member_name
-from broker.presence import Presence
-from broker.routing import BYTES_PER_TOKEN, Candidate, Demand, choose, shortlist
-from broker.run_queues import RunQueues
+from broker.prefix_index import PrefixIndex
+from broker.presence import Presence, worker_name
+from broker.request_store import RequestStore
+from broker.routing import BYTES_PER_TOKEN, COMPARED, Candidate, Demand, WorkerLoad, choose, shortlist
 from config.settings import Settings
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
@@ -29,10 +31,15 @@ from schemas.workers import WorkerReport
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which the list of live workers is used before it is read again.
-REFRESH_S = 0.5
+#: Seconds after which the list of live workers is read again in the background, and after which no request is routed by
+#: it any more.
+REFRESH_S, TOO_OLD_S = 0.5, 5.0
 #: Seconds for which the prefix index is left alone after it did not answer.
 INDEX_REST_S = 5.0
+#: Decisions that may wait to be told to the index; where it is slower than that, the oldest are dropped.
+MOST_EXPECTED = 1000
+#: Seconds between two steps in the background that nothing calls for.
+IDLE_S = 60.0
 
 
 class Router:
@@ -40,7 +47,7 @@ class Router:
 
     def __init__(
         self,
-        redis: Redis,
+        store: RequestStore,
         presence: Presence,
         index: PrefixIndex | None,
         *,
@@ -53,21 +60,24 @@ class Router:
         self._block_bytes = block_bytes
         self._policy = policy
         self._max_waiting = max_waiting
-        self._queues = {tier: RunQueues(redis, tier) for tier in Tier}
+        self._store = store
         self._lots = random.Random()  # noqa: S311 - breaks ties
         self._lock = threading.Lock()
         self._live: list[WorkerReport] = []
-        self._live_until_s = self._index_rests_until_s = 0.0
+        self._read_at_s, self._index_rests_until_s = -math.inf, 0.0
+        self._expected: deque[tuple[str, Sequence[bytes]]] = deque(maxlen=MOST_EXPECTED)
+        #: Tells the prefix index what was decided and learns of new workers, once it is started.
+        self.loop = Loop("router", self._in_background, every_s=IDLE_S)
 
     @classmethod
-    def configured(cls, settings: Settings, redis: Redis, presence: Presence, num_threads: int = 1) -> Self:
+    def configured(cls, settings: Settings, store: RequestStore, presence: Presence, num_threads: int = 1) -> Self:
         """As the settings say, for so many threads that route at once."""
         prefixes, routing = settings.prefix_index, settings.routing
         index = None
         if prefixes.enabled:
             index = PrefixIndex(connect_index(settings.redis, num_threads), prefixes.entry_ttl_s)
         return cls(
-            redis,
+            store,
             presence,
             index,
             block_bytes=prefixes.block_bytes,
@@ -75,15 +85,27 @@ class Router:
             max_waiting=routing.max_waiting,
         )
 
-    def route(self, request: AcceptedRequest, tier: Tier) -> RoutingDecision:
-        """Where the request's part in this tier should go, and why. Raises Redis's errors, but not the index's."""
-        able = [report for report in self._workers() if report.tier == tier and report.ready]
-        reports = {member_name(report.worker_id, report.epoch): report for report in able}
+    def to_survey(self, tier: Tier) -> list[str]:
+        """The workers whose loads `route` will want, where there are few enough to compare all."""
+        workers = list(self._able(tier))
+        return workers if len(workers) <= COMPARED else []
+
+    def route(
+        self, request: AcceptedRequest, tier: Tier, known: Mapping[str, WorkerLoad] | None = None
+    ) -> RoutingDecision:
+        """Where the request's part in this tier should go, and why. Raises Redis's errors, but not the index's.
+
+        `known`: loads of workers that were just read; where it lacks one that is compared, all are read.
+        """
+        reports = self._able(tier)
         counts_cache = self._policy is RoutingPolicy.PREFIX and request.policy.kv_caches
         blocks = self._blocks(request, reports.values()) if counts_cache else {}
         # The index also names workers that have died.
         held = {member: num for member, num in self._held(blocks.values()).items() if member in reports}
-        loads = self._queues[tier].loads(shortlist(list(reports), held, self._lots))
+        compared = shortlist(list(reports), held, self._lots)
+        loads = known or {}
+        if not loads.keys() >= set(compared):
+            loads = self._store.worker_loads(tier, compared)
         candidates = [
             Candidate(
                 worker=member,
@@ -94,7 +116,7 @@ class Router:
                 recent_tokens=load.recent_tokens,
                 cached_tokens=held.get(member, 0) * self._block_bytes // BYTES_PER_TOKEN,
             )
-            for member, load in loads.items()
+            for member, load in ((member, loads[member]) for member in compared)
             if load.alive
         ]
         demand = Demand.of(len(canonical_bytes(request.messages)), request.sampling.max_tokens)
@@ -117,13 +139,29 @@ class Router:
         )
         return route
 
+    def _able(self, tier: Tier) -> dict[str, WorkerReport]:
+        """The live workers of the tier that can take work, by name."""
+        return {worker_name(report): report for report in self._workers() if report.tier == tier and report.ready}
+
     def _workers(self) -> list[WorkerReport]:
-        with self._lock:
-            now_s = time.monotonic()
-            if now_s >= self._live_until_s:
-                self._live = self._presence.live()
-                self._live_until_s = now_s + REFRESH_S
-            return self._live
+        """Who was alive a moment ago. Read anew in the background, and at once where that was long ago."""
+        age_s = time.monotonic() - self._read_at_s
+        if age_s >= TOO_OLD_S:
+            with self._lock:
+                if time.monotonic() - self._read_at_s >= TOO_OLD_S:
+                    self._read_workers()
+        elif age_s >= REFRESH_S:
+            self.loop.wake()
+        return self._live
+
+    def _read_workers(self) -> None:
+        self._live = self._presence.live()
+        self._read_at_s = time.monotonic()
+
+    def _in_background(self) -> None:
+        self._tell_expected()
+        if time.monotonic() - self._read_at_s >= REFRESH_S:
+            self._read_workers()
 
     def _blocks(self, request: AcceptedRequest, reports: Iterable[WorkerReport]) -> Mapping[str, Sequence[bytes]]:
         """The prompt's blocks for each model that is there: model and namespace are part of what is hashed."""
@@ -137,6 +175,7 @@ class Router:
     def _held(self, prompts: Iterable[Sequence[bytes]]) -> dict[str, int]:
         """How many of the blocks each worker holds; empty while the index does not answer."""
         held: dict[str, int] = {}
+        self._tell_expected()  # in a burst of one prefix each request is to see where the last one went
         if self._index is not None and time.monotonic() >= self._index_rests_until_s:
             try:
                 for blocks in prompts:
@@ -146,12 +185,29 @@ class Router:
         return held
 
     def _expect(self, worker: str, blocks: Sequence[bytes]) -> None:
-        if self._index is not None and time.monotonic() >= self._index_rests_until_s:
-            try:
-                self._index.expect(worker, blocks)
-            except RedisError as error:
-                self._let_index_rest(error)
+        """Have the index told in the background that the worker will have these blocks."""
+        if self._index is not None and blocks:
+            self._expected.append((worker, blocks))
+            self.loop.wake()
+
+    def _tell_expected(self) -> None:
+        """Tell the index what was decided and not told yet. Any thread may, at any time."""
+        while self._index is not None and (waiting := _popped(self._expected)) is not None:
+            worker, blocks = waiting
+            if time.monotonic() >= self._index_rests_until_s:
+                try:
+                    self._index.expect(worker, blocks)
+                except RedisError as error:
+                    self._let_index_rest(error)
 
     def _let_index_rest(self, error: RedisError) -> None:
         self._index_rests_until_s = time.monotonic() + INDEX_REST_S
         log.warning("prefix_index_away rest_s=%g error=%s", INDEX_REST_S, error)
+
+
+def _popped(waiting: deque[tuple[str, Sequence[bytes]]]) -> tuple[str, Sequence[bytes]] | None:
+    """The oldest, or None where another thread has taken the last."""
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None

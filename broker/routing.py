@@ -37,6 +37,18 @@ TIE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
+class WorkerLoad:
+    """What was sent to a worker and is not done."""
+
+    tokens: int = 0
+    num_jobs: int = 0
+    #: Tokens of work that were sent there at any time, faded since (scripts.RECENT_S).
+    recent_tokens: float = 0.0
+    #: Whether it counts as alive.
+    alive: bool = False
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A live worker as routing sees it."""
 
@@ -49,7 +61,7 @@ class Candidate:
     waiting_tokens: float = 0.0
     #: Jobs that were sent there and are not done.
     num_jobs: int = 0
-    #: Tokens of work that were sent there of late, fading (broker/run_queues.py).
+    #: Tokens of work that were sent there of late, fading.
     recent_tokens: float = 0.0
     #: Tokens of the prompt that it holds.
     cached_tokens: int = 0
@@ -146,28 +158,3 @@ def _usual_speed(candidates: Sequence[Candidate]) -> float:
     """The mean of what was measured: a worker that has just started is taken to be like the others."""
     measured = [candidate.speed for candidate in candidates if candidate.speed]
     return sum(measured) / len(measured) if measured else UNMEASURED_SPEED
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """Another worker's queue, or a dead one's, as a worker with room sees it."""
-
-    queue: str
-    #: Jobs in the queue, and those together with the ones that its worker has in hand.
-    num_waiting: int
-    num_jobs: int
-    alive: bool
-
-
-def worth_taking(neighbours: Sequence[Neighbour], *, room: int, num_own: int) -> tuple[Neighbour, int] | None:
-    """From whose queue a worker with this room and so many jobs of its own takes how many; None: from nobody's.
-
-    The longest queue gives, and half of the difference at most, so that the two end up equal and a job does not go
-    to and fro. What waits for a dead worker is not here: it goes to whoever has room.
-    """
-    willing = [neighbour for neighbour in neighbours if neighbour.alive and neighbour.num_waiting]
-    if not willing or room <= 0:
-        return None
-    longest = max(willing, key=lambda neighbour: neighbour.num_waiting)
-    num = min(room, longest.num_waiting, (longest.num_jobs - num_own) // 2)
-    return (longest, num) if num > 0 else None

@@ -4,21 +4,21 @@ An RQ job holds a function's name and a request's id. Whoever can write to Redis
 worker's table: `job_class` refuses every other name and every callback, and nothing is ever unpickled.
 """
 
+import functools
+import time
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import msgpack
 from redis import Redis
-from redis.client import Pipeline
 from rq import Queue
-from rq.executions import Execution
-from rq.job import Job
-from rq.registry import StartedJobRegistry
+from rq.job import Job, JobStatus
 
-from broker.run_queues import QUEUE_NAMES, RunQueues
 from schemas.policy import Tier
-from schemas.routing_decision import RoutingDecision
 
+#: The names of the tiers' queues in RQ.
+QUEUE_NAMES = {Tier.EDGE: "edge", Tier.CLOUD: "verify"}
 #: The function that each tier's job names. A worker's table maps it to what it runs.
 FUNCTION_NAMES = {Tier.EDGE: "workers.edge.drafting.draft", Tier.CLOUD: "workers.cloud.verifying.verify"}
 #: Seconds that RQ keeps the job of a function that raised, for `rq info` and the dashboard.
@@ -46,10 +46,10 @@ class MsgpackSerializer:
 class TransportJob(Job):
     """An RQ job that never imports anything. On its own it can be queued and looked at, not performed."""
 
-    functions: Mapping[str, Callable[[str], None]] = {}
+    functions: Mapping[str, Callable[..., None]] = {}
 
     @property
-    def func(self) -> Callable[[str], None]:
+    def func(self) -> Callable[..., None]:
         """The function in the worker's table. Raises `ForbiddenFunction` for every other name, and for callbacks."""
         if callbacks := self._success_callback_name or self._failure_callback_name or self._stopped_callback_name:
             raise ForbiddenFunction(f"job {self.id} names the callback {callbacks!r}; none is ever called")
@@ -87,36 +87,9 @@ class TransportJob(Job):
         """Do nothing: RQ's webhooks are unsigned and follow any URL."""
 
 
-class StartedJobs(StartedJobRegistry):
-    """RQ's registry of jobs in workers' hands, with their ends by a clock that all hosts share.
-
-    RQ's own notes them by each host's clock and compares them with another's: a worker that is a minute ahead would
-    take what all others have in hand for abandoned.
-    """
-
-    def __init__(self, job: Job, clock: Callable[[], float]) -> None:
-        super().__init__(job.origin, connection=job.connection, job_class=type(job), serializer=job.serializer)
-        self._clock = clock
-
-    def add_execution(self, execution: Execution, pipeline: Pipeline, ttl: int = 0, xx: bool = False) -> int:
-        """As RQ's, by the shared clock."""
-        return cast("int", pipeline.zadd(self.key, {execution.composite_key: self._clock() + ttl}, xx=xx))
-
-
-class WorkerJob(TransportJob):
-    """A job as a worker has it. Made by `job_class`."""
-
-    clock: Callable[[], float]
-
-    @property
-    def started_job_registry(self) -> StartedJobs:
-        """Where the job is noted while it is in the worker's hands."""
-        return StartedJobs(self, type(self).clock)
-
-
-def job_class(functions: Mapping[str, Callable[[str], None]], clock: Callable[[], float]) -> type[WorkerJob]:
-    """A job class that can perform these functions and nothing else. `clock`: the time that all hosts share."""
-    return type("WorkerJob", (WorkerJob,), {"functions": functions, "clock": staticmethod(clock)})
+def job_class(functions: Mapping[str, Callable[..., None]]) -> type[TransportJob]:
+    """A job class that can perform these functions and nothing else."""
+    return type("WorkerJob", (TransportJob,), {"functions": functions})
 
 
 def clean_registries(queue: Queue, now_s: float) -> None:
@@ -133,64 +106,35 @@ def queue(redis: Redis, tier: Tier, jobs: type[TransportJob] = TransportJob) -> 
     return Queue(QUEUE_NAMES[tier], connection=redis, serializer=MsgpackSerializer, job_class=jobs)
 
 
-class RoutedQueue(Queue):
-    """A tier's queue whose jobs wait on the queue of the worker that they are for."""
-
-    def __init__(self, redis: Redis, tier: Tier, run_queues: RunQueues, route: RoutingDecision | None) -> None:
-        super().__init__(QUEUE_NAMES[tier], connection=redis, serializer=MsgpackSerializer, job_class=TransportJob)
-        self._run_queues = run_queues
-        self._route = route
-
-    def push_job_id(self, job_id: str, pipeline: Pipeline | None = None, at_front: bool = False) -> None:
-        """As RQ's, but onto the worker's own queue, if there is a route and the worker still lives."""
-        worker, tokens = (self._route.worker, self._route.work_tokens) if self._route else (None, 0)
-        self._run_queues.push(job_id, worker, tokens, at_front=at_front, pipeline=pipeline)
+def job_id(request_id: str, tier: Tier) -> str:
+    """The id of the job that shows a request in RQ."""
+    return f"{request_id}-{tier}"
 
 
-class JobQueues:
-    """Puts requests' jobs onto the tiers' queues."""
-
-    def __init__(self, redis: Redis, job_ttl_s: int) -> None:
-        self._redis = redis
-        self._job_ttl_s = job_ttl_s
-        self._queues = {tier: RunQueues(redis, tier) for tier in Tier}
-
-    def push(
-        self,
-        request_id: str,
-        tier: Tier,
-        attempt: int,
-        *,
-        route: RoutingDecision | None = None,
-        at_front: bool = False,
-        pipeline: Pipeline | None = None,
-    ) -> None:
-        """Put the request's job where the route says, or on the queue that the tier shares.
-
-        Pushing twice is harmless: the second finds nothing to do.
-        """
-        RoutedQueue(self._redis, tier, self._queues[tier], route).enqueue_call(
-            FUNCTION_NAMES[tier],
-            args=(request_id,),
-            job_id=_job_id(request_id, tier, attempt),
-            # RQ would otherwise describe the job by its arguments, in its log and in Redis.
-            description=FUNCTION_NAMES[tier],
-            timeout=self._job_ttl_s,
-            ttl=self._job_ttl_s,
-            result_ttl=0,
-            failure_ttl=FAILURE_TTL_S,
-            at_front=at_front,
-            pipeline=pipeline,
-        )
-
-    def holds(self, request_id: str, tier: Tier, attempt: int) -> bool:
-        """Whether the job of this attempt is on a queue."""
-        return self._queues[tier].holds(_job_id(request_id, tier, attempt))
-
-    def length(self, tier: Tier) -> int:
-        """Jobs that wait for the tier."""
-        return self._queues[tier].num_waiting()
+def job_fields(request_id: str, tier: Tier) -> list[str | bytes]:
+    """The hash of a request's job as RQ writes it, as names and values in turn."""
+    packed = zlib.compress(MsgpackSerializer.dumps((FUNCTION_NAMES[tier], None, (request_id,), {})))
+    return [*_always(tier, int(time.time())), "data", packed]
 
 
-def _job_id(request_id: str, tier: Tier, attempt: int) -> str:
-    return f"{request_id}-{tier}-{attempt}"
+@functools.lru_cache(maxsize=4)
+def _always(tier: Tier, second: int) -> list[str | bytes]:
+    """What the jobs of a tier have in common that are made in this second."""
+    del second
+    job = TransportJob.create(
+        FUNCTION_NAMES[tier],
+        # RQ would otherwise describe the job by its arguments.
+        description=FUNCTION_NAMES[tier],
+        connection=Redis(),  # which is not used
+        status=JobStatus.QUEUED,
+        origin=QUEUE_NAMES[tier],
+        failure_ttl=FAILURE_TTL_S,
+        result_ttl=0,
+        serializer=MsgpackSerializer,
+    )
+    job.enqueued_at = job.created_at
+    fields = {**job.to_dict(include_meta=False), "status": JobStatus.QUEUED.value}
+    del fields["data"]
+    return [
+        part for field, value in fields.items() for part in (field, value if isinstance(value, bytes) else str(value))
+    ]

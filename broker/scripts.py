@@ -1,23 +1,36 @@
-"""The Lua scripts that change a request's record. Each is one atomic step, fenced by state and attempt.
+"""The Lua scripts through which every request moves. Each is one atomic step, fenced by state and attempt.
 
-Nothing else writes a record, so that two workers that both believe they hold a request cannot both finish it.
-All times are Redis's own clock, so that hosts need not agree on theirs. KEYS are a record and its event stream; the
-keys that all requests share are named in the prelude, since RQ does not run on Redis Cluster anyway.
+Nothing else writes what the queue consists of (broker/request_store.py has the table), so that none of it can disagree
+with the rest, and two workers that both believe they have a request cannot both finish it. All times are the Redis
+server's own clock. A script takes one argument, a msgpack map, and builds the names of its keys itself: RQ does not run
+on Redis Cluster anyway. RQ's keys are written with `pcall`: they show what waits, and whatever somebody else put there
+must not keep a request from moving.
 """
 
-from broker import keys
+from collections.abc import Mapping
+
+from broker import keys, states
+from broker.rq_transport import QUEUE_NAMES
+from schemas.policy import Tier
 
 #: Seconds over which the drain rate is averaged.
 DRAIN_WINDOW_S = 30
-#: Tokens (over weight) by which one owner's turn may run ahead of another's before a job changes hands. Above 0, so
-#: that owners with equal shares do not take each other's prefixes away at every turn.
+#: Seconds in which what was sent to a worker fades to a third.
+RECENT_S = 60
+#: Tokens (over weight) by which a request in the shared line must be ahead of a worker's own before that worker takes
+#: it first. Above 0, so that owners with equal shares do not take each other's cached prefixes away at every turn.
 FAIRNESS_SLACK_TOKENS = 2048
-#: Owners for whom a tier may keep a tag before those are looked through that mean nothing any more.
-OWNERS_BETWEEN_SWEEPS = 1000
-#: Seconds for which the list of requests that gave way outlives its last change.
-DISPLACED_TTL_S = 86_400
-#: Seconds for which counters outlive the last count.
+#: Fields of the load after which owners' tags are looked through for those that mean nothing any more.
+FIELDS_BETWEEN_SWEEPS = 1000
+#: Seconds for which counters outlive the last count, and the load the last unfinished request.
 COUNTERS_TTL_S = 90 * 86_400
+IDLE_LOAD_TTL_S = 3600
+#: Seconds after its deadline at which RQ may take a job for abandoned that still counts as started.
+ABANDONED_AFTER_S = 60
+#: Other workers' lines that an idle worker compares, drawn at random (the power of choices, Mitzenmacher, 2001).
+COMPARED_LINES = 8
+#: Requests that are moved out of a dead worker's line at once.
+RETIRED_AT_ONCE = 500
 
 
 def _lua(key: str) -> str:
@@ -25,272 +38,433 @@ def _lua(key: str) -> str:
     return "'" + key.replace("@", "' .. name .. '") + "'"
 
 
-#: Shared by all scripts. ARGV begins with the request's id; `take` gives the next argument.
-_PRELUDE = f"""
-local record, stream, id = KEYS[1], KEYS[2], ARGV[1]
-local place = 2
-local function take() place = place + 1; return ARGV[place - 1] end
-local clock = redis.call('TIME')
-local now = clock[1] + clock[2] / 1000000
-local function precise(number) return string.format('%.6f', number) end
+def _by_tier(values: Mapping[Tier, str]) -> str:
+    return "{" + ", ".join(f"{tier} = '{value}'" for tier, value in values.items()) + "}"
 
-local counters, leases, waiting = {_lua(keys.counters())}, {_lua(keys.leases())}, {_lua(keys.waiting())}
-local charges, load, drain = {_lua(keys.charges())}, {_lua(keys.load())}, {_lua(keys.drain())}
-local outbox, channel = {_lua(keys.outbox())}, {_lua(keys.notifications())}
-local function line(name) return {_lua(keys.line("@"))} end
-local function displaced(name) return {_lua(keys.displaced("@"))} end
-local function expire_displaced(name) redis.call('EXPIRE', displaced(name), {DISPLACED_TTL_S}) end
-local function virtual_time(name) return {_lua(keys.virtual_time("@"))} end
-local function record_of(name) return {_lua(keys.request("@"))} end
-local function gone(name) return {_lua(keys.gone("@"))} end
+
+#: Shared by all scripts: `a` is the script's argument.
+_PRELUDE = f"""
+local a = cmsgpack.unpack(ARGV[1])
+local call = redis.call
+local clock = call('TIME')
+local now = clock[1] + clock[2] / 1000000
+local function exact(number) return string.format('%.17g', number) end
+-- A number, or 0 for whatever else a damaged record may have in its place.
+local function num(value)
+  local number = tonumber(value)
+  return number and number > -2 ^ 53 and number < 2 ^ 53 and number or 0
+end
+
+local LOAD, DUE = {_lua(keys.load())}, {_lua(keys.due())}
+local OUTBOX, COUNTERS = {_lua(keys.outbox())}, {_lua(keys.counters())}
+local function record_key(name) return {_lua(keys.request("@"))} end
+local function stream_key(name) return {_lua(keys.events("@"))} end
+local function line_key(name) return {_lua(keys.line("@"))} end
+local function workers_key(name) return {_lua(keys.workers("@"))} end
+local function report_key(name) return {_lua(keys.worker_report("@"))} end
+local function gone_key(name) return {_lua(keys.gone("@"))} end
+local function wake_channel(name) return {_lua(keys.wake("@"))} end
+local WAITING, WORKING = {_by_tier(states.WAITING)}, {_by_tier(states.WORKING)}
+local TIER, WAITS = {{}}, {{}}
+for tier, state in pairs(WAITING) do TIER[state] = tier; WAITS[state] = true end
+for tier, state in pairs(WORKING) do TIER[state] = tier end
+
+-- RQ's view: a list and a registry of started jobs for each tier, and a hash for each job.
+local QUEUE = {_by_tier(QUEUE_NAMES)}
+local function job_id(id, tier) return id .. '-' .. tier end
+local function job_key(id, tier) return 'rq:job:' .. job_id(id, tier) end
+local function job_list(tier) return 'rq:queue:' .. QUEUE[tier] end
+local function started_jobs(tier) return 'rq:wip:' .. QUEUE[tier] end
+local show = redis.pcall
 
 local function count(name)
-  redis.call('HINCRBY', counters, name, 1)
-  redis.call('EXPIRE', counters, {COUNTERS_TTL_S})
+  if call('HINCRBY', COUNTERS, name, 1) % 1000 == 1 then call('EXPIRE', COUNTERS, {COUNTERS_TTL_S}) end
 end
-local function emit(event)
-  redis.call('XADD', stream, '*', 'event', event)
-  redis.call('PUBLISH', channel, id)
-end
--- The stream lives as long as the record: an event that comes after the stream has expired makes it anew.
-local function expire_with_record() redis.call('PEXPIRE', stream, math.max(redis.call('PTTL', record), 1)) end
-local function expire(seconds)
-  redis.call('EXPIRE', record, seconds)
-  redis.call('EXPIRE', stream, seconds)
+local function emit(id, events)
+  for _, event in ipairs(events) do call('XADD', stream_key(id), '*', 'event', event) end
+  if #events > 0 then call('PUBLISH', {_lua(keys.notifications())}, id) end
 end
 
--- Look at the request again in so many seconds, or when its deadline has come.
-local function watch(seconds)
-  local deadline = tonumber(redis.call('HGET', record, 'deadline_at') or now)
-  redis.call('ZADD', waiting, precise(math.min(now + seconds, math.max(deadline, now))), id)
+-- The load: each field is read once, and what has changed is written once, by `write_load`.
+local load, changed = {{}}, {{}}
+local function read_load(...)
+  local missing = {{}}
+  for _, field in ipairs({{...}}) do if load[field] == nil then missing[#missing + 1] = field end end
+  if #missing == 0 then return end
+  local values = call('HMGET', LOAD, unpack(missing))
+  for i, field in ipairs(missing) do load[field] = num(values[i]) end
+end
+local function set(field, value) load[field] = value; changed[field] = true end
+local function add(field, amount) read_load(field); set(field, load[field] + amount) end
+local function write_load()
+  local written, gone = {{}}, {{}}
+  for field in pairs(changed) do
+    if load[field] > 0 then
+      written[#written + 1] = field
+      written[#written + 1] = exact(load[field])
+    else
+      gone[#gone + 1] = field
+    end
+  end
+  if #written > 0 then call('HSET', LOAD, unpack(written)) end
+  if #gone > 0 then call('HDEL', LOAD, unpack(gone)) end
+end
+-- Counts a request, or no longer (`sign`), among what is unfinished in all and of its owner.
+local function charge(owner, tokens, sign)
+  read_load('requests', 'tokens', 'requests:' .. owner, 'tokens:' .. owner)
+  add('requests', sign)
+  add('tokens', sign * tokens)
+  add('requests:' .. owner, sign)
+  add('tokens:' .. owner, sign * tokens)
+  if sign < 0 and load.requests <= 0 then call('EXPIRE', LOAD, {IDLE_LOAD_TTL_S}) end
+  if sign > 0 and load.requests <= 1 then call('PERSIST', LOAD) end
+end
+-- Counts work, in tokens, and a job to a line, or no longer.
+local function assign(line, work, sign)
+  read_load('work:' .. line, 'jobs:' .. line)
+  add('work:' .. line, sign * work)
+  add('jobs:' .. line, sign)
 end
 
--- An owner whose tag the tier's clock has passed stands where one without a tag would: where there are many, the tags
--- of such owners go. Called for each owner that gets its first tag.
-local function forget_served(tier, latest)
-  local num = redis.call('HLEN', virtual_time(tier))
-  if num == 0 or num % {OWNERS_BETWEEN_SWEEPS} ~= 0 then return end
-  local flat = redis.call('HGETALL', virtual_time(tier))
+local FIELDS = {{'state', 'attempt', 'owner', 'tokens', 'weight', 'line', 'work', 'deadline_at', 'tag_edge',
+  'tag_cloud', 'webhook', 'num_lost'}}
+local function read_record(id)
+  local record = {{}}
+  for i, value in ipairs(call('HMGET', record_key(id), unpack(FIELDS))) do record[FIELDS[i]] = value or nil end
+  return record
+end
+
+-- An owner whose tag the tier's clock has passed is served like one that has no tag: where there are many fields, the
+-- tags of such owners are removed. Called for each owner that gets its first tag.
+local function forget_served(tier)
+  local fields = call('HLEN', LOAD)
+  if fields == 0 or fields % {FIELDS_BETWEEN_SWEEPS} ~= 0 then return end
+  local flat, prefix = call('HGETALL', LOAD), 'tag:' .. tier .. ':'
   for i = 1, #flat, 2 do
-    if flat[i] ~= '*' and tonumber(flat[i + 1]) <= latest then redis.call('HDEL', virtual_time(tier), flat[i]) end
+    if string.sub(flat[i], 1, #prefix) == prefix and num(flat[i + 1]) <= load['clock:' .. tier] then
+      call('HDEL', LOAD, flat[i])
+    end
   end
 end
-
--- The request takes its place in the tier's line: the one that it had, or one after its owner's last.
-local function stand_in_line(tier)
-  local held = redis.call('HMGET', record, 'owner', 'weight', 'tag_' .. tier)
-  local tag = held[3]
-  if not tag then
-    local clocks = redis.call('HMGET', virtual_time(tier), '*', held[1])
-    local start = math.max(tonumber(clocks[1] or 0), tonumber(clocks[2] or 0))
-    if not clocks[2] then forget_served(tier, tonumber(clocks[1] or 0)) end
-    local cost = tonumber(string.match(redis.call('HGET', charges, id) or '0', '^%d+'))
-    tag = precise(start)
-    redis.call('HSET', virtual_time(tier), held[1], precise(start + cost / tonumber(held[2])))
-    redis.call('EXPIRE', virtual_time(tier), 3600)
-    redis.call('HSET', record, 'tag_' .. tier, tag)
+-- The start tag of a request in a tier: its owner's next (start-time fair queuing, Goyal, Vin and Cheng, 1997).
+local function fair_tag(tier, record)
+  local owners, latest = 'tag:' .. tier .. ':' .. record.owner, 'clock:' .. tier
+  read_load(owners, latest)
+  if load[owners] == 0 then forget_served(tier) end
+  local tag = math.max(load[latest], load[owners])
+  set(owners, tag + num(record.tokens) / math.max(num(record.weight), 0.001))
+  return tag
+end
+-- Lets a request wait in a worker's line, or in the one that its tier shares where no living worker is named. Gives the
+-- fields that its record gets.
+local function enqueue(id, record, tier, worker, work, job, front)
+  local line = tier
+  if worker and num(call('ZSCORE', workers_key(tier), worker)) > now then line = tier .. '@' .. worker end
+  local tag = record['tag_' .. tier] or fair_tag(tier, record)
+  call('ZADD', line_key(line), exact(num(tag)), id)
+  call('ZADD', DUE, exact(num(record.deadline_at)), id)
+  assign(line, work, 1)
+  if line ~= tier then
+    local recent, at = 'recent:' .. line, 'recent_at:' .. line
+    read_load(recent, at)
+    set(recent, load[recent] * math.exp((load[at] - now) / {RECENT_S}) + work)
+    set(at, now)
   end
-  redis.call('ZADD', line(tier), tag, id)
+  if job then show('HSET', job_key(id, tier), unpack(job)) else show('HSET', job_key(id, tier), 'status', 'queued') end
+  show(front and 'LPUSH' or 'RPUSH', job_list(tier), job_id(id, tier))
+  show('SADD', 'rq:queues', job_list(tier))
+  call('PUBLISH', wake_channel(line), '')
+  return 'line', line, 'work', work, 'tag_' .. tier, exact(num(tag))
+end
+-- Takes a request out of the line that it waits in.
+local function dequeue(id, tier, line)
+  call('ZREM', line_key(line), id)
+  show('LREM', job_list(tier), 1, job_id(id, tier))
 end
 
-local function add_load(field, amount)
-  if redis.call('HINCRBY', load, field, amount) <= 0 then redis.call('HDEL', load, field) end
-end
-local function charge(tokens, owner, sign)
-  add_load('requests', sign)
-  add_load('tokens', sign * tokens)
-  add_load('requests:' .. owner, sign)
-  add_load('tokens:' .. owner, sign * tokens)
-end
--- The request counts no more. Idempotent.
-local function release()
-  local tokens, owner = string.match(redis.call('HGET', charges, id) or '', '^(%d+) (.*)$')
-  if not tokens then return end
-  redis.call('HDEL', charges, id)
-  charge(tokens, owner, -1)
-  local before = redis.call('HMGET', drain, 'tokens_per_s', 'at')
-  local faded = tonumber(before[1] or 0) * math.exp((tonumber(before[2] or now) - now) / {DRAIN_WINDOW_S})
-  redis.call('HSET', drain, 'tokens_per_s', precise(faded + tokens / {DRAIN_WINDOW_S}), 'at', precise(now))
-  redis.call('EXPIRE', drain, 3600)
-end
-local function forget()
-  redis.call('ZREM', leases, id)
-  redis.call('ZREM', waiting, id)
-  redis.call('ZREM', line('edge'), id)
-  redis.call('ZREM', line('cloud'), id)
+-- Moves a request on: into the line of `to.tier`, or to its end where there is none.
+local function move(id, record, to)
+  local tier, line, work = TIER[record.state], record.line or '', num(record.work)
+  if WAITS[record.state] then
+    dequeue(id, tier, line)
+  else
+    show('ZREM', started_jobs(tier), job_id(id, tier) .. ':' .. num(record.attempt))
+  end
+  assign(line, work, -1)
+  if to.tier ~= tier then show('DEL', job_key(id, tier)) end
+  local fields = {{'state', to.after, 'at_' .. to.after, exact(now), unpack(to.fields)}}
+  if to.tier then
+    local placed = {{enqueue(id, record, to.tier, to.worker, to.work or work, to.job, to.front)}}
+    for _, value in ipairs(placed) do fields[#fields + 1] = value end
+  end
+  call('HSET', record_key(id), unpack(fields))
+  emit(id, to.events)
+  if not to.tier then
+    call('ZREM', DUE, id)
+    charge(record.owner or '', num(record.tokens), -1)
+    read_load('rate', 'rate_at')
+    set('rate', load.rate * math.exp((load.rate_at - now) / {DRAIN_WINDOW_S}) + num(record.tokens) / {DRAIN_WINDOW_S})
+    set('rate_at', now)
+    call('EXPIRE', record_key(id), to.ttl)
+    call('EXPIRE', stream_key(id), to.ttl)
+    call('SET', gone_key(id), record.owner or '', 'EX', to.ttl + to.remembered)
+    if record.webhook then call('ZADD', OUTBOX, exact(now), id) end
+  end
+  count(to.counter)
 end
 """
 
-#: ARGV: id, state, tier, time to live, seconds until someone must look, request, event, owner, weight, tokens,
-#: seconds until the deadline, webhook, route, idempotency key (each '' for none), what the key stands for, its time to
-#: live. Makes a record. Answers 1, 0 if the id is taken, or what else the idempotency key stood for already; several
-#: records may be made under one key in one transaction, since for all of them it stands for the same.
+#: `requests`: each with id, state, tier, worker, work, job (fields of RQ's hash), request, event, owner, weight,
+#: tokens, deadline_s, webhook, route. `key`: name, meaning and ttl of an idempotency key. Makes the records, but for
+#: ids that are taken. Answers an empty string, or what the idempotency key stands for already; then nothing is made.
 CREATE = (
     _PRELUDE
     + """
-local state, tier, ttl, check_in, request, event = take(), take(), take(), take(), take(), take()
-local owner, weight, tokens, deadline_s, webhook, route = take(), take(), take(), take(), take(), take()
-local idempotency, meaning, idempotency_ttl = take(), take(), take()
-if idempotency ~= '' then
-  local earlier = redis.call('GET', idempotency)
-  if earlier and earlier ~= meaning then return earlier end
+if a.key then
+  local earlier = call('GET', a.key.name)
+  if earlier then return earlier end
 end
-if redis.call('HSETNX', record, 'state', state) == 0 then return 0 end
-redis.call('HSET', record, 'attempt', 0, 'request', request, 'owner', owner, 'weight', weight,
-  'deadline_at', precise(now + deadline_s), 'at_' .. state, precise(now))
-if route ~= '' then redis.call('HSET', record, 'route_' .. tier, route) end
-if webhook ~= '' then redis.call('HSET', record, 'webhook', webhook) end
-if idempotency ~= '' then redis.call('SET', idempotency, meaning, 'EX', idempotency_ttl) end
-emit(event)
-expire(ttl)
-redis.call('HSET', charges, id, tokens .. ' ' .. owner)
-charge(tokens, owner, 1)
-watch(tonumber(check_in))
-stand_in_line(tier)
-count('accepted')
-return 1
+for _, one in ipairs(a.requests) do
+  if call('HSETNX', record_key(one.id), 'state', one.state) == 1 then
+    local record = {owner = one.owner, tokens = one.tokens, weight = one.weight, deadline_at = now + one.deadline_s}
+    charge(one.owner, one.tokens, 1)
+    local fields = {'attempt', 0, 'request', one.request, 'owner', one.owner, 'weight', exact(one.weight),
+      'tokens', one.tokens, 'deadline_at', exact(record.deadline_at), 'at_' .. one.state, exact(now)}
+    if one.route then fields[#fields + 1] = 'route_' .. one.tier; fields[#fields + 1] = one.route end
+    if one.webhook then fields[#fields + 1] = 'webhook'; fields[#fields + 1] = one.webhook end
+    for _, value in ipairs({enqueue(one.id, record, one.tier, one.worker, one.work, one.job)}) do
+      fields[#fields + 1] = value
+    end
+    call('HSET', record_key(one.id), unpack(fields))
+    emit(one.id, {one.event})
+    count('accepted')
+  end
+end
+if a.key then call('SET', a.key.name, a.key.meaning, 'EX', a.key.ttl) end
+write_load()
+return ''
 """
 )
 
-#: ARGV: id of the job's request, tier, state waited in, state worked in, worker, lease seconds, slack in tokens, lost
-#: attempts from which on a request must begin alone ('' if the caller is alone), and from which on it stays alone.
-#: Takes a waiting request up: the job's own, unless another owner's turn has come, or the job's own was taken up with
-#: an earlier job. Answers {attempt, now, id, record...}, {0} where there is none, {-1} where it must be alone.
-BEGIN = (
+#: `tier`, `worker` (its name in the lines), `worker_id`, `room`, `lease_s`, `slack`, `busy` (it has requests in hand),
+#: `solitary` (lost attempts from which on a request stays alone).
+#: Takes up to `room` waiting requests: of the worker's own line and the shared one by their tags, or, where both are
+#: empty, of the longest of some other lines, half of the difference. Answers {now, 1 if the next request must begin
+#: alone and the worker is to become empty first, 1 if requests wait in other lines, {id, attempt, line, record}, ...}.
+TAKE = (
     _PRELUDE
-    + """
-local tier, waited, working, worker, lease, slack = take(), take(), take(), take(), tonumber(take()), tonumber(take())
-local sociable, solitary = take(), tonumber(take())
-local function waits(other) return redis.call('HGET', record_of(other), 'state') == waited end
-local function owner_of(other) return redis.call('HGET', record_of(other), 'owner') end
-local function must_be_alone(other)
-  return sociable ~= '' and tonumber(redis.call('HGET', record_of(other), 'num_lost') or 0) >= tonumber(sociable)
+    + f"""
+local tier, own, waited = a.tier, a.tier .. '@' .. a.worker, WAITING[a.tier]
+local function head(line, most, newest)
+  local flat = newest and call('ZRANGE', line_key(line), 0, most - 1, 'REV', 'WITHSCORES')
+    or call('ZRANGE', line_key(line), 0, most - 1, 'WITHSCORES')
+  local entries = {{}}
+  for i = 1, #flat, 2 do entries[#entries + 1] = {{id = flat[i], tag = tonumber(flat[i + 1]), line = line}} end
+  return entries
 end
-local chosen = id
-if not waits(chosen) then
-  repeat chosen = redis.call('LPOP', displaced(tier)) until not chosen or waits(chosen)
-  if not chosen then return {0} end
-  if must_be_alone(chosen) then
-    redis.call('LPUSH', displaced(tier), chosen)
-    expire_displaced(tier)
-    return {-1}
+local others_wait = 0
+-- What may be taken from another worker: the longest line gives half of the difference, so that a request does not
+-- go to and fro.
+local function of_others()
+  local longest, most = nil, 0
+  for _, other in ipairs(call('ZRANDMEMBER', workers_key(tier), {COMPARED_LINES})) do
+    if other ~= a.worker then
+      local waiting = call('ZCARD', line_key(tier .. '@' .. other))
+      if waiting > most then longest, most = tier .. '@' .. other, waiting end
+    end
+  end
+  if not longest then return {{}} end
+  others_wait = 1
+  read_load('jobs:' .. longest, 'jobs:' .. own)
+  local few = math.min(a.room, most, math.floor((load['jobs:' .. longest] - load['jobs:' .. own]) / 2))
+  return few > 0 and head(longest, few, true) or {{}}
+end
+
+local mine, shared = head(own, a.room), head(tier, a.room)
+if #mine + #shared == 0 then shared = of_others() end
+local function next_entry()
+  local first, other = mine[1], shared[1]
+  if other and (not first or other.tag < first.tag - a.slack) then return table.remove(shared, 1) end
+  return first and table.remove(mine, 1)
+end
+
+local taken, must_wait = {{}}, 0
+while #taken < a.room do
+  local entry = next_entry()
+  if not entry then break end
+  local id, record = entry.id, read_record(entry.id)
+  local alone = num(record.num_lost) > 0
+  if record.state ~= waited then
+    dequeue(id, tier, entry.line)
+  elseif alone and (a.busy or #taken > 0) then
+    if entry.line == tier then -- no other worker is to empty itself for it as well
+      call('ZREM', line_key(tier), id)
+      call('ZADD', line_key(own), exact(entry.tag), id)
+      call('HSET', record_key(id), 'line', own)
+      assign(tier, num(record.work), -1)
+      assign(own, num(record.work), 1)
+    end
+    if entry.line == tier or entry.line == own then must_wait = 1 end
+    break
+  else
+    local attempt, working = num(record.attempt) + 1, WORKING[tier]
+    dequeue(id, tier, entry.line)
+    show('HSET', job_key(id, tier), 'status', 'started', 'worker_name', a.worker, 'started_at', a.started_at)
+    local abandoned_at = exact(num(record.deadline_at) + {ABANDONED_AFTER_S})
+    show('ZADD', started_jobs(tier), abandoned_at, job_id(id, tier) .. ':' .. attempt)
+    call('ZADD', DUE, exact(now + a.lease_s), id)
+    call('HSET', record_key(id), 'state', working, 'at_' .. working, exact(now), 'attempt', attempt, 'line', own,
+      'worker', a.worker_id, 'alone', alone and num(record.num_lost) >= a.solitary and 1 or 0)
+    if entry.line ~= own then
+      assign(entry.line, num(record.work), -1)
+      assign(own, num(record.work), 1)
+    end
+    read_load('clock:' .. tier)
+    if entry.tag > load['clock:' .. tier] then set('clock:' .. tier, entry.tag) end
+    taken[#taken + 1] = {{id, attempt, entry.line, call('HGETALL', record_key(id))}}
+    if alone then break end
   end
 end
-if must_be_alone(chosen) then return {-1} end
-local first = redis.call('ZRANGE', line(tier), 0, 0)[1]
-if first and first ~= chosen then
-  local mine, theirs = redis.call('ZSCORE', line(tier), chosen), redis.call('ZSCORE', line(tier), first)
-  if not waits(first) then
-    redis.call('ZREM', line(tier), first)
-  elseif mine and owner_of(first) == owner_of(chosen) then
-    -- The owner's turn is spent on this one; the earlier one keeps its job, and gets the later turn.
-    redis.call('ZADD', line(tier), mine, first)
-  elseif mine and mine - theirs > slack and not must_be_alone(first) then
-    redis.call('RPUSH', displaced(tier), chosen)
-    expire_displaced(tier)
-    chosen = first
-    count('turns_given')
-  end
-end
-id, record = chosen, record_of(chosen)
-local tag = redis.call('ZSCORE', line(tier), id)
-local latest = redis.call('HGET', virtual_time(tier), '*')
-if tag and tonumber(tag) > tonumber(latest or 0) then
-  redis.call('HSET', virtual_time(tier), '*', tag)
-  redis.call('EXPIRE', virtual_time(tier), 3600)
-end
-local attempt = redis.call('HINCRBY', record, 'attempt', 1)
-redis.call('HSET', record, 'state', working, 'worker', worker, 'at_' .. working, precise(now))
-if sociable == '' and tonumber(redis.call('HGET', record, 'num_lost') or 0) >= solitary then
-  redis.call('HSET', record, 'alone', 1)
-else
-  redis.call('HDEL', record, 'alone')
-end
-forget()
-redis.call('ZADD', leases, precise(now + lease), id)
-return {attempt, precise(now), id, redis.call('HGETALL', record)}
+write_load()
+return {{exact(now), must_wait, others_wait, unpack(taken)}}
 """
 )
 
-#: ARGV: id, attempt, state expected, event...
-#: Appends events to the stream of a request that the caller still holds. Answers 1, or 0 if it no longer does.
+#: `batches`: each with id, attempt, state, events. Appends events to the streams of requests that the caller still has
+#: a lease on. Answers 1 for each batch, or 0 where the lease is lost.
 APPEND = (
     _PRELUDE
     + """
-local attempt, expected = take(), take()
-local held = redis.call('HMGET', record, 'state', 'attempt')
-if held[1] ~= expected or held[2] ~= attempt then return 0 end
-while place <= #ARGV do redis.call('XADD', stream, '*', 'event', take()) end
-expire_with_record()
-redis.call('PUBLISH', channel, id)
-return 1
+local answer = {}
+for i, batch in ipairs(a.batches) do
+  local record = call('HMGET', record_key(batch.id), 'state', 'attempt')
+  answer[i] = record[1] == batch.state and num(record[2]) == batch.attempt and 1 or 0
+  if answer[i] == 1 then emit(batch.id, batch.events) end
+end
+return answer
 """
 )
 
-#: ARGV: id, attempt ('' for any), counter of refusals ('' for none), number of states expected, states expected...,
-#: state after, tier waited for after ('' when finished), seconds until someone must look, time to live, time that the
-#: id is remembered after that, counter ('' for none), number of fields, field, value, ..., event...
-#: Moves a request on, to wait or to an end. Answers 1, or 0 if it is not the caller's to move.
+#: `id`, `attempt` (none: any), `before` (states), `refusals` (the counter of commits that come too late), and where the
+#: request moves: after, tier, worker, work, job, front, fields, events, ttl, remembered, counter. Answers 1, or 0 if it
+#: is not the caller's to move.
 COMMIT = (
     _PRELUDE
     + """
-local attempt, refusals = take(), take()
-local held = redis.call('HMGET', record, 'state', 'attempt', 'owner', 'webhook')
-local matches = false
-for _ = 1, tonumber(take()) do if take() == held[1] then matches = true end end
-if attempt ~= '' and held[2] ~= attempt then matches = false end
-if not matches then
-  if held[1] and refusals ~= '' then count(refusals) end
+local record, matches = read_record(a.id), false
+for _, state in ipairs(a.before) do matches = matches or state == record.state end
+if not matches or (a.attempt and num(record.attempt) ~= a.attempt) then
+  if record.state and a.refusals then count(a.refusals) end
   return 0
 end
-local after, tier, check_in, ttl, remembered, counter = take(), take(), take(), take(), take(), take()
-redis.call('HSET', record, 'state', after, 'at_' .. after, precise(now))
-for _ = 1, tonumber(take()) do redis.call('HSET', record, take(), take()) end
-while place <= #ARGV do emit(take()) end
-forget()
-if tier ~= '' then
-  expire_with_record()
-  watch(tonumber(check_in))
-  stand_in_line(tier)
-else
-  release()
-  expire(ttl)
-  redis.call('SET', gone(id), held[3], 'EX', ttl + remembered)
-  if held[4] then redis.call('ZADD', outbox, precise(now), id) end
-end
-if counter ~= '' then count(counter) end
+move(a.id, record, a)
+write_load()
 return 1
 """
 )
 
-#: ARGV: id. Forgets a request whose record has expired before it finished.
-FORGET = (
+#: `lease_s`, `leases`: each with id, attempt, state. Renews the leases that the caller still has. Answers the places,
+#: from 0, of those that it has lost.
+RENEW = (
     _PRELUDE
     + """
-if redis.call('EXISTS', record) == 1 then return 0 end
-forget()
-release()
-return 1
-"""
-)
-
-#: KEYS: leases, record, ... ARGV: lease seconds, then for each record its id, attempt and state expected.
-#: Renews the leases of requests that the caller still holds. Answers the places, from 0, of those that it does not.
-RENEW = """
-local clock = redis.call('TIME')
-local now = clock[1] + clock[2] / 1000000
 local lost = {}
-for i = 2, #KEYS do
-  local id, attempt, expected = unpack(ARGV, 3 * i - 4, 3 * i - 2)
-  local held = redis.call('HMGET', KEYS[i], 'state', 'attempt')
-  if held[1] == expected and held[2] == attempt then
-    redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), id)
+for i, lease in ipairs(a.leases) do
+  local record = call('HMGET', record_key(lease.id), 'state', 'attempt')
+  if record[1] == lease.state and num(record[2]) == lease.attempt then
+    call('ZADD', DUE, exact(now + a.lease_s), lease.id)
   else
-    lost[#lost + 1] = i - 2
+    lost[#lost + 1] = i - 1
   end
 end
 return lost
 """
+)
+
+#: `most`, `claim_s`, `expired`: for each tier how a request ends whose deadline passed while it waited (see COMMIT).
+#: Ends those, and claims for `claim_s` what must be looked at otherwise: requests whose lease has lapsed, and records
+#: that cannot be read. Answers {how many were due, {id, state, attempt}, ...}.
+EXPIRE = (
+    _PRELUDE
+    + """
+local due = call('ZRANGE', DUE, '-inf', exact(now), 'BYSCORE', 'LIMIT', 0, a.most)
+local claimed = {}
+for _, id in ipairs(due) do
+  local record = read_record(id)
+  local tier = TIER[record.state]
+  if not record.state or (a.finished[record.state] and not tier) then
+    call('ZREM', DUE, id)
+  elseif tier and WAITS[record.state] and num(record.deadline_at) > 0 then
+    if num(record.deadline_at) <= now then
+      move(id, record, a.expired[tier])
+    else
+      call('ZADD', DUE, exact(num(record.deadline_at)), id)
+    end
+  else
+    call('ZADD', DUE, exact(now + a.claim_s), id)
+    claimed[#claimed + 1] = {id, record.state, record.attempt or '0'}
+  end
+end
+write_load()
+return {#due, unpack(claimed)}
+"""
+)
+
+#: Shared by what ends a worker's life: lets some of its waiting requests wait for anybody, and forgets its line once it
+#: is empty.
+_RETIRE = f"""
+local function retire(tier, worker)
+  local line = tier .. '@' .. worker
+  local flat = call('ZRANGE', line_key(line), 0, {RETIRED_AT_ONCE} - 1, 'WITHSCORES')
+  for i = 1, #flat, 2 do
+    local id = flat[i]
+    local work = num(call('HGET', record_key(id), 'work'))
+    call('ZREM', line_key(line), id)
+    if call('HEXISTS', record_key(id), 'state') == 1 then
+      call('ZADD', line_key(tier), flat[i + 1], id)
+      call('HSET', record_key(id), 'line', tier)
+      assign(tier, work, 1)
+    end
+    assign(line, work, -1)
+  end
+  if #flat > 0 then call('PUBLISH', wake_channel(tier), '') end
+  if #flat < {2 * RETIRED_AT_ONCE} then
+    call('ZREM', workers_key(tier), worker)
+    for _, sum in ipairs({{'work:', 'jobs:', 'recent:', 'recent_at:'}}) do set(sum .. line, 0) end
+  end
+  return #flat / 2
+end
+"""
+
+#: `tier`, `worker`, `report`, `report_ms`, `life_s`. Keeps a worker alive: its report for `report_ms`, its line for
+#: `life_s`; and retires workers whose lives have ended. Answers {name, requests moved} of each of those.
+LIVE = (
+    _PRELUDE
+    + _RETIRE
+    + """
+call('SET', report_key(a.worker), a.report, 'PX', a.report_ms)
+call('ZADD', workers_key(a.tier), exact(now + a.life_s), a.worker)
+local retired = {}
+for _, dead in ipairs(call('ZRANGE', workers_key(a.tier), '-inf', exact(now), 'BYSCORE', 'LIMIT', 0, 8)) do
+  retired[#retired + 1] = {dead, retire(a.tier, dead)}
+end
+write_load()
+return retired
+"""
+)
+
+#: `tier`, `worker`. Ends a worker's life: what waits for it waits for anybody. Answers how many requests were moved; to
+#: be called again while it is not 0.
+LEAVE = (
+    _PRELUDE
+    + _RETIRE
+    + """
+call('DEL', report_key(a.worker))
+local moved = retire(a.tier, a.worker)
+write_load()
+return moved
+"""
+)
 
 #: KEYS: a sorted set of times. ARGV: seconds until the next look, how many. Claims what is due, so that only one
 #: caller has each.

@@ -132,8 +132,7 @@ class RequestSettings(Section):
     policy: str
     result_ttl_s: int = Field(ge=1)
     gone_ttl_s: int = Field(ge=1)
-    unfinished_ttl_s: int = Field(ge=60)
-    deadline_s: float = Field(gt=0)
+    deadline_s: float = Field(gt=0, le=31_622_400)
     max_attempts: int = Field(ge=1)
     quarantine_s: int = Field(ge=1)
     lease_s: float = Field(ge=2)
@@ -142,15 +141,6 @@ class RequestSettings(Section):
     durability: Literal["redis", "fsync"]
     cache_sharing: Literal["owner", "all"]
     max_prompt_bytes: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _record_outlives_deadline(self) -> Self:
-        ttl_s = self.unfinished_ttl_s
-        if self.deadline_s >= ttl_s:
-            raise ValueError(
-                f"deadline_s ({self.deadline_s:g}) must be below unfinished_ttl_s ({self.unfinished_ttl_s})"
-            )
-        return self
 
 
 class BackpressureSettings(Section):

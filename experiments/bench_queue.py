@@ -1,7 +1,7 @@
 """What the queue itself costs: milliseconds per job of RQ's own workers and of ours, on one Redis, in turn.
 
-Every side drains the same number of waiting jobs that do nothing; ours does so with 16 in flight, once bare and once
-with all that a request needs (record, lease, events, fenced commit). One process drains; this one only waits.
+Every side drains the same number of waiting jobs that do nothing; ours does so with 16 in flight and with all that a
+request needs (record, lease, events, fenced commit). One process drains; this one only waits.
 Then the latency that a request gets on top of its engine's: one after the other, from the client through the gateway
 and an edge worker whose engine answers at once, and back.
 
@@ -29,7 +29,7 @@ from rq import Queue
 from broker.connection import connect
 from broker.leases import LeasedRequest, Lifetimes
 from broker.request_store import RequestStore
-from broker.rq_transport import FUNCTION_NAMES, JobQueues, MsgpackSerializer
+from broker.rq_transport import FUNCTION_NAMES, MsgpackSerializer
 from config.environment import child_environment
 from experiments.waiting import end, until
 from firstdraft.cli.terminal import terminal
@@ -41,8 +41,8 @@ from schemas.policy import Policy, Tier
 from schemas.requests import AcceptanceRule, AcceptedRequest, ConfidenceRule, Message, Sampling
 from schemas.results import FinishReason, Models, Result, Usage
 from workers.runtime.in_flight import InFlight
-from workers.runtime.job import Stage
-from workers.runtime.rq_worker import ConcurrentWorker, Hooks
+from workers.runtime.job import JobRunner
+from workers.runtime.rq_worker import Hooks, RQWorker
 
 #: Jobs that each side drains in each round, and rounds.
 NUM_JOBS, NUM_ROUNDS = 300, 3
@@ -53,8 +53,8 @@ DRAIN_S = 120.0
 #: Jobs in flight in our worker.
 IN_FLIGHT = 16
 #: The sides, in the order in which they take turns.
-SIDES = ("rq_simple_worker", "rq_worker", "ours_bare", "ours_whole")
-LIFETIMES = Lifetimes(result_ttl_s=600, unfinished_ttl_s=600, lease_s=10.0, max_attempts=3)
+SIDES = ("rq_simple_worker", "rq_worker", "ours_whole")
+LIFETIMES = Lifetimes(result_ttl_s=600, lease_s=10.0, max_attempts=3)
 POLICY = Policy(name="edge_only", tiers=(Tier.EDGE,), confidence_decides=False, verify_draft=False, kv_caches=True)
 
 
@@ -98,10 +98,6 @@ def _fill(redis: Redis, side: str) -> None:
         queue = Queue("plain", connection=redis, serializer=MsgpackSerializer)
         for _ in range(NUM_JOBS):
             queue.enqueue_call("experiments.bench_queue.nothing", args=(uuid.uuid4().hex,), result_ttl=0)
-    elif side == "ours_bare":
-        queues = JobQueues(redis, 600)
-        for _ in range(NUM_JOBS):
-            queues.push(uuid.uuid4().hex, Tier.EDGE, 0)
     else:
         store = RequestStore(redis, LIFETIMES)
         for _ in range(NUM_JOBS):
@@ -209,14 +205,15 @@ def _work(side: str, url: str) -> None:
     store = RequestStore(redis, LIFETIMES)
     in_flight = InFlight(store, nothing, LIFETIMES.lease_s, progress=lambda _: 0, stall_s=math.inf, hung=lambda: None)
     in_flight.start()
-    stage = Stage(Tier.EDGE, "bench", store, in_flight, ReadyWork(store, in_flight))
-    ConcurrentWorker(
+    jobs = JobRunner(Tier.EDGE, store, in_flight, ReadyWork(store, in_flight))
+    RQWorker(
         redis,
         Tier.EDGE,
         "bench",
         capacity=IN_FLIGHT,
-        functions={FUNCTION_NAMES[Tier.EDGE]: nothing if side == "ours_bare" else stage.run},
-        hooks=Hooks(healthy=lambda: True, drain=lambda: None, cancel=nothing, refused=nothing),
+        functions={FUNCTION_NAMES[Tier.EDGE]: jobs.run_job},
+        store=store,
+        hooks=Hooks(healthy=lambda: True, drain=lambda: None),
     ).work(logging_level="WARNING")
 
 

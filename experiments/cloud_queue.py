@@ -36,7 +36,7 @@ START_S = 300.0
 RUNS_S = 3600.0
 #: Seconds between looks at what is done.
 POLL_S = 0.1
-LIFETIMES = Lifetimes(result_ttl_s=600, unfinished_ttl_s=600, lease_s=10.0, max_attempts=3)
+LIFETIMES = Lifetimes(result_ttl_s=600, lease_s=10.0, max_attempts=3)
 POLICY = Policy(name="cloud_only", tiers=(Tier.CLOUD,), confidence_decides=False, verify_draft=False, kv_caches=True)
 
 

@@ -47,7 +47,7 @@ FLAT_SHARE, FLAT_MB = 0.05, 6.0
 KEPT_S = 20
 SHORT_LIVES = {"FIRSTDRAFT_REQUESTS__RESULT_TTL_S": str(KEPT_S), "FIRSTDRAFT_REQUESTS__GONE_TTL_S": str(KEPT_S)}
 #: Keys that live as long as what they list: RQ's sets of queues and workers, and which workers have a queue.
-LASTING = ("rq:queues", "rq:workers", "firstdraft:run_queues:")
+LASTING = ("rq:queues", "rq:workers", "firstdraft:workers:")
 
 
 def main() -> int:

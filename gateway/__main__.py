@@ -60,8 +60,8 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
     _check_redis(redis, settings)
     lifetimes = Lifetimes.configured(requests)
     store = RequestStore(redis, lifetimes, fsync=requests.durability == "fsync")
-    reaper = Reaper(redis, store, lifetimes)
     presence = Presence(redis, requests.lease_s)
+    reaper, router = Reaper(store), Router.configured(settings, store, presence, num_threads)
     index = PrefixIndex(connect_index(settings.redis, num_threads), prefixes.entry_ttl_s)
     hub, clock = EventHub(redis), ServerClock(redis)
     services = Services(
@@ -72,13 +72,13 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         backpressure=settings.backpressure,
         hub=hub,
         presence=presence,
-        router=Router.configured(settings, redis, presence, num_threads),
+        router=router,
         batches=BatchStore(redis),
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files", clock),
         idempotency_keys=IdempotencyKeys(redis),
         clock=clock,
         holders=PrefixLookup(index, presence, prefixes.block_bytes) if prefixes.enabled else None,
-        loops=[hub.loop, reaper.loop],
+        loops=[hub.loop, reaper.loop, router.loop],
     )
     services.loops.extend([BatchRunner(services).loop, FileSweeper(services).loop])
     if secret := read_secret(settings.webhooks.secret_env):

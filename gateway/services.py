@@ -14,8 +14,8 @@ from broker.request_store import RequestStore
 from broker.router import Router
 from config.settings import BackpressureSettings, GatewaySettings
 from gateway.batches.files import Files
+from gateway.http.authentication import may_see
 from gateway.http.stream_limits import StreamLimits
-from gateway.jobs.ownership import OwnedRequests
 from gateway.jobs.prefix_lookup import PrefixLookup
 from gateway.jobs.request_validation import Admission
 
@@ -45,9 +45,9 @@ class Services:
     loops: list[Loop] = field(default_factory=list)
 
     @cached_property
-    def store(self) -> OwnedRequests:
-        """The requests of who asks."""
-        return OwnedRequests(self.all_requests)
+    def store(self) -> RequestStore:
+        """The requests that whoever asks may see: routes cannot forget to check."""
+        return self.all_requests.seen_by(may_see)
 
     @cached_property
     def slots(self) -> StreamLimits:

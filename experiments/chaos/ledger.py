@@ -20,7 +20,7 @@ Figures = dict[str, float | int | None]
 
 #: Seconds from a worker's death to its jobs running elsewhere, at most.
 RECOVERY_S = 20.0
-LIFETIMES = Lifetimes(result_ttl_s=3600, unfinished_ttl_s=90_000, lease_s=10.0, max_attempts=3)
+LIFETIMES = Lifetimes(result_ttl_s=3600, lease_s=10.0, max_attempts=3)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 #: Batches that one process runs at once.
 MAX_RUNNING = 4
 #: Seconds between looks for batches to run.
-LOOK_S = 0.5
+LOOK_S = 1.0
 #: Seconds for which a batch runs before it makes way for one that nobody runs, and waits for its next turn. Beginning
 #: again reads its input once more.
 SLICE_S = 60.0

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from flask import Response, request
 
 from broker.event_streams import StreamedEvent
+from broker.request_store import RequestStore
 from gateway.http.problems import problem
-from gateway.jobs.ownership import OwnedRequests
 from schemas.wire import Wire
 
 #: Seconds that a client should wait before it asks again, where nothing better is known.
@@ -18,7 +18,7 @@ def json_answer(body: Wire, status: int = 200, headers: Mapping[str, str] | None
     return Response(body.model_dump_json(), status, dict(headers or {}), content_type="application/json")
 
 
-def no_such_job(store: OwnedRequests, job_id: str) -> Response:
+def no_such_job(store: RequestStore, job_id: str) -> Response:
     """404 for an id that means nothing; 410 for one whose result has expired."""
     if store.is_gone(job_id):
         return problem(410, "The result has expired", f"The job {job_id!r} has finished; its result is kept no longer.")

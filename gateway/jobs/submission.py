@@ -62,7 +62,7 @@ def submit_all(
     note: str = "",
     key: Idempotency | None = None,
 ) -> Submitted:
-    """Accept the requests, store them and put their jobs on queues, all or none.
+    """Accept the requests and store them to wait for a worker, all or none. Three round trips to Redis.
 
     Raises `Refused`, `Overloaded`, `IdempotencyConflict`, `ResultExpired`, `NotOnDisk` or Redis's own error; then
     nothing was accepted. `owner`: who asks, if None. `request_ids`: new ones where None; one that was stored before is
@@ -73,14 +73,26 @@ def submit_all(
     store = services.store
     owner = owner or asking_owner() or NOBODY
     ids = _ids(len(bodies), request_ids)
-    if (earlier := submitted_before(services, key, len(bodies))) is not None:
-        return earlier
-    accepted = [_accepted(services, body, one, owner, note) for body, one in zip(bodies, ids, strict=True)]
+    try:
+        accepted = [_accepted(services, body, one, owner, note) for body, one in zip(bodies, ids, strict=True)]
+    except Refused:  # which settings may do that were others when the same body was accepted
+        if (earlier := submitted_before(services, key, len(bodies))) is not None:
+            return earlier
+        raise
+    tier = accepted[0].policy.first_tier
+    survey = store.survey(accepted, tier, services.router.to_survey(tier), key)
+    if survey.earlier is not None:
+        return _replayed(services, survey.earlier, len(bodies))
+    for culprit in filter(None, survey.quarantined):
+        reason = f"it is quarantined: a worker that did nothing else ended on it, in your job {culprit}"
+        raise Refused("messages", "a prompt that was tried before", reason)
     num_tokens = sum(request.num_tokens_at_most for request in accepted)
-    full = overload(store.load(owner.name), num_tokens, services.backpressure, num_requests=len(accepted))
+    full = overload(survey.load, num_tokens, services.backpressure, num_requests=len(accepted))
     if full is not None:
         raise Overloaded(full)
-    routed = [(request, services.router.route(request, request.policy.first_tier)) for request in accepted]
+    routed = [
+        (request, services.router.route(request, request.policy.first_tier, survey.workers)) for request in accepted
+    ]
     stored = store.create_all(routed, key)
     if stored != ids[0]:
         return _replayed(services, stored, len(bodies))
@@ -109,12 +121,7 @@ def _replayed(services: Services, first_id: str, num: int) -> Submitted:
 
 def _accepted(services: Services, body: JobRequest, request_id: str, owner: Owner, note: str) -> AcceptedRequest:
     accepted = services.admission.accept(body, request_id, services.clock(), owner)
-    if note:
-        accepted = accepted.model_copy(update={"note": note})
-    if culprit := services.store.quarantined(accepted):
-        reason = f"it is quarantined: a worker that did nothing else ended on it, in your job {culprit}"
-        raise Refused("messages", "a prompt that was tried before", reason)
-    return accepted
+    return accepted.model_copy(update={"note": note}) if note else accepted
 
 
 def _ids(num: int, chosen: Sequence[str | None]) -> list[str]:

@@ -19,7 +19,7 @@ from tests.fakes.death import Death
 from tests.fakes.engine import FakeCloud, FakeEdge
 from workers.cloud.verifying import Verifying
 from workers.edge.drafting import Drafting
-from workers.runtime.job import Stage
+from workers.runtime.job import JobRunner
 from workers.runtime.worker_process import Assembly
 
 
@@ -33,38 +33,31 @@ class MortalWork:
         self._work: Any = work
         self._death = death
 
-    def submit(self, taken: LeasedRequest) -> Any:
-        self.reached("before_start", taken.lease.request_id)
-        return self._work.submit(taken)
+    def submit(self, leased: LeasedRequest) -> Any:
+        self.reached("before_start", leased.lease.request_id)
+        return self._work.submit(leased)
 
-    def conclude(self, taken: LeasedRequest, product: Any, took_s: float) -> bool:
-        self.reached("before_commit", taken.lease.request_id)
-        if "misconclude" in taken.request.messages[-1].content:
+    def conclude(self, leased: LeasedRequest, product: Any, took_s: float) -> bool:
+        self.reached("before_commit", leased.lease.request_id)
+        if "misconclude" in leased.request.messages[-1].content:
             raise RuntimeError("the fake's product cannot be committed")
-        committed = self._work.conclude(taken, product, took_s)
-        self.reached("after_commit", taken.lease.request_id)
+        committed = self._work.conclude(leased, product, took_s)
+        self.reached("after_commit", leased.lease.request_id)
         return committed
 
-    def publish(self, taken: LeasedRequest, product: Any) -> None:
-        if "unpublished" in taken.request.messages[-1].content:
+    def publish(self, leased: LeasedRequest, product: Any) -> None:
+        if "unpublished" in leased.request.messages[-1].content:
             raise RuntimeError("the fake's product cannot be published")
-        self._work.publish(taken, product)
+        self._work.publish(leased, product)
 
     def reached(self, step: str, request_id: str) -> None:
         if self._death is not None:
             self._death.at(step, request_id)
 
 
-class MortalStage(Stage[Any]):
-    """A stage that tells death how far it is."""
-
-    def __init__(self, assembly: Assembly, work: Drafting | Verifying, death: Death | None) -> None:
-        self._mortal = MortalWork(work, death)
-        super().__init__(assembly.tier, assembly.worker_id, assembly.store, assembly.in_flight, self._mortal)
-
-    def run(self, request_id: str) -> None:
-        self._mortal.reached("popped", request_id)
-        super().run(request_id)
+def mortal_jobs(assembly: Assembly, work: Drafting | Verifying, death: Death | None) -> JobRunner[Any]:
+    """Jobs that tell death how far they are."""
+    return JobRunner(assembly.tier, assembly.store, assembly.in_flight, MortalWork(work, death))
 
 
 def edge(settings: Settings, delay_s: float, death: Death | None) -> int:
@@ -74,8 +67,8 @@ def edge(settings: Settings, delay_s: float, death: Death | None) -> int:
     work = Drafting(
         engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, early_escalation=False
     )
-    stage = MortalStage(assembly, work, death)
-    return assembly.run(stage, settings.edge.max_in_flight, "fake", engine.cache_statistics)
+    jobs = mortal_jobs(assembly, work, death)
+    return assembly.run(jobs, settings.edge.max_in_flight, "fake", engine.cache_statistics)
 
 
 def cloud(settings: Settings, delay_s: float, death: Death | None) -> int:
@@ -83,9 +76,9 @@ def cloud(settings: Settings, delay_s: float, death: Death | None) -> int:
     engine = FakeCloud(delay_s=delay_s, death=death)
     assembly = Assembly(settings, Tier.CLOUD, engine)
     work = Verifying(engine, assembly.store, assembly.in_flight, assembly.served)
-    stage = MortalStage(assembly, work, death)
+    jobs = mortal_jobs(assembly, work, death)
     return assembly.run(
-        stage, settings.cloud.max_in_flight, "fake", engine.cache_statistics, engine.verification_statistics
+        jobs, settings.cloud.max_in_flight, "fake", engine.cache_statistics, engine.verification_statistics
     )
 
 

@@ -17,7 +17,6 @@ from broker.event_streams import EventHub
 from broker.idempotency import IdempotencyKeys
 from broker.leases import Lifetimes
 from broker.presence import Presence
-from broker.reaper import Reaper
 from broker.request_store import RequestStore
 from broker.router import Router
 from config.settings import Settings
@@ -30,7 +29,7 @@ from schemas.routing_decision import RoutingPolicy
 from tests.polling import until
 from tests.processes import Process, free_port, running
 
-LIFETIMES = Lifetimes(result_ttl_s=60, unfinished_ttl_s=600, lease_s=10.0, max_attempts=3)
+LIFETIMES = Lifetimes(result_ttl_s=60, lease_s=10.0, max_attempts=3)
 
 
 @pytest.fixture
@@ -39,19 +38,17 @@ def store(redis_connection: Redis) -> RequestStore:
 
 
 @pytest.fixture
-def reaper(redis_connection: Redis, store: RequestStore) -> Reaper:
-    return Reaper(redis_connection, store, LIFETIMES)
+def expire(store: RequestStore):
+    """Acts on what is due, as every process does from time to time; gives the ids that wait again."""
+    return store.expire
 
 
 @pytest.fixture
 def make_due(redis_connection: Redis):
-    """As if the time had come to look after the request: its lease has lapsed, or its next check is due."""
+    """As if the time had come to look after the request: its lease has lapsed, or its deadline has passed."""
 
     def due(request_id: str) -> None:
-        made = [
-            redis_connection.zadd(name, {request_id: 1.0}, xx=True, ch=True) for name in (keys.leases(), keys.waiting())
-        ]
-        assert sum(made) == 1
+        assert redis_connection.zadd(keys.due(), {request_id: 1.0}, xx=True, ch=True) == 1
 
     return due
 
@@ -69,7 +66,7 @@ def make_services(settings: Settings, redis_connection: Redis, store: RequestSto
             all_requests=store,
             hub=EventHub(redis_connection),  # not started: readers poll
             presence=presence,
-            router=Router(redis_connection, presence, None, block_bytes=64, policy=RoutingPolicy.PREFIX, max_waiting=8),
+            router=Router(store, presence, None, block_bytes=64, policy=RoutingPolicy.PREFIX, max_waiting=8),
             api_keys=ApiKeys(redis_connection),
             batches=BatchStore(redis_connection),
             files=DiskFiles(tmp_path / "files", lambda: 12.5),
@@ -103,7 +100,7 @@ WORKER_LEASE_S = 2.0
 @pytest.fixture
 def worker_store(redis_connection: Redis) -> RequestStore:
     """A store with the lifetimes of the worker processes."""
-    return RequestStore(redis_connection, Lifetimes(60, 600, WORKER_LEASE_S, 3))
+    return RequestStore(redis_connection, Lifetimes(60, WORKER_LEASE_S, 3))
 
 
 @pytest.fixture

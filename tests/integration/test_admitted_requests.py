@@ -5,10 +5,10 @@ import threading
 import pytest
 
 from broker import keys
+from broker.backpressure import Load
 from broker.idempotency import Idempotency, IdempotencyConflict
 from broker.leases import Lifetimes
-from broker.reaper import Reaper
-from broker.request_store import MustBeAlone, RequestStore
+from broker.request_store import RequestStore
 from broker.rq_transport import queue
 from broker.scripts import FAIRNESS_SLACK_TOKENS
 from broker.states import State
@@ -16,19 +16,29 @@ from schemas.events import EventKind
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
 from schemas.results import FailureKind
+from schemas.routing_decision import RoutingDecision, RoutingReason
 from tests.polling import joined
 from tests.samples import a_draft, a_request, a_result
+from tests.taking import take_one
 
 
 def of(owner: str, weight: float = 1.0, prompt: str = "why is the sky blue", **body: object) -> AcceptedRequest:
     return a_request(prompt, **body).model_copy(update={"owner": owner, "weight": weight})
 
 
+def load_of(store: RequestStore, owner: str) -> Load:
+    return store.survey([of(owner)], Tier.EDGE, []).load
+
+
+def quarantined(store: RequestStore, request: AcceptedRequest) -> str | None:
+    return store.survey([request], Tier.EDGE, []).quarantined[0]
+
+
 def poisoned(store: RequestStore, request: AcceptedRequest) -> None:
     """Lose as many workers over the request as it takes."""
     store.create(request)
     for place in range(3):
-        store.surrender(store.begin(request.request_id, Tier.EDGE, f"w{place}").lease, "its engine died")
+        store.surrender(take_one(store, Tier.EDGE, f"w{place}").lease, "its engine died")
 
 
 # Idempotency
@@ -82,25 +92,24 @@ def test_a_key_is_kept_for_a_day_and_says_nothing_of_what_it_was(store, redis_co
 
 
 def test_a_request_is_taken_up_with_what_is_left_until_its_deadline(store):
-    request_id = store.create(of("someone", deadline_s=60))
-    assert 50 < store.begin(request_id, Tier.EDGE, "w1").remaining_s <= 60
+    store.create(of("someone", deadline_s=60))
+    assert 50 < take_one(store, Tier.EDGE, "w1").remaining_s <= 60
 
 
-def test_a_waiting_request_fails_at_its_deadline(store, redis_connection, make_due, reaper):
+def test_a_waiting_request_fails_at_its_deadline(store, redis_connection, make_due, expire):
     request_id = store.create(of("someone", deadline_s=30))
-    assert redis_connection.zscore(keys.waiting(), request_id) < redis_connection.time()[0] + 16
     redis_connection.hset(keys.request(request_id), "deadline_at", 1)
     make_due(request_id)
-    assert reaper.reap() == []
+    assert expire() == []
     record = store.read(request_id)
     assert (record.state, record.failure.kind) == (State.FAILED, FailureKind.DEADLINE_EXCEEDED)
     assert store.counters()["failed"] == 1
 
 
-def test_a_waiting_request_is_looked_at_when_its_deadline_comes(store, redis_connection):
+def test_a_waiting_request_is_due_when_its_deadline_comes(store, redis_connection):
     request_id = store.create(of("someone", deadline_s=2))
     deadline = float(redis_connection.hget(keys.request(request_id), "deadline_at"))
-    assert redis_connection.zscore(keys.waiting(), request_id) == pytest.approx(deadline, abs=0.01)
+    assert redis_connection.zscore(keys.due(), request_id) == pytest.approx(deadline, abs=0.01)
 
 
 # Quarantine and last attempts
@@ -113,34 +122,34 @@ def test_a_prompt_that_ended_every_worker_is_quarantined_for_a_while(store, redi
     assert failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
     assert failure.message.endswith("because its engine died")
     again = of("someone", prompt="poison", policy="cloud_only")
-    assert store.quarantined(again) == request.request_id
-    assert store.quarantined(of("someone", prompt="bread")) is None
-    assert store.quarantined(of("someone", prompt="poison", logit_bias={"7": 1.0})) is None
-    assert store.quarantined(of("another", prompt="poison")) is None, "no owner's request shuts out another's"
+    assert quarantined(store, again) == request.request_id
+    assert quarantined(store, of("someone", prompt="bread")) is None
+    assert quarantined(store, of("someone", prompt="poison", logit_bias={"7": 1.0})) is None
+    assert quarantined(store, of("another", prompt="poison")) is None, "no owner's request shuts out another's"
     assert 86_000 < redis_connection.ttl(keys.quarantine("someone", again.prompt_digest)) <= 86_400
 
 
 def test_a_prompt_whose_last_attempt_was_lost_beside_others_is_not_quarantined(redis_connection):
     # Where there is one attempt, it is never made alone.
-    store = RequestStore(redis_connection, Lifetimes(60, 600, 10.0, max_attempts=1))
+    store = RequestStore(redis_connection, Lifetimes(60, 10.0, max_attempts=1))
     request = of("someone", prompt="bystander")
     store.create(request)
-    store.surrender(store.begin(request.request_id, Tier.EDGE, "w1", alone=False).lease, "its engine died")
+    store.surrender(take_one(store, Tier.EDGE, "w1", busy=True).lease, "its engine died")
     failure = store.read(request.request_id).failure
     assert [lost.alone for lost in failure.attempts] == [False]
-    assert store.quarantined(request) is None
+    assert quarantined(store, request) is None
 
 
 def test_after_a_lost_attempt_the_next_begins_alone_and_the_last_is_alone_throughout(store):
     request_id = store.create(of("someone"))
-    first = store.begin(request_id, Tier.EDGE, "w0", alone=False)
+    first = take_one(store, Tier.EDGE, "w0", busy=True)
     assert (first.num_lost, first.alone) == (0, False)
     store.surrender(first.lease, "it died")
     for num_lost in (1, 2):
-        with pytest.raises(MustBeAlone):
-            store.begin(request_id, Tier.EDGE, f"w{num_lost}", alone=False)
+        taken = store.take(Tier.EDGE, f"w{num_lost}", busy=True)
+        assert (taken.requests, taken.must_empty) == ([], True)
         assert store.state(request_id) == State.QUEUED
-        taken = store.begin(request_id, Tier.EDGE, f"w{num_lost}", alone=True)
+        taken = take_one(store, Tier.EDGE, f"w{num_lost}")
         assert (taken.lease.attempt, taken.num_lost, taken.alone) == (num_lost + 1, num_lost, num_lost == 2)
         store.surrender(taken.lease, "it died")
     assert [lost.alone for lost in store.read(request_id).failure.attempts] == [False, False, True]
@@ -148,10 +157,10 @@ def test_after_a_lost_attempt_the_next_begins_alone_and_the_last_is_alone_throug
 
 def test_a_draft_survives_the_loss_of_its_verifier_and_the_history_names_both_tiers(store):
     request_id = store.create(of("someone"))
-    store.surrender(store.begin(request_id, Tier.EDGE, "e1").lease, "it died")
-    assert store.escalate(store.begin(request_id, Tier.EDGE, "e2").lease, a_draft(), [])
+    store.surrender(take_one(store, Tier.EDGE, "e1").lease, "it died")
+    assert store.escalate(take_one(store, Tier.EDGE, "e2").lease, a_draft(), [])
     for place in range(2):
-        taken = store.begin(request_id, Tier.CLOUD, f"c{place}")
+        taken = take_one(store, Tier.CLOUD, f"c{place}")
         assert taken.draft == a_draft()
         store.surrender(taken.lease, "it died")
     failure = store.read(request_id).failure
@@ -167,11 +176,13 @@ def test_a_draft_survives_the_loss_of_its_verifier_and_the_history_names_both_ti
 
 def test_a_result_that_has_expired_is_remembered_as_gone_with_its_owner(store, redis_connection):
     request_id = store.create(of("someone"))
-    store.succeed(store.begin(request_id, Tier.EDGE, "w1").lease, a_result(), [])
+    store.succeed(take_one(store, Tier.EDGE, "w1").lease, a_result(), [])
     redis_connection.delete(keys.request(request_id))
     assert store.read(request_id) is None
-    assert store.owner_of_gone(request_id) == "someone"
-    assert store.owner_of_gone("nobody") is None
+    assert store.is_gone(request_id)
+    assert store.seen_by(lambda owner: owner == "someone").is_gone(request_id)
+    assert not store.seen_by(lambda owner: owner == "another").is_gone(request_id)
+    assert not store.is_gone("nobody")
     assert redis_connection.ttl(keys.gone(request_id)) > 86_000
 
 
@@ -180,100 +191,148 @@ def test_a_result_that_has_expired_is_remembered_as_gone_with_its_owner(store, r
 
 def test_the_load_is_what_is_unfinished_and_drains_as_requests_end(store, redis_connection):
     ids = [store.create(of(owner, max_tokens=100, prompt="abcd" * 25)) for owner in ("one", "one", "two")]
-    load = store.load("one")
+    load = load_of(store, "one")
     assert (load.requests, load.tokens, load.owner_requests, load.owner_tokens) == (3, 375, 2, 250)
     assert load.drained_tokens_per_s == 0
     store.cancel(ids[0])
-    store.succeed(store.begin(ids[1], Tier.EDGE, "w1").lease, a_result(), [])
-    load = store.load("one")
+    store.succeed(take_one(store, Tier.EDGE, "w1").lease, a_result(), [])
+    load = load_of(store, "two")
     assert (load.requests, load.tokens, load.owner_requests, load.owner_tokens) == (1, 125, 0, 0)
     assert load.drained_tokens_per_s > 0
-    store.cancel(ids[2])
-    assert store.load("two").requests == 0
-    assert redis_connection.exists(keys.load(), keys.charges()) == 0
-
-
-def test_the_load_of_a_record_that_expired_is_released(store, redis_connection, make_due, reaper):
-    request_id = store.create(of("someone"))
-    redis_connection.delete(keys.request(request_id))
-    make_due(request_id)
-    reaper.reap()
-    assert store.load("someone").requests == 0
-    assert redis_connection.exists(keys.waiting(), keys.line(Tier.EDGE), keys.charges()) == 0
+    store.cancel(ids[1])
+    assert load_of(store, "one").requests == 0
+    assert 3000 < redis_connection.ttl(keys.load()) <= 3600
 
 
 # Turns
 
 
-def taken_in_order(store: RequestStore, jobs: list[str]) -> list[str]:
-    """Owners of what workers take up when they take the jobs in this order."""
-    taken = [store.begin(job, Tier.EDGE, "w1") for job in jobs]
-    return [one.request.owner for one in taken if one is not None]
+def taken_in_order(store: RequestStore) -> list[str]:
+    """Owners of what a worker takes, one after the other."""
+    owners = []
+    while (taken := take_one(store, Tier.EDGE, "w1")) is not None:
+        owners.append(taken.request.owner)
+    return owners
 
 
-def test_one_owner_alone_keeps_the_order_of_the_jobs(store):
-    jobs = [store.create(of("one", max_tokens=4000)) for _ in range(6)]
-    shuffled = [jobs[place] for place in (3, 0, 5, 1, 2, 4)]
-    assert [store.begin(job, Tier.EDGE, "w1").lease.request_id for job in shuffled] == shuffled
+def test_one_owner_alone_keeps_the_order_of_submission(store):
+    ids = [store.create(of("one", max_tokens=1 + 997 * (place % 5))) for place in range(6)]
+    assert [take_one(store, Tier.EDGE, "w1").lease.request_id for _ in ids] == ids
 
 
 def test_an_owner_who_comes_late_does_not_wait_for_anothers_flood(store):
-    cost = FAIRNESS_SLACK_TOKENS
-    flood = [store.create(of("flood", max_tokens=cost)) for _ in range(20)]
-    late = [store.create(of("late", max_tokens=cost)) for _ in range(3)]
-    order = taken_in_order(store, [*flood, *late])
-    assert sorted(order) == ["flood"] * 20 + ["late"] * 3
-    assert order.index("late") <= 3
-    assert order[:9].count("late") == 3
+    for _ in range(20):
+        store.create(of("flood", max_tokens=100))
+    for _ in range(3):
+        take_one(store, Tier.EDGE, "w1")
+    for _ in range(3):
+        store.create(of("late", max_tokens=100))
+    order = taken_in_order(store)
+    assert sorted(order) == ["flood"] * 17 + ["late"] * 3
+    assert order.index("late") <= 1
+    assert order[:6].count("late") == 3
 
 
 def test_weights_are_shares(store):
-    cost = 4 * FAIRNESS_SLACK_TOKENS
-    light = [store.create(of("light", 1.0, max_tokens=cost)) for _ in range(20)]
-    heavy = [store.create(of("heavy", 3.0, max_tokens=cost)) for _ in range(20)]
-    order = taken_in_order(store, [*light, *heavy])
-    assert 13 <= order[:20].count("heavy") <= 16
+    for _ in range(20):
+        store.create(of("light", 1.0, max_tokens=1000))
+    for _ in range(20):
+        store.create(of("heavy", 3.0, max_tokens=1000))
+    order = taken_in_order(store)
+    assert 14 <= order[:20].count("heavy") <= 16
 
 
-def test_every_request_is_taken_once_whoever_gives_way_to_whom(store):
+def test_every_request_is_taken_once_whoever_comes_before_whom(store):
     owners = [["a", "b", "c"][place % 3 if place > 30 else 0] for place in range(60)]
-    jobs = [store.create(of(owner, max_tokens=1 + 500 * (place % 7))) for place, owner in enumerate(owners)]
-    ids = [store.begin(job, Tier.EDGE, "w1").lease.request_id for job in jobs]
-    assert sorted(ids) == sorted(jobs)
+    ids = [store.create(of(owner, max_tokens=1 + 500 * (place % 7))) for place, owner in enumerate(owners)]
+    taken = store.take(Tier.EDGE, "w1", room=100).requests
+    assert sorted(leased.lease.request_id for leased in taken) == sorted(ids)
 
 
-def test_who_gave_way_and_was_cancelled_is_not_taken_up(store):
-    cost = FAIRNESS_SLACK_TOKENS
-    flood = [store.create(of("flood", max_tokens=cost)) for _ in range(6)]
-    late = store.create(of("late", max_tokens=cost))
-    taken = [store.begin(job, Tier.EDGE, "w1").lease.request_id for job in flood]
-    assert late in taken
-    (displaced,) = set(flood) - set(taken)
-    store.cancel(displaced)
-    assert store.begin(late, Tier.EDGE, "w1") is None
+def alive(redis, *workers: str) -> None:
+    redis.zadd(keys.workers(Tier.EDGE), dict.fromkeys(workers, redis.time()[0] + 60))
 
 
-def test_a_displaced_request_whose_spare_job_is_lost_gets_a_job_again(store, make_due, reaper):
-    cost = FAIRNESS_SLACK_TOKENS
-    flood = [store.create(of("flood", max_tokens=cost)) for _ in range(6)]
-    store.create(of("late", max_tokens=cost))
-    taken = [store.begin(job, Tier.EDGE, "w1").lease.request_id for job in flood]
-    (displaced,) = set(flood) - set(taken)
-    store._redis.delete(queue(store._redis, Tier.EDGE).key)
-    make_due(displaced)
-    assert reaper.reap() == [displaced]
-    assert store.begin(displaced, Tier.EDGE, "w1") is not None
+def routed_to(worker: str, work_tokens: int = 10) -> RoutingDecision:
+    return RoutingDecision(worker=worker, reason=RoutingReason.LEAST_LOADED, prompt_tokens=5, work_tokens=work_tokens)
 
 
-def test_a_takeover_keeps_the_requests_turn(redis_connection):
-    lifetimes = Lifetimes(60, 600, 10.0, 3)
-    store = RequestStore(redis_connection, lifetimes)
+def test_a_worker_takes_its_own_line_first_unless_the_shared_one_is_far_ahead(store, redis_connection):
+    alive(redis_connection, "w1@a")
+    for _ in range(2):
+        store.create(of("one", max_tokens=10), route=routed_to("w1@a"))
+    shared = store.create(of("two", max_tokens=10))
+    assert take_one(store, Tier.EDGE, "w1@a").request.owner == "one"
+    assert take_one(store, Tier.EDGE, "w1@a").request.owner == "one", "within the slack, what is cached there counts"
+    assert take_one(store, Tier.EDGE, "w1@a").lease.request_id == shared
+    for _ in range(2):
+        store.create(of("one", max_tokens=2 * FAIRNESS_SLACK_TOKENS), route=routed_to("w1@a"))
+    late = store.create(of("late", max_tokens=10))
+    assert take_one(store, Tier.EDGE, "w1@a").request.owner == "one"
+    assert take_one(store, Tier.EDGE, "w1@a").lease.request_id == late
+
+
+def test_an_idle_worker_takes_half_of_the_difference_from_the_longest_line_the_newest_first(store, redis_connection):
+    alive(redis_connection, "w1@a", "w2@a", "w3@a")
+    ids = [store.create(of("one"), route=routed_to("w1@a")) for _ in range(5)]
+    store.create(of("one"), route=routed_to("w2@a"))
+    stolen = store.take(Tier.EDGE, "w3@a", room=16)
+    assert [leased.lease.request_id for leased in stolen.requests] == [ids[4], ids[3]]
+    assert store.worker_loads(Tier.EDGE, ["w1@a", "w3@a"])["w3@a"].num_jobs == 2
+    assert store.worker_loads(Tier.EDGE, ["w1@a", "w3@a"])["w1@a"].tokens == 30
+    again = store.take(Tier.EDGE, "w3@a", room=16)
+    assert (again.requests, again.others_wait) == ([], True), "a difference of one is not worth it"
+
+
+@pytest.mark.parametrize(
+    ("sent", "room", "num_taken"),
+    [
+        ((6, 10, 0), 16, 6),
+        ((6, 10, 0), 4, 4),
+        ((6, 4, 4), 16, 3),
+        ((1, 4, 4), 1, 0),
+        ((2, 0, 0), 16, 1),
+        ((0, 6, 0), 16, 0),
+    ],
+)
+def test_how_many_an_idle_worker_takes_from_another(store, redis_connection, sent, room, num_taken):
+    waiting, in_hand, own = sent
+    alive(redis_connection, "busy@a", "idle@a")
+    for worker, number in (("busy@a", in_hand), ("idle@a", own)):
+        for _ in range(number):
+            store.create(of("one"), route=routed_to(worker))
+        assert len(store.take(Tier.EDGE, worker, room=16).requests) == number
+    for _ in range(waiting):
+        store.create(of("one"), route=routed_to("busy@a"))
+    assert len(store.take(Tier.EDGE, "idle@a", room=room, busy=own > 0).requests) == num_taken
+
+
+def test_nothing_is_let_wait_for_a_worker_that_is_not_alive(store, redis_connection):
+    alive(redis_connection, "w1@a")
+    lost = store.create(of("one"), route=routed_to("dead@a"))
+    assert redis_connection.zscore(keys.line("edge"), lost) is not None
+    assert store.waiting()["edge"] == 1
+    assert take_one(store, Tier.EDGE, "w1@a").lease.request_id == lost
+
+
+def test_of_several_that_must_be_alone_each_worker_makes_room_for_one(store, redis_connection):
+    alive(redis_connection, "w1@a", "w2@a")
+    ids = [store.create(of("one")) for _ in range(2)]
+    for lease in [leased.lease for leased in store.take(Tier.EDGE, "w0@a", room=2).requests]:
+        store.surrender(lease, "it died")
+    assert store.take(Tier.EDGE, "w1@a", room=4, busy=True).must_empty
+    assert store.take(Tier.EDGE, "w2@a", room=4, busy=True).must_empty
+    first, second = (store.take(Tier.EDGE, worker, room=4) for worker in ("w2@a", "w1@a"))
+    assert [leased.lease.request_id for leased in (*first.requests, *second.requests)] == [ids[1], ids[0]]
+
+
+def test_a_request_that_waits_again_keeps_its_turn(store, redis_connection):
     first = store.create(of("one"))
     tag = redis_connection.zscore(keys.line(Tier.EDGE), first)
     store.create(of("one"))
-    store.surrender(store.begin(first, Tier.EDGE, "w1").lease, "it died")
+    store.surrender(take_one(store, Tier.EDGE, "w1").lease, "it died")
     assert redis_connection.zscore(keys.line(Tier.EDGE), first) == tag
-    assert Reaper(redis_connection, store, lifetimes).reap() == []
+    assert store.expire() == []
 
 
 def test_an_end_is_told_once_however_it_came(store, redis_connection):

@@ -193,7 +193,7 @@ def test_the_index_and_its_routes_tell_of_ones_own_prompts_alone(asking, prompt,
     (holder,) = until(lambda: holders(alice), "alice's prompt is in the index")
     assert holder["held_bytes"] > len(prompt) / 2
     assert holders(bob) == []
-    store = RequestStore(redis, Lifetimes(60, 600, 10.0, 3))
+    store = RequestStore(redis, Lifetimes(60, 10.0, 3))
 
     def route_of(client):
         body = {"prompt": prompt, "policy": "edge_only", "max_tokens": 2}

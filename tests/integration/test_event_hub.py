@@ -10,6 +10,7 @@ from schemas.events import DraftText, EventKind
 from schemas.policy import Tier
 from tests.polling import until
 from tests.samples import a_request, a_result
+from tests.taking import take_one
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def hub(redis_url):
 def lease(store):
     request = a_request()
     store.create(request)
-    return store.begin(request.request_id, Tier.EDGE, "w1").lease
+    return take_one(store, Tier.EDGE, "w1").lease
 
 
 class Reader:
@@ -148,7 +149,7 @@ def test_several_requests_are_followed_at_once_until_the_last_has_ended(hub, sto
     for _ in range(3):
         request = a_request()
         store.create(request)
-        holds.append(store.begin(request.request_id, Tier.EDGE, "w1").lease)
+        holds.append(take_one(store, Tier.EDGE, "w1").lease)
     following = hub.follow_all(dict.fromkeys([lease.request_id for lease in holds], BEGINNING), time.monotonic() + 10)
     for lease in reversed(holds):
         store.succeed(lease, a_result(), [])

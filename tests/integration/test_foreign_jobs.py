@@ -7,8 +7,8 @@ import pytest
 from rq.registry import FailedJobRegistry
 
 from broker import keys
+from broker.request_store import line_of
 from broker.rq_transport import FUNCTION_NAMES, QUEUE_NAMES, queue
-from broker.run_queues import list_of, own_queue
 from broker.states import State
 from gateway.app import create_app
 from schemas.policy import Tier
@@ -17,6 +17,8 @@ from tests.samples import a_request
 
 #: What a job of ours holds, of a request that is not there.
 GOOD = [FUNCTION_NAMES[Tier.EDGE], None, ["nobody"], {}]
+#: RQ's list of jobs.
+LISTED = f"rq:queue:{QUEUE_NAMES[Tier.EDGE]}"
 #: What no id of RQ's is: its text and its bytes.
 NO_IDS = ["two words", "../up", "new\nline", "*", b"\xff\xfe"]
 
@@ -55,7 +57,7 @@ def put(redis_connection):
     def put_by_hand(job_id: str, data: bytes, **fields: object) -> None:
         job = {"data": data, "status": "queued", "origin": QUEUE_NAMES[Tier.EDGE], "timeout": 60, **fields}
         redis_connection.hset(f"rq:job:{job_id}", mapping=job)
-        redis_connection.rpush(list_of(QUEUE_NAMES[Tier.EDGE]), job_id)
+        redis_connection.rpush(LISTED, job_id)
 
     return put_by_hand
 
@@ -112,31 +114,31 @@ def test_jobs_of_the_table_with_other_arguments_are_refused_and_counted(put, sti
 def test_jobs_that_cannot_be_read_are_counted_and_end_no_worker(
     put, still_answers, refused, start_worker, redis_connection
 ):
-    shared = list_of(QUEUE_NAMES[Tier.EDGE])
     put("times", msgpack.packb(GOOD), created_at="never", timeout="long")
     put("bearer", msgpack.packb(GOOD), worker_name=b"\xff")
     redis_connection.set("rq:job:no-hash", "x")
-    redis_connection.rpush(shared, "no-hash", "", "not-there", *NO_IDS)  # a job without a record is no one's
+    redis_connection.rpush(LISTED, "no-hash", "", "not-there", *NO_IDS)  # a job without a record is no one's
     start_worker("edge")
     still_answers()
     refused(3 + len(NO_IDS))
-    assert redis_connection.lrange(f"{shared}:intermediate", 0, -1) == []
+    until(lambda: redis_connection.llen(LISTED) == 0, "nothing of it is shown any more")
 
 
-def test_what_is_no_text_in_the_places_between_queues_ends_no_worker(
+def test_what_is_no_text_among_workers_lines_and_commands_ends_no_worker(
     still_answers, start_worker, redis_connection, make_services
 ):
-    dead = own_queue(Tier.EDGE, "dead@1")
-    redis_connection.sadd(keys.run_queues(Tier.EDGE), b"\xff\xff", dead)
-    redis_connection.rpush(list_of(dead), b"\xfe\xff")
-    redis_connection.set("rq:job:stuck", "x")
-    redis_connection.rpush(f"{list_of(QUEUE_NAMES[Tier.EDGE])}:intermediate", "stuck", b"\xff")
+    dead = keys.line(line_of(Tier.EDGE, "dead@1"))
+    redis_connection.zadd(keys.workers(Tier.EDGE), {b"\xff\xff": 1.0, "dead@1": 1.0})
+    redis_connection.zadd(dead, {b"\xfe\xff": 1.0, "nobody": 2.0})
+    redis_connection.zadd(keys.line("edge"), {b"\xfd\xff": 1.0})
+    redis_connection.zadd(keys.due(), {b"\xfc\xff": 1.0})
     worker = start_worker("edge")
     (channel,) = until(lambda: redis_connection.pubsub_channels("rq:pubsub:*"), "the worker hears commands")
     for message in (b"\xff", b"{", b"[]", b'{"command": "unknown"}'):
         redis_connection.publish(channel, message)
     still_answers()
-    until(lambda: redis_connection.llen(list_of(dead)) == 0, "the dead worker's queue is emptied")
+    until(lambda: redis_connection.exists(dead) == 0, "the dead worker's line is emptied")
+    until(lambda: redis_connection.exists(keys.line("edge")) == 0, "what stands for no request is dropped")
     still_answers()
     until(lambda: worker.log.read_text().count("command_refused") == 3, "what is no command is refused")
     assert create_app(make_services()).test_client().get("/v1/stats").status_code == 200

@@ -17,6 +17,7 @@ from schemas.results import Failure, FailureKind
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
 from tests.polling import joined, until
 from tests.samples import a_draft, a_result
+from tests.taking import take_one
 
 PROMPT = {"prompt": "why is the sky blue"}
 MAX_BODY = 4096
@@ -188,7 +189,7 @@ def test_an_unknown_job_cannot_be_cancelled(client):
 
 def test_an_answer_is_told_with_everything_that_was_measured(client, store, submitted):
     job = submitted()
-    lease = store.begin(job, Tier.EDGE, "w1").lease
+    lease = take_one(store, Tier.EDGE, "w1").lease
     assert client.get(f"/v1/jobs/{job}").json["status"] == "drafting"
     store.succeed(lease, a_result("an answer"), [])
     answer = client.get(f"/v1/jobs/{job}")
@@ -203,7 +204,7 @@ def test_an_answer_is_told_with_everything_that_was_measured(client, store, subm
 
 def test_a_failure_is_told_with_its_kind(client, store, submitted):
     job = submitted()
-    lease = store.begin(job, Tier.EDGE, "w1").lease
+    lease = take_one(store, Tier.EDGE, "w1").lease
     store.fail(lease, Failure(kind=FailureKind.PROMPT_TOO_LONG, tier=Tier.EDGE, message="9 tokens are too many"))
     answer = client.get(f"/v1/jobs/{job}").json
     assert (answer["status"], answer["result"]) == ("failed", None)
@@ -221,7 +222,7 @@ def test_waiting_ends_at_the_longest_wait_that_is_allowed(client, submitted):
 
 def test_waiting_ends_when_the_job_does(client, store, submitted):
     job = submitted()
-    lease = store.begin(job, Tier.EDGE, "w1").lease
+    lease = take_one(store, Tier.EDGE, "w1").lease
     timer = threading.Timer(0.1, store.succeed, [lease, a_result(), []])
     timer.start()
     assert client.get(f"/v1/jobs/{job}?wait=0.5").json["status"] == "succeeded"
@@ -231,7 +232,7 @@ def test_waiting_ends_when_the_job_does(client, store, submitted):
 def test_a_submission_may_wait_for_its_answer(client, store):
     once = {"Idempotency-Key": "once"}
     job = client.post("/v1/jobs", json=PROMPT, headers=once).json["id"]
-    lease = store.begin(job, Tier.EDGE, "w1").lease
+    lease = take_one(store, Tier.EDGE, "w1").lease
     timer = threading.Timer(0.1, store.succeed, [lease, a_result(), []])
     timer.start()
     answer = client.post("/v1/jobs?wait=0.5", json=PROMPT, headers=once)
@@ -263,21 +264,21 @@ def test_a_waiting_job_is_cancelled(client, submitted):
     assert client.get(f"/v1/jobs/{job}").json["status"] == "cancelled"
 
 
-def states(store, job):
-    """Brings a job into each state that it can be cancelled in."""
+def states(store):
+    """Brings the one job into each state that it can be cancelled in."""
     yield "queued"
-    lease = store.begin(job, Tier.EDGE, "w1").lease
+    lease = take_one(store, Tier.EDGE, "w1").lease
     yield "drafting"
     store.escalate(lease, a_draft(), [])
     yield "escalated"
-    store.begin(job, Tier.CLOUD, "c1")
+    take_one(store, Tier.CLOUD, "c1")
     yield "verifying"
 
 
 @pytest.mark.parametrize("state", ["queued", "drafting", "escalated", "verifying"])
 def test_a_job_is_cancelled_in_every_unfinished_state(client, store, submitted, state):
     job = submitted()
-    assert state in iter(states(store, job))
+    assert state in iter(states(store))
     assert client.get(f"/v1/jobs/{job}").json["status"] == state
     answer = client.delete(f"/v1/jobs/{job}")
     assert (answer.status_code, answer.json["status"]) == (200, "cancelled")
@@ -287,7 +288,7 @@ def test_a_job_is_cancelled_in_every_unfinished_state(client, store, submitted, 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
 def test_a_finished_job_stays_as_it_is(client, store, submitted, end):
     job = submitted()
-    lease = store.begin(job, Tier.EDGE, "w1").lease
+    lease = take_one(store, Tier.EDGE, "w1").lease
     failure = Failure(kind=FailureKind.ENGINE_ERROR, message="broke")
     ends = {
         "succeeded": lambda: store.succeed(lease, a_result(), []),
@@ -306,7 +307,7 @@ def test_a_finished_job_stays_as_it_is(client, store, submitted, end):
 @pytest.fixture
 def finished(store, submitted):
     job = submitted()
-    lease = store.begin(job, Tier.EDGE, "w1").lease
+    lease = take_one(store, Tier.EDGE, "w1").lease
     store.append(lease, [DraftText(position=0, text="line\nbreak ")])
     store.succeed(lease, a_result(), [Decision(escalated=False, reason="sure")])
     return job
@@ -425,7 +426,7 @@ def test_cache_statistics_are_those_of_the_live_workers(client, live):
 
 def test_statistics_count_requests_queues_and_workers(client, live, store, submitted):
     submitted()
-    lease = store.begin(submitted(), Tier.EDGE, "w1").lease
+    lease = take_one(store, Tier.EDGE, "w1").lease
     store.succeed(lease, a_result(), [])
     live("cloud-1", Tier.CLOUD, verification=VerificationStatistics(drafted_tokens=10, accepted_tokens=9))
     answer = client.get("/v1/stats").json

@@ -12,6 +12,7 @@ from broker.request_store import RequestStore
 from gateway.app import create_app
 from schemas.policy import Tier
 from tests.samples import a_result
+from tests.taking import take_one
 
 PROMPT = {"prompt": "why is the sky blue", "max_tokens": 100}
 JSON = {"Content-Type": "application/json"}
@@ -40,8 +41,8 @@ def test_a_repeated_submission_is_the_same_job(client, store):
 
 
 def test_a_repeated_submission_tells_how_the_job_is_now(client, store):
-    job = client.post("/v1/jobs", json=PROMPT, headers=KEY).json["id"]
-    store.succeed(store.begin(job, Tier.EDGE, "w1").lease, a_result(), [])
+    client.post("/v1/jobs", json=PROMPT, headers=KEY)
+    store.succeed(take_one(store, Tier.EDGE, "w1").lease, a_result(), [])
     assert client.post("/v1/jobs", json=PROMPT, headers=KEY).json["status"] == "succeeded"
 
 
@@ -60,7 +61,7 @@ def test_a_key_that_is_none_is_refused(client, key):
 
 def test_a_result_that_has_expired_is_gone_and_what_never_was_is_not_found(client, store, redis_connection):
     job = client.post("/v1/jobs", json=PROMPT).json["id"]
-    store.succeed(store.begin(job, Tier.EDGE, "w1").lease, a_result(), [])
+    store.succeed(take_one(store, Tier.EDGE, "w1").lease, a_result(), [])
     redis_connection.delete(keys.request(job), keys.events(job))
     for address in (f"/v1/jobs/{job}", f"/v1/jobs/{job}/events"):
         assert client.get(address).status_code == 410
@@ -79,12 +80,13 @@ def test_a_result_that_has_expired_is_gone_and_what_never_was_is_not_found(clien
 )
 def test_above_a_limit_nothing_is_accepted_until_there_is_room(make_client, store, limits, status):
     client = make_client(**limits)
-    jobs = [client.post("/v1/jobs", json=PROMPT).json["id"] for _ in range(2)]
+    for _ in range(2):
+        client.post("/v1/jobs", json=PROMPT)
     refused = client.post("/v1/jobs", json=PROMPT)
     assert (refused.status_code, refused.headers["Retry-After"]) == (status, "60")
     assert next(iter(limits)) in refused.json["detail"]
     assert store.counters()["accepted"] == 2
-    store.succeed(store.begin(jobs[0], Tier.EDGE, "w1").lease, a_result(), [])
+    store.succeed(take_one(store, Tier.EDGE, "w1").lease, a_result(), [])
     assert client.post("/v1/jobs", json=PROMPT).status_code == 202
     again = client.post("/v1/jobs", json=PROMPT)
     assert again.status_code == status
@@ -94,7 +96,7 @@ def test_above_a_limit_nothing_is_accepted_until_there_is_room(make_client, stor
 def test_a_quarantined_prompt_is_refused_and_names_its_job(client, store):
     job = client.post("/v1/jobs", json=PROMPT).json["id"]
     for place in range(3):
-        store.surrender(store.begin(job, Tier.EDGE, f"w{place}").lease, "its engine died")
+        store.surrender(take_one(store, Tier.EDGE, f"w{place}").lease, "its engine died")
     failure = client.get(f"/v1/jobs/{job}").json["failure"]
     assert [lost["reason"] for lost in failure["attempts"]] == ["its engine died"] * 3
     refused = client.post("/v1/jobs", json=PROMPT | {"policy": "edge_only"})
@@ -144,7 +146,7 @@ def test_a_key_that_comes_many_times_at_once_is_one_job(make_client, store, at_o
     assert [answer.headers.get("Idempotency-Replayed") for answer in told].count(None) == 1
     assert store.counters()["accepted"] == 1
     job = told[0].json["id"]
-    assert store.begin(job, Tier.EDGE, "w1").lease.request_id == job
+    assert take_one(store, Tier.EDGE, "w1").lease.request_id == job
 
 
 def test_of_two_bodies_that_come_at_once_under_one_key_one_is_the_job_and_the_other_refused(
@@ -165,7 +167,7 @@ def test_of_two_bodies_that_come_at_once_under_one_key_one_is_the_job_and_the_ot
 def test_a_job_that_is_cancelled_many_times_at_once_is_cancelled_once(make_client, store, at_once):
     client = make_client()
     job = client.post("/v1/jobs", json=PROMPT).json["id"]
-    assert store.begin(job, Tier.EDGE, "w1")
+    assert take_one(store, Tier.EDGE, "w1")
     told = at_once(*[lambda: client.application.test_client().delete(f"/v1/jobs/{job}")] * 8)
     assert {(answer.status_code, answer.json["status"]) for answer in told} == {(200, "cancelled")}
     assert store.counters()["cancelled"] == 1
@@ -174,7 +176,7 @@ def test_a_job_that_is_cancelled_many_times_at_once_is_cancelled_once(make_clien
 @pytest.fixture
 def durable(redis_connection):
     """A store that waits for the disk."""
-    return RequestStore(redis_connection, Lifetimes(60, 600, 10.0, 3), fsync=True)
+    return RequestStore(redis_connection, Lifetimes(60, 10.0, 3), fsync=True)
 
 
 @pytest.fixture

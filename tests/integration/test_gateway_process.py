@@ -17,6 +17,7 @@ from tests.integration.conftest import LIFETIMES
 from tests.polling import joined, until
 from tests.processes import free_port, running
 from tests.samples import a_result
+from tests.taking import take_one
 
 #: Seconds for which any one request of these tests may take.
 TIMEOUT_S = 10.0
@@ -51,7 +52,7 @@ def job(client):
 
 
 def test_waiting_over_http_ends_when_the_job_does(client, store, job):
-    lease = store.begin(job, Tier.EDGE, "w1").lease
+    lease = take_one(store, Tier.EDGE, "w1").lease
     timer = threading.Timer(0.3, store.succeed, [lease, a_result(), []])
     timer.start()
     answer = client.get(f"/v1/jobs/{job}?wait=8")
@@ -61,7 +62,7 @@ def test_waiting_over_http_ends_when_the_job_does(client, store, job):
 
 
 def test_a_stream_over_http_tells_events_as_they_happen_and_resumes(client, store, job):
-    lease = store.begin(job, Tier.EDGE, "w1").lease
+    lease = take_one(store, Tier.EDGE, "w1").lease
     lines = []
     with client.stream("GET", f"/v1/jobs/{job}/events") as stream:
         assert stream.headers["content-type"] == "text/event-stream"
@@ -86,7 +87,7 @@ def test_an_error_over_http_is_a_problem_document(client):
 def test_no_prompt_answer_or_key_is_in_the_gateways_log(gateway, client, store):
     words = ("xyzzy-prompt", "xyzzy-answer", "fd_xyzzy_key")
     job = client.post("/v1/jobs", json={"prompt": words[0]}).json()["id"]
-    store.succeed(store.begin(job, Tier.EDGE, "w1").lease, a_result(words[1]), [])
+    store.succeed(take_one(store, Tier.EDGE, "w1").lease, a_result(words[1]), [])
     client.get(f"/v1/jobs/{job}", headers={"Authorization": f"Bearer {words[2]}"})
     client.post("/v1/jobs", json={"prompt": words[0], "max_tokens": words[0]})
     client.post("/v1/chat/completions", json={"model": words[0], "messages": [{"role": "user", "content": words[0]}]})
@@ -116,7 +117,7 @@ def test_while_redis_is_away_nothing_is_accepted_and_afterwards_everything_is_as
                 assert again == url
                 assert client.get(f"/v1/jobs/{job}").json()["status"] == "queued"
                 redis = connect(url)
-                assert RequestStore(redis, LIFETIMES).begin(job, Tier.EDGE, "w1") is not None
+                assert take_one(RequestStore(redis, LIFETIMES), Tier.EDGE, "w1") is not None
                 redis.close()
             process.signal(signal.SIGTERM)
             assert process.wait(5) == 0

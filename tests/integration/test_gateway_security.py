@@ -8,6 +8,7 @@ from gateway.http.authentication import keys_are_required
 from schemas.owners import Owner, Scope
 from schemas.policy import Tier
 from tests.samples import a_result
+from tests.taking import take_one
 
 PROMPT = {"prompt": "why is the sky blue"}
 
@@ -144,7 +145,7 @@ def test_a_job_is_there_for_its_owner_and_the_admin_and_for_nobody_else(client, 
 def test_what_is_gone_is_gone_for_its_owner_and_never_was_for_others(client, store, headers, redis_connection):
     alice, bob = headers("alice"), headers("bob")
     job = client.post("/v1/jobs", json=PROMPT, headers=alice).json["id"]
-    store.succeed(store.begin(job, Tier.EDGE, "w1").lease, a_result(), [])
+    store.succeed(take_one(store, Tier.EDGE, "w1").lease, a_result(), [])
     redis_connection.delete(keys.request(job), keys.events(job))
     assert client.get(f"/v1/jobs/{job}", headers=alice).status_code == 410
     assert client.get(f"/v1/jobs/{job}", headers=bob).status_code == 404

@@ -41,7 +41,7 @@ class System:
     def __init__(self, made, redis):
         self.hosts = made
         self.redis = redis
-        self.store = RequestStore(redis, Lifetimes(600, 600, LEASE_S, 3))
+        self.store = RequestStore(redis, Lifetimes(600, LEASE_S, 3))
         self.presence = Presence(redis, LEASE_S)
         # The gateway is reached by others than its own host, so it asks for a key.
         self._key = ApiKeys(redis).create(Owner(name="tester", scopes=(Scope.SUBMIT,)))

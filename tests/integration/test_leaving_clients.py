@@ -28,7 +28,7 @@ ANSWERED_WHOLE = [
 @pytest.fixture
 def store(system):
     redis = connect(system.redis_url)
-    yield RequestStore(redis, Lifetimes(60, 600, 10.0, 3))
+    yield RequestStore(redis, Lifetimes(60, 10.0, 3))
     redis.close()
 
 
@@ -184,7 +184,7 @@ def test_an_answer_that_takes_too_long_goes_on_where_it_can_be_asked_for_again(s
 
 @pytest.fixture
 def store_here(redis_connection):
-    return RequestStore(redis_connection, Lifetimes(60, 600, 10.0, 3))
+    return RequestStore(redis_connection, Lifetimes(60, 10.0, 3))
 
 
 def test_a_response_in_the_background_takes_its_time(start_gateway):

@@ -2,19 +2,20 @@ import threading
 
 import pytest
 from redis import Redis
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import OutOfMemoryError
 
 from broker import keys
 from broker.event_streams import EventHub
 from broker.leases import Lease, Lifetimes
-from broker.request_store import RequestStore
-from broker.rq_transport import FUNCTION_NAMES, QUEUE_NAMES, JobQueues, queue
+from broker.request_store import EXPIRED_AT_ONCE, RequestStore
+from broker.rq_transport import FUNCTION_NAMES, QUEUE_NAMES, queue
 from broker.states import FINISHED, State
 from schemas.events import DraftText, EventKind
 from schemas.policy import Tier
 from schemas.results import Failure, FailureKind
 from tests.polling import joined, until
 from tests.samples import a_draft, a_request, a_result
+from tests.taking import take_one
 
 FAILURE = Failure(kind=FailureKind.ENGINE_ERROR, tier=Tier.EDGE, message="it broke")
 SECRET = "xyzzy-plugh"  # a word that must turn up in no key of RQ
@@ -27,7 +28,8 @@ def created(store: RequestStore, **body: object) -> str:
 
 
 def held(store: RequestStore, worker: str = "w1", **body: object) -> Lease:
-    taken = store.begin(created(store, **body), Tier.EDGE, worker)
+    created(store, **body)
+    taken = take_one(store, Tier.EDGE, worker)
     assert taken is not None
     return taken.lease
 
@@ -35,7 +37,7 @@ def held(store: RequestStore, worker: str = "w1", **body: object) -> Lease:
 def verified(store: RequestStore, worker: str = "c1") -> Lease:
     lease = held(store)
     assert store.escalate(lease, a_draft(), [])
-    taken = store.begin(lease.request_id, Tier.CLOUD, worker)
+    taken = take_one(store, Tier.CLOUD, worker)
     assert taken is not None
     return taken.lease
 
@@ -94,15 +96,13 @@ def test_where_the_job_cannot_be_stored_neither_is_the_record(store, redis_conne
     assert jobs(redis_connection, Tier.EDGE) == []
 
 
-def test_a_record_that_was_left_without_its_job_gets_one(store, redis_connection, make_due, reaper):
-    queue_key = queue(redis_connection, Tier.EDGE).key
-    redis_connection.set(queue_key, "no list")
-    request = a_request()
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
-        store.create(request)
-    redis_connection.delete(queue_key)
-    make_due(request.request_id)
-    assert reaper.reap() == [request.request_id]
+@pytest.mark.parametrize("name", ["rq:queue:edge", "rq:wip:edge", "rq:queues"])
+def test_whatever_somebody_put_in_place_of_what_rq_shows_a_request_is_made_taken_and_answered(
+    store, redis_connection, name
+):
+    redis_connection.set(name, "something else")
+    lease = held(store)
+    assert store.succeed(lease, a_result(), [])
 
 
 def test_a_sure_draft_ends_the_request_with_its_answer(store, redis_connection):
@@ -113,7 +113,7 @@ def test_a_sure_draft_ends_the_request_with_its_answer(store, redis_connection):
     assert (record.state, record.result) == (State.SUCCEEDED, a_result())
     assert kinds(redis_connection, lease.request_id) == ["queued", "draft", "draft", "done"]
     assert store.counters() == {"accepted": 1, "answered_edge": 1}
-    assert redis_connection.zscore(keys.leases(), lease.request_id) is None
+    assert redis_connection.zscore(keys.due(), lease.request_id) is None
 
 
 def test_an_unsure_draft_goes_on_to_the_cloud_with_its_draft(store, redis_connection):
@@ -121,7 +121,7 @@ def test_an_unsure_draft_goes_on_to_the_cloud_with_its_draft(store, redis_connec
     assert store.escalate(lease, a_draft(), [])
     assert store.state(lease.request_id) == State.ESCALATED
     assert jobs(redis_connection, Tier.CLOUD) == [lease.request_id]
-    taken = store.begin(lease.request_id, Tier.CLOUD, "c1")
+    taken = take_one(store, Tier.CLOUD, "c1")
     assert taken.draft == a_draft()
     assert taken.lease.attempt == lease.attempt + 1
     assert min(taken.age_s, taken.queued_s, taken.drafting_s, taken.verify_queued_s) >= 0
@@ -140,7 +140,7 @@ def test_a_failure_is_kept_as_data(store):
 def test_what_does_not_exist_is_none(store):
     assert store.read("nobody") is None
     assert store.state("nobody") is None
-    assert store.begin("nobody", Tier.EDGE, "w1") is None
+    assert take_one(store, Tier.EDGE, "w1") is None
     assert not store.cancel("nobody")
     assert store.counters() == {}
 
@@ -149,14 +149,17 @@ def test_what_does_not_exist_is_none(store):
 
 
 def test_only_one_worker_takes_a_request_up(store):
-    request_id = created(store)
-    assert store.begin(request_id, Tier.EDGE, "w1") is not None
-    assert store.begin(request_id, Tier.EDGE, "w2") is None
+    created(store)
+    assert take_one(store, Tier.EDGE, "w1") is not None
+    assert take_one(store, Tier.EDGE, "w2") is None
 
 
 def test_a_request_is_not_taken_up_by_a_tier_that_it_does_not_wait_for(store):
-    assert store.begin(created(store), Tier.CLOUD, "c1") is None
-    assert store.begin(created(store, policy="cloud_only"), Tier.EDGE, "w1") is None
+    created(store)
+    assert take_one(store, Tier.CLOUD, "c1") is None
+    assert take_one(store, Tier.EDGE, "w1") is not None
+    created(store, policy="cloud_only")
+    assert take_one(store, Tier.EDGE, "w1") is None
 
 
 def every_commit(store: RequestStore, lease: Lease) -> list[bool]:
@@ -172,7 +175,7 @@ def every_commit(store: RequestStore, lease: Lease) -> list[bool]:
 def test_commits_of_an_earlier_attempt_are_refused_and_counted(store, redis_connection):
     first = held(store)
     assert store.hand_back(first)
-    second = store.begin(first.request_id, Tier.EDGE, "w2").lease
+    second = take_one(store, Tier.EDGE, "w2").lease
     before = redis_connection.hgetall(keys.request(first.request_id))
     assert every_commit(store, first) == [False] * 5
     assert redis_connection.hgetall(keys.request(first.request_id)) == before
@@ -186,7 +189,7 @@ def test_a_cancelled_request_refuses_every_commit(store, redis_connection):
     assert every_commit(store, lease) == [False] * 5
     assert store.state(lease.request_id) == State.CANCELLED
     assert kinds(redis_connection, lease.request_id)[-1] == EventKind.CANCELLED
-    assert store.begin(lease.request_id, Tier.EDGE, "w2") is None
+    assert take_one(store, Tier.EDGE, "w2") is None
 
 
 @pytest.mark.parametrize("end", ["succeed", "fail", "cancel"])
@@ -234,12 +237,12 @@ def test_of_many_that_race_to_finish_a_request_exactly_one_wins(store, redis_con
 # Leases
 
 
-def test_a_lapsed_lease_is_taken_over_and_the_zombies_commit_refused(redis_connection, reaper):
-    store = RequestStore(redis_connection, Lifetimes(60, 600, 0.2, 3))
+def test_a_lapsed_lease_is_taken_over_and_the_zombies_commit_refused(redis_connection, expire):
+    store = RequestStore(redis_connection, Lifetimes(60, 0.2, 3))
     zombie = held(store, "zombie")
-    assert until(reaper.reap, "the lapsed request is pushed again") == [zombie.request_id]
+    assert until(expire, "the lapsed request is pushed again") == [zombie.request_id]
     assert store.state(zombie.request_id) == State.QUEUED
-    taken = store.begin(zombie.request_id, Tier.EDGE, "living")
+    taken = take_one(store, Tier.EDGE, "living")
     assert taken.lease.attempt == 2
     assert not store.succeed(zombie, a_result("a zombie's"), [])
     assert store.succeed(taken.lease, a_result("the living's"), [])
@@ -247,33 +250,33 @@ def test_a_lapsed_lease_is_taken_over_and_the_zombies_commit_refused(redis_conne
     assert store.counters()["taken_over"] == 1
 
 
-def test_a_renewed_lease_does_not_lapse(store, make_due, reaper):
+def test_a_renewed_lease_does_not_lapse(store, make_due, expire):
     lease = held(store)
     make_due(lease.request_id)
     assert store.renew([lease]) == []
-    assert reaper.reap() == []
+    assert expire() == []
     assert store.state(lease.request_id) == State.DRAFTING
 
 
-def test_renewing_tells_which_holds_are_lost_and_leaves_their_leases_alone(store, redis_connection, make_due, reaper):
+def test_renewing_tells_which_leases_are_lost_and_leaves_their_leases_alone(store, redis_connection, make_due, expire):
     mine, cancelled, lapsed = held(store), held(store), held(store)
     store.cancel(cancelled.request_id)
     make_due(lapsed.request_id)
-    assert reaper.reap() == [lapsed.request_id]
-    other = store.begin(lapsed.request_id, Tier.EDGE, "w2").lease
+    assert expire() == [lapsed.request_id]
+    other = take_one(store, Tier.EDGE, "w2").lease
     make_due(lapsed.request_id)
     assert store.renew([mine, cancelled, lapsed]) == [cancelled, lapsed]
-    assert redis_connection.zscore(keys.leases(), lapsed.request_id) == 1.0
-    assert redis_connection.zscore(keys.leases(), cancelled.request_id) is None
+    assert redis_connection.zscore(keys.due(), lapsed.request_id) == 1.0
+    assert redis_connection.zscore(keys.due(), cancelled.request_id) is None
     assert store.renew([other]) == []
 
 
-def test_after_too_many_lapses_a_request_fails_for_good_with_its_history(store, redis_connection, make_due, reaper):
+def test_after_too_many_lapses_a_request_fails_for_good_with_its_history(store, redis_connection, make_due, expire):
     request_id = created(store)
     for attempt in range(1, 4):
-        assert store.begin(request_id, Tier.EDGE, f"w{attempt}").lease.attempt == attempt
+        assert take_one(store, Tier.EDGE, f"w{attempt}").lease.attempt == attempt
         make_due(request_id)
-        assert reaper.reap() == ([request_id] if attempt < 3 else [])
+        assert expire() == ([request_id] if attempt < 3 else [])
     record = store.read(request_id)
     assert record.state == State.FAILED
     assert (record.failure.kind, record.failure.tier) == (FailureKind.ATTEMPTS_EXHAUSTED, Tier.EDGE)
@@ -289,100 +292,102 @@ def test_surrendering_counts_as_a_crash_and_handing_back_does_not(store):
     lease = held(store)
     assert store.hand_back(lease)
     for _ in range(5):
-        assert store.hand_back(store.begin(lease.request_id, Tier.EDGE, "w").lease)
+        assert store.hand_back(take_one(store, Tier.EDGE, "w").lease)
     for _ in range(2):
-        store.surrender(store.begin(lease.request_id, Tier.EDGE, "w").lease, "it broke")
+        store.surrender(take_one(store, Tier.EDGE, "w").lease, "it broke")
     assert store.state(lease.request_id) == State.QUEUED
-    store.surrender(store.begin(lease.request_id, Tier.EDGE, "w").lease, "it broke")
+    store.surrender(take_one(store, Tier.EDGE, "w").lease, "it broke")
     assert store.read(lease.request_id).failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
 
 
-def test_a_cloud_workers_lapse_goes_back_to_the_cloud_with_the_draft(store, redis_connection, make_due, reaper):
+def test_a_cloud_workers_lapse_goes_back_to_the_cloud_with_the_draft(store, redis_connection, make_due, expire):
     lease = verified(store)
-    queue(redis_connection, Tier.CLOUD).empty()
     make_due(lease.request_id)
-    assert reaper.reap() == [lease.request_id]
+    assert expire() == [lease.request_id]
     assert store.state(lease.request_id) == State.ESCALATED
     assert jobs(redis_connection, Tier.CLOUD) == [lease.request_id]
-    assert store.begin(lease.request_id, Tier.CLOUD, "c2").draft == a_draft()
+    assert take_one(store, Tier.CLOUD, "c2").draft == a_draft()
 
 
 def test_what_is_handed_back_is_the_next_to_be_taken(store, redis_connection):
     lease = held(store)
-    queue(redis_connection, Tier.EDGE).empty()
     other = created(store)
     assert store.hand_back(lease)
     assert jobs(redis_connection, Tier.EDGE) == [lease.request_id, other]
 
 
-# The reaper
+# What is due
 
 
-def test_a_waiting_request_whose_job_is_gone_is_pushed_again(store, redis_connection, make_due, reaper):
+def test_a_waiting_request_whose_job_is_gone_from_rq_is_taken_all_the_same(store, redis_connection):
     request_id = created(store)
     queue(redis_connection, Tier.EDGE).empty()
-    make_due(request_id)
-    assert reaper.reap() == [request_id]
-    assert jobs(redis_connection, Tier.EDGE) == [request_id]
-    assert store.begin(request_id, Tier.EDGE, "w1") is not None
+    assert take_one(store, Tier.EDGE, "w1").lease.request_id == request_id
 
 
-def test_a_waiting_request_whose_job_is_queued_is_left_alone(store, redis_connection, make_due, reaper):
+def test_a_waiting_request_that_is_looked_at_too_early_waits_on_until_its_deadline(
+    store, redis_connection, make_due, expire
+):
     request_id = created(store)
+    deadline = redis_connection.zscore(keys.due(), request_id)
     make_due(request_id)
-    assert reaper.reap() == []
+    assert expire() == []
+    assert redis_connection.zscore(keys.due(), request_id) == deadline
     assert jobs(redis_connection, Tier.EDGE) == [request_id]
 
 
-def test_an_escalated_request_whose_job_was_never_pushed_is_pushed(store, redis_connection, make_due, reaper):
-    lease = held(store)
-    store.escalate(lease, a_draft(), [])
-    queue(redis_connection, Tier.CLOUD).empty()
-    make_due(lease.request_id)
-    assert reaper.reap() == [lease.request_id]
-    assert jobs(redis_connection, Tier.CLOUD) == [lease.request_id]
+def test_many_deadlines_that_pass_at_once_are_all_acted_on_in_one_look(store, redis_connection, expire):
+    ids = [created(store) for _ in range(EXPIRED_AT_ONCE * 2 + 5)]
+    lapsed = held(store)
+    for request_id in ids:
+        redis_connection.hset(keys.request(request_id), "deadline_at", 1)
+    redis_connection.zadd(keys.due(), dict.fromkeys([*ids, lapsed.request_id], 1.0))
+    assert len(expire()) == 1
+    assert redis_connection.zcard(keys.due()) == 1
+    assert redis_connection.zcard(keys.line("edge")) == 1
+    assert len(jobs(redis_connection, Tier.EDGE)) == 1
 
 
-def test_nothing_is_due_before_its_time(store, reaper):
+def test_nothing_is_due_before_its_time(store, expire):
     created(store)
     held(store)
-    assert reaper.reap() == []
+    assert expire() == []
 
 
-def test_of_many_reapers_one_has_each_request(store, make_due, reaper):
-    holds = [held(store) for _ in range(20)]
-    for lease in holds:
+def test_of_many_processes_that_look_one_has_each_request(store, make_due, expire):
+    leases = [held(store) for _ in range(20)]
+    for lease in leases:
         make_due(lease.request_id)
     pushed, start = [], threading.Barrier(8)
 
     def reap() -> None:
         start.wait(10)
-        pushed.extend(reaper.reap())
+        pushed.extend(expire())
 
     threads = [threading.Thread(target=reap) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         joined(thread)
-    assert sorted(pushed) == sorted(lease.request_id for lease in holds)
+    assert sorted(pushed) == sorted(lease.request_id for lease in leases)
 
 
-def test_a_request_whose_record_has_expired_is_forgotten(store, redis_connection, make_due, reaper):
+def test_a_request_whose_record_has_expired_is_forgotten(store, redis_connection, make_due, expire):
     request_id = created(store)
     make_due(request_id)
     redis_connection.delete(keys.request(request_id))
-    assert reaper.reap() == []
-    assert redis_connection.zcard(keys.leases()) == 0
+    assert expire() == []
+    assert redis_connection.zcard(keys.due()) == 0
 
 
 # Lifetimes and secrets
 
 
-def test_record_and_stream_live_for_the_configured_time_before_and_after_the_end(store, redis_connection):
+def test_record_and_stream_live_until_the_end_and_for_the_configured_time_after_it(store, redis_connection):
     lease = held(store)
     names = [keys.request(lease.request_id), keys.events(lease.request_id)]
     assert store.append(lease, [DraftText(position=0, text="b")])
-    assert all(590 < redis_connection.ttl(name) <= 600 for name in names)
+    assert all(redis_connection.ttl(name) == -1 for name in names), "its deadline ends it, not its expiry"
     assert store.succeed(lease, a_result(), [])
     assert all(50 < redis_connection.ttl(name) <= 60 for name in names)
 
@@ -393,10 +398,11 @@ def test_every_key_that_is_written_has_a_lifetime_or_goes_with_its_last_member(s
     last = held(store)
     lasting = {name.decode() for name in redis_connection.scan_iter("*") if redis_connection.ttl(name) == -1}
     queues = {"rq:queues", *(f"rq:queue:{name}" for name in QUEUE_NAMES.values())}
-    of_the_unfinished = {keys.leases(), keys.charges(), keys.load()}
-    assert lasting == of_the_unfinished | (lasting & queues)
+    jobs_of_rq = {"rq:wip:edge", f"rq:job:{last.request_id}-edge"}
+    of_the_last = {keys.request(last.request_id), keys.events(last.request_id)}
+    assert lasting - queues == {keys.due(), keys.load(), *of_the_last, *jobs_of_rq}
     store.cancel(last.request_id)
-    assert {name for name in lasting if redis_connection.exists(name)} <= queues
+    assert {name.decode() for name in redis_connection.scan_iter("*") if redis_connection.ttl(name) == -1} <= queues
 
 
 def everything_of_rq(redis: Redis) -> bytes:
@@ -425,8 +431,26 @@ def test_waiting_jobs_are_counted_for_each_tier(store):
     assert store.waiting() == {"edge": 2, "cloud": 1}
 
 
-def test_pushing_a_job_twice_leaves_one_record_that_is_taken_once(store, redis_connection):
-    request_id = created(store)
-    JobQueues(redis_connection, 600).push(request_id, Tier.EDGE, 0)
-    assert store.begin(request_id, Tier.EDGE, "w1") is not None
-    assert store.begin(request_id, Tier.EDGE, "w2") is None
+def test_rq_shows_one_job_for_each_request_that_waits_and_each_that_is_worked_on(store, redis_connection):
+    edge = queue(redis_connection, Tier.EDGE)
+    first, second = created(store), created(store)
+    lease = take_one(store, Tier.EDGE, "w1").lease
+    assert (lease.request_id, jobs(redis_connection, Tier.EDGE)) == (first, [second])
+    assert edge.started_job_registry.get_job_ids() == [f"{first}-edge"]
+    assert edge.fetch_job(f"{first}-edge").get_status() == "started"
+    assert store.hand_back(lease)
+    assert (jobs(redis_connection, Tier.EDGE), edge.started_job_registry.count) == ([first, second], 0)
+    store.cancel(second)
+    lease = take_one(store, Tier.EDGE, "w1").lease
+    store.escalate(lease, a_draft(), [])
+    assert (jobs(redis_connection, Tier.EDGE), edge.started_job_registry.count) == ([], 0)
+    assert jobs(redis_connection, Tier.CLOUD) == [first]
+    store.succeed(take_one(store, Tier.CLOUD, "c1").lease, a_result(), [])
+    assert list(redis_connection.scan_iter("rq:job:*")) == []
+
+
+def test_as_many_requests_are_taken_at_once_as_there_is_room_for_in_their_order(store):
+    ids = [created(store) for _ in range(5)]
+    taken = store.take(Tier.EDGE, "w1", room=3).requests
+    assert [leased.lease.request_id for leased in taken] == ids[:3]
+    assert [leased.lease.request_id for leased in store.take(Tier.EDGE, "w1", room=3).requests] == ids[3:]

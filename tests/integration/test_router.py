@@ -3,15 +3,13 @@
 import logging
 
 import pytest
-from redis import Redis
 
 from broker import keys
 from broker.connection import connect
 from broker.prefix_blocks import block_hashes
-from broker.prefix_index import PrefixIndex, member_name
+from broker.prefix_index import PrefixIndex
 from broker.presence import Presence
 from broker.router import Router
-from broker.run_queues import RunQueues, own_queue
 from schemas.policy import Tier
 from schemas.routing_decision import RoutingPolicy, RoutingReason
 from tests.processes import free_port
@@ -37,25 +35,20 @@ def index(redis_connection):
 
 
 @pytest.fixture
-def make_router(redis_connection: Redis, presence, index):
+def make_router(store, presence, index):
     def make(policy=RoutingPolicy.PREFIX, index=index, max_waiting=8):
-        return Router(
-            redis_connection, presence, index, block_bytes=BLOCK_BYTES, policy=policy, max_waiting=max_waiting
-        )
+        return Router(store, presence, index, block_bytes=BLOCK_BYTES, policy=policy, max_waiting=max_waiting)
 
     return make
 
 
 @pytest.fixture
-def start(presence, redis_connection):
+def start(presence):
     """Makes workers live, as far as others can tell."""
 
     def started(*names, **changes):
         for name in names:
-            report = a_worker_report(name, **changes)
-            presence.renew(report)
-            queue = own_queue(report.tier, member_name(name, report.epoch))
-            RunQueues(redis_connection, report.tier).survey(queue)
+            presence.renew(a_worker_report(name, **changes))
 
     return started
 
@@ -65,7 +58,7 @@ def blocks_of(request, model="m"):
 
 
 def test_a_request_goes_where_its_prefix_is_and_its_record_and_the_log_say_why(
-    start, make_router, index, store, redis_connection, caplog
+    start, make_router, index, store, caplog
 ):
     start("a", "b", "c")
     index.update("b@e1", blocks_of(asked("why is it blue")), ())
@@ -77,7 +70,7 @@ def test_a_request_goes_where_its_prefix_is_and_its_record_and_the_log_say_why(
     assert f"request_routed request_id={request.request_id} tier=edge worker=b@e1 reason=prefix" in caplog.text
     store.create(request, route=route)
     assert store.read(request.request_id).routes == {Tier.EDGE: route}
-    load = RunQueues(redis_connection, Tier.EDGE).loads(["b@e1"])["b@e1"]
+    load = store.worker_loads(Tier.EDGE, ["b@e1"])["b@e1"]
     assert (load.tokens, load.num_jobs) == (route.work_tokens, 1)
 
 
@@ -94,9 +87,9 @@ def test_a_burst_of_one_prefix_goes_to_one_place_until_work_has_piled_up_there(s
     assert len(set(workers)) > 1
 
 
-def test_a_worker_whose_queue_has_died_gets_nothing_while_its_report_still_stands(start, make_router, redis_connection):
+def test_a_worker_whose_life_has_ended_gets_nothing_while_its_report_still_stands(start, make_router, redis_connection):
     start("a", "b")
-    redis_connection.delete(keys.queue_lease(own_queue(Tier.EDGE, "a@e1")))
+    redis_connection.zadd(keys.workers(Tier.EDGE), {"a@e1": 1.0})
     router = make_router()
     assert {router.route(asked(f"{number}"), Tier.EDGE).worker for number in range(20)} == {"b@e1"}
 

@@ -16,6 +16,7 @@ from schemas.policy import Tier
 from schemas.results import FailureKind
 from schemas.wire import UndecodableMessage
 from tests.samples import a_draft, a_request, a_result
+from tests.taking import take_one
 
 FIELDS = ["owner", "state", "attempt", "request", "draft", "result", "failure", "route_edge", "lost", "deadline_at"]
 PLAIN = st.recursive(
@@ -53,15 +54,15 @@ def test_whatever_is_in_a_field_the_record_is_read_or_undecodable(store, damaged
 @example(field="attempt", value=b"18446744073709551616")
 @example(field="attempt", value=b"-9223372036854775809")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_in_a_field_the_reaper_looks_after_all_others(store, reaper, redis_connection, field, value):
+def test_whatever_is_in_a_field_all_others_are_looked_after(store, redis_connection, field, value):
     redis_connection.flushall()
     broken, whole = (a_request().model_copy(update={"request_id": name}) for name in ("a-broken", "b-whole"))
     for request in (broken, whole):
         store.create(request)
-        assert store.begin(request.request_id, Tier.EDGE, "w1")
-        redis_connection.zadd(keys.leases(), {request.request_id: 1.0})
+        assert take_one(store, Tier.EDGE, "w1")
+        redis_connection.zadd(keys.due(), {request.request_id: 1.0})
     redis_connection.hset(keys.request(broken.request_id), field, value)
-    assert whole.request_id in reaper.reap()
+    assert whole.request_id in store.expire()
 
 
 @given(fields=st.dictionaries(st.just(b"event") | st.binary(max_size=5), BYTES, min_size=1, max_size=2))
@@ -100,7 +101,7 @@ def test_a_request_that_no_worker_can_read_fails_with_its_history_and_quarantine
 ):
     request_id = damaged()
     for attempt in range(1, 4):
-        assert store.begin(request_id, Tier.EDGE, f"w{attempt}") is None
+        assert take_one(store, Tier.EDGE, f"w{attempt}") is None
     assert store.state(request_id) == State.FAILED
     (ending,) = EventHub(redis_connection).endings([request_id]).values()
     assert ending.failure.kind == FailureKind.ATTEMPTS_EXHAUSTED
@@ -112,8 +113,10 @@ def test_a_draft_that_the_cloud_cannot_read_does_not_hold_up_the_next_request(st
     first, second = a_request(), a_request()
     for request in (first, second):
         store.create(request)
-        assert store.escalate(store.begin(request.request_id, Tier.EDGE, "e1").lease, a_draft(), [])
+        assert store.escalate(take_one(store, Tier.EDGE, "e1").lease, a_draft(), [])
     redis_connection.hset(keys.request(first.request_id), "draft", b"\x80\x04")
-    assert store.begin(first.request_id, Tier.CLOUD, "c1") is None
-    taken = store.begin(second.request_id, Tier.CLOUD, "c1")
+    for _ in range(3):  # each of which is an attempt of the first that is lost
+        assert take_one(store, Tier.CLOUD, "c1") is None
+    assert store.state(first.request_id) == State.FAILED
+    taken = take_one(store, Tier.CLOUD, "c1")
     assert store.succeed(taken.lease, a_result(tier=Tier.CLOUD), [])

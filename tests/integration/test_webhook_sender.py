@@ -18,6 +18,7 @@ from gateway.webhooks.sender import WebhookSender
 from schemas.policy import Tier
 from tests.polling import joined, until
 from tests.samples import a_request, a_result
+from tests.taking import take_one
 
 MASTER, NOW_S = "the deployment's secret", 1_700_000_000
 
@@ -84,7 +85,7 @@ def finished(store, receiver):
         url = url or f"http://localhost:{receiver.server_port}/hook"
         request = a_request().model_copy(update={"webhook": url, "owner": "alice"})
         store.create(request)
-        store.succeed(store.begin(request.request_id, Tier.EDGE, "w1").lease, a_result(), [])
+        store.succeed(take_one(store, Tier.EDGE, "w1").lease, a_result(), [])
         return request.request_id
 
     return make

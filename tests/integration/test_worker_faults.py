@@ -178,7 +178,7 @@ def test_a_killed_verifiers_request_goes_on_from_the_saved_draft(start_worker, w
 
 def test_a_worker_waits_for_a_redis_that_is_away_and_then_commits_what_it_did(tmp_path):
     data, log = tmp_path / "data", tmp_path / "log"
-    lifetimes = Lifetimes(60, 600, 30.0, 3)
+    lifetimes = Lifetimes(60, 30.0, 3)
     with running_server_and_worker(data, log) as (server, url, worker):
         redis = connect(url)
         store = RequestStore(redis, lifetimes)

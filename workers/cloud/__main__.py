@@ -10,7 +10,7 @@ from schemas.policy import Tier
 from workers.cloud.engines import build_engine
 from workers.cloud.verifying import Verifying
 from workers.runtime.cpu_priority import lower_priority, patience
-from workers.runtime.job import Stage
+from workers.runtime.job import JobRunner
 from workers.runtime.model_paths import cloud_model_path
 from workers.runtime.worker_process import Assembly
 
@@ -29,9 +29,9 @@ def main() -> int:
     stall_s = math.inf if is_remote else settings.requests.stall_s * patience(settings.cloud.niceness)
     assembly = Assembly(settings, Tier.CLOUD, engine, stall_s=stall_s)
     verifying = Verifying(engine, assembly.store, assembly.in_flight, assembly.served)
-    stage = Stage(Tier.CLOUD, assembly.worker_id, assembly.store, assembly.in_flight, verifying)
+    jobs = JobRunner(Tier.CLOUD, assembly.store, assembly.in_flight, verifying)
     return assembly.run(
-        stage,
+        jobs,
         settings.cloud.max_in_flight,
         engine.engine_name,
         engine.cache_statistics,

@@ -8,7 +8,7 @@ from config.settings import InvalidSettings, read_settings
 from schemas.policy import Tier
 from workers.edge.drafting import Drafting
 from workers.edge.engine import EdgeEngine
-from workers.runtime.job import Stage
+from workers.runtime.job import JobRunner
 from workers.runtime.model_paths import edge_model_path
 from workers.runtime.worker_process import Assembly
 
@@ -25,8 +25,8 @@ def main() -> int:
     drafting = Drafting(
         engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, early_escalation=early
     )
-    stage = Stage(Tier.EDGE, assembly.worker_id, assembly.store, assembly.in_flight, drafting)
-    return assembly.run(stage, settings.edge.max_in_flight, engine.engine_name, engine.cache_statistics)
+    jobs = JobRunner(Tier.EDGE, assembly.store, assembly.in_flight, drafting)
+    return assembly.run(jobs, settings.edge.max_in_flight, engine.engine_name, engine.cache_statistics)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ class InFlight:
         late = remaining_s <= 0
         deadline = time.monotonic() + remaining_s
         with self._lock:
-            self._in_hand[lease] = _InHand(deadline, unwanted=late, late=late, end_sole_use=end_sole_use)
+            unwanted = late or self.stopping.is_set()
+            self._in_hand[lease] = _InHand(deadline, unwanted=unwanted, late=late, end_sole_use=end_sole_use)
         try:
             yield
         finally:

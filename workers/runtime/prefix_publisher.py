@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from broker.background import Loop
 from broker.prefix_blocks import block_hashes
-from broker.prefix_index import PrefixIndex
+from broker.prefix_index import SWEEP_PAUSE_S, PrefixIndex
 from config.settings import PrefixIndexSettings
 from schemas.requests import Message
 from workers.runtime.engine import CachedPrefixes
@@ -23,6 +23,8 @@ TICK_S = 1.0
 REVIEW_BATCH = 200
 #: Everything is published anew this often within the lifetime of an entry.
 RENEWALS = 3
+#: Ticks between two offers of this worker to sweep the index.
+SWEEP_TICKS = int(SWEEP_PAUSE_S / TICK_S)
 
 
 class PrefixPublisher:
@@ -63,7 +65,8 @@ class PrefixPublisher:
         self._add_served()
         self._review()
         self._publish()
-        self._index.sweep(self._living)
+        if self._ticks_to_renewal % SWEEP_TICKS == 0:
+            self._index.sweep(self._living)
 
     def _add_served(self) -> None:
         while self._waiting:

@@ -1,55 +1,64 @@
-"""One RQ worker process with many jobs in flight on one engine.
+"""One RQ worker process with many requests in flight on one engine.
 
-RQ's own `Worker` forks for each job, which an engine that holds a model cannot survive. This one runs each job on a
-thread that only waits for the engine, keeps RQ's registries, heartbeats and statistics, so that `rq info` and
-rq-dashboard see it, and takes a job off the queue only when it has room for it. Knows no engine and no HTTP.
+RQ's own `Worker` forks for each job, which an engine that holds a model cannot survive, and takes whichever job comes
+next. This one takes the requests whose turn it is (`broker.request_store`), each on a thread that only waits for the
+engine, and is an RQ worker in all that others see: registration, heartbeats, commands, statistics, suspension. RQ's
+list of jobs shows that there is work, never which; what is in it and stands for no request is refused here. Knows no
+engine and no HTTP.
 
-It touches semi-private parts of RQ 3.0 (`_stop_requested`, `executions`, `_finalize_failure`): rq is pinned below 3.1.
+It touches semi-private parts of RQ 3.0 (`_stop_requested`, `handle_job_failure`): rq is pinned below 3.1.
 """
 
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
+from redis.client import PubSub
 from redis.exceptions import RedisError
-from rq.exceptions import DeserializationError
-from rq.executions import Execution
+from rq.command import handle_command, parse_payload
+from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job
 from rq.queue import Queue
+from rq.suspension import WORKERS_SUSPENDED
 from rq.timeouts import BaseDeathPenalty
 from rq.worker import BaseWorker, WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
-from broker import rq_transport, run_queues
+from broker import keys, rq_transport, states
 from broker.background import Loop
 from broker.clock import ServerClock
 from broker.connection import REDIS_AWAY
+from broker.leases import LeasedRequest
+from broker.request_store import RequestStore, line_of
 from schemas.policy import Tier
+from workers.runtime.slots import Slots
 from workers.runtime.throughput import Throughput
-from workers.runtime.work_stealing import Forager
 
 log = logging.getLogger(__name__)
 
-#: Seconds of one blocking look at the queue; a stop request is noticed after at most this long.
-DEQUEUE_S = 1
-#: Seconds between heartbeats of the RQ worker and its executions.
+#: Seconds for which the worker waits for anything at once; a stop request is noticed after at most this long.
+WAIT_S = 1.0
+#: Seconds between looks for work that nobody announced: by an idle worker, and by one that saw others with a queue.
+LOOK_S, NEAR_LOOK_S = 2.0, 0.5
+#: Seconds between looks at RQ's own: suspension, registries, jobs that stand for no request; and how many of those are
+#: removed in one look.
+UPKEEP_S, REFUSED_AT_ONCE = 4.0, 100
+#: Seconds between heartbeats of the RQ worker.
 HEARTBEAT_S = 10.0
-#: Seconds for which a heartbeat counts; RQ takes what has not been renewed for dead.
-HEARTBEAT_TTL_S = 60
+#: RQ's commands that name one job.
+STOP_COMMANDS = ("stop-job", "stop-execution")
 
 
 class NoDeathPenalty(BaseDeathPenalty):
-    """No timeout by signal, which would hit whichever job the main thread happens to be in."""
+    """No timeout by signal, which would hit whatever the main thread happens to be in."""
 
     def setup_death_penalty(self) -> None:
         """Do nothing."""
@@ -66,17 +75,12 @@ class Hooks:
     healthy: Callable[[], bool]
     #: Called once, from the main thread, when the worker ends; returns when nothing is left in flight.
     drain: Callable[[], None]
-    #: Given the request id of a job that RQ was told to stop.
-    cancel: Callable[[str], object]
-    #: Called for each job that would run what is not in the table, or that cannot be read.
-    refused: Callable[[], None]
 
 
-class ConcurrentWorker(BaseWorker):
-    """Keeps up to `capacity` jobs in flight.
+class RQWorker(BaseWorker):
+    """Works on up to `capacity` requests at once, each by the function that its tier's jobs name.
 
-    `functions` is the table of what jobs may name. The worker stops when told to or when it is not healthy any more.
-    While Redis is away it waits.
+    The worker stops when told to or when it is not healthy any more. While Redis is away it waits.
     """
 
     death_penalty_class = NoDeathPenalty
@@ -88,38 +92,36 @@ class ConcurrentWorker(BaseWorker):
         name: str,
         *,
         capacity: int,
-        functions: Mapping[str, Callable[[str], None]],
+        functions: Mapping[str, Callable[[LeasedRequest, Callable[[], None]], None]],
+        store: RequestStore,
         hooks: Hooks,
     ) -> None:
-        self._clock = ServerClock(redis)
-        jobs = rq_transport.job_class(functions, self._clock)
         super().__init__(
-            [rq_transport.queue(redis, tier, jobs)],
+            [rq_transport.queue(redis, tier, rq_transport.job_class(functions))],
             name=name,
             connection=redis,
-            job_class=jobs,
+            job_class=rq_transport.job_class(functions),
             serializer=rq_transport.MsgpackSerializer,
-            job_monitoring_interval=HEARTBEAT_TTL_S,
             log_job_description=False,
         )
-        self._run_queues = run_queues.RunQueues(redis, tier)
-        own_queue = run_queues.own_queue(tier, name)
-        self._own_list = run_queues.list_of(own_queue)
-        self._forager = Forager(self._run_queues, own_queue, capacity, hooks.healthy)
-        #: How fast the jobs get done.
-        self.throughput = Throughput()
-        self._slots = threading.BoundedSemaphore(capacity)
-        self._pool = ThreadPoolExecutor(capacity, thread_name_prefix="job")
-        self._running: dict[str, tuple[Job, Execution]] = {}
-        self._running_lock = threading.Lock()
+        self._tier = tier
+        self._store = store
         self._hooks = hooks
-        #: Jobs that this process has run, whatever became of them.
+        self._run = functions[rq_transport.FUNCTION_NAMES[tier]]
+        self._clock = ServerClock(redis)
+        self._slots = Slots(capacity)
+        self._pool = ThreadPoolExecutor(capacity, thread_name_prefix="job")
+        self._lock = threading.Lock()
+        #: How fast the requests get done.
+        self.throughput = Throughput()
+        #: Requests that this process has worked on, whatever became of them.
         self.jobs_done = 0
-        self._heartbeat_at = 0.0
-        beats = Loop("rq-heartbeats", self._beat, every_s=HEARTBEAT_S)
-        #: What goes on beside the jobs, while the worker works.
-        self.loops = (beats, self._forager.loop)
-        self._beats = beats
+        self._unreported_jobs, self._unreported_s = 0, 0.0
+        self._upkeep_at_s = 0.0
+        self._must_empty = False
+        self._look_s = LOOK_S
+        #: What goes on beside the requests, while the worker works.
+        self.loops = (Loop("rq-heartbeats", self._beat, every_s=HEARTBEAT_S),)
 
     @property
     def told_to_stop(self) -> bool:
@@ -127,83 +129,135 @@ class ConcurrentWorker(BaseWorker):
         return bool(self._stop_requested)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
-        """Take no more jobs; what is in flight is drained. Never raises into the main thread's Redis calls."""
+        """Take no more requests; what is in flight is drained. Never raises into the main thread's Redis calls."""
         log.info("stop_requested signal=%s", signal.Signals(signum).name)
         self._stop_requested = True
 
     def work(self, *arguments: object, **options: object) -> bool:
         """Run until stopped. Blocks; must be called from the main thread."""
-        self._beats.start(after_s=HEARTBEAT_S)  # a name whose heartbeat is there already is refused
-        self._forager.start()
+        (beats,) = self.loops
+        beats.start(after_s=HEARTBEAT_S)  # a name whose heartbeat is there already is refused
         try:
             worked: bool = super().work(*arguments, **options)
             return worked
         finally:
-            self._beats.close(HEARTBEAT_S)
+            beats.close(HEARTBEAT_S)
 
     def dequeue_job_and_maintain_ttl(
         self,
         timeout: int | None,  # noqa: ARG002 - RQ's signature
         max_idle_time: int | None = None,  # noqa: ARG002 - RQ's signature
-    ) -> tuple[Job, Queue] | None:
-        """The next job, once there is room for it; None when the worker is to stop."""
-        while not self._stop_requested and self._hooks.healthy():
-            if not self._slots.acquire(timeout=DEQUEUE_S):
-                continue
-            taken = None
-            try:
-                taken = self._take()
-                if taken is not None:
-                    taken[0].redis_server_version = self.get_redis_server_version()
-            except REDIS_AWAY as error:
-                # A job that was taken all the same is pushed again by the reaper.
-                taken = None
-                log.warning("redis_away error=%s", error)
-                time.sleep(DEQUEUE_S)
-                continue
-            finally:
-                if taken is None:
-                    self._slots.release()
-            if taken is not None:
-                job, queue = taken
-                if not self._hooks.healthy():  # the engine died while this looked at the queue
-                    self._put_back(job, queue)
-                    return None
-                return job, queue
-        return None
+    ) -> None:
+        """Take requests and let the pool's threads run them, until the worker is to stop. No job is ever returned."""
+        with self.connection.pubsub(ignore_subscribe_messages=True) as announcements:
+            announcements.subscribe(keys.wake(line_of(self._tier, self.name)), keys.wake(self._tier))
+            while not self._stop_requested and self._hooks.healthy():
+                try:
+                    self._keep_up()
+                    self._take(announcements)
+                except REDIS_AWAY as error:
+                    # A request that was taken all the same comes back when its lease lapses.
+                    log.warning("redis_away error=%s", error)
+                    time.sleep(WAIT_S)
 
-    def _take(self) -> tuple[Job, Queue] | None:
-        """The next job of this worker's own queue; blocks for `DEQUEUE_S` at most. None: none came, or it is gone.
+    def _take(self, announcements: PubSub) -> None:
+        """Take what there is room for, or wait until there may be something."""
+        room = self._slots.wait_for_room(WAIT_S, empty=self._must_empty)
+        if not room:
+            return
+        while announcements.get_message() is not None:  # of what is about to be taken
+            pass
+        taken = self._store.take(self._tier, self.name, room=room, busy=self._slots.num_taken > 0)
+        self._must_empty = taken.must_empty
+        for leased in taken.requests:
+            self._begin(leased)
+        if taken.must_empty:
+            log.info("next_request_waits_to_be_alone tier=%s", self._tier)
+        elif not taken.requests:
+            look_until = time.monotonic() + (NEAR_LOOK_S if taken.others_wait else LOOK_S)
+            while (remaining := look_until - time.monotonic()) > 0 and not self._stop_requested:
+                if announcements.get_message(timeout=min(remaining, WAIT_S)) is not None:
+                    break
 
-        RQ's own reliable dequeue, but for the list that it takes from.
-        """
-        (queue,) = self.queues
-        raw_id = self.connection.blmove(self._own_list, queue.intermediate_queue_key, DEQUEUE_S)
-        if raw_id is None:
-            return None
-        taken: tuple[Job, Queue] | None = None
+    def _begin(self, leased: LeasedRequest) -> None:
+        if not self._slots.num_taken:
+            self._show(WorkerStatus.BUSY)
+        self._slots.take(leased.lease.work_id, alone=leased.num_lost > 0)
+        self.throughput.begun()
+        self._pool.submit(self._perform, leased)
+
+    def _perform(self, leased: LeasedRequest) -> None:
+        request_id, work_id, began = leased.lease.request_id, leased.lease.work_id, time.monotonic()
         try:
-            taken = self.queue_class._fetch_dequeued_job(  # noqa: SLF001 - see above
-                self.connection,
-                queue.key,
-                raw_id.decode(),
-                job_class=self.job_class,
-                serializer=self.serializer,
-                death_penalty_class=self.death_penalty_class,
-            )
+            self._run(leased, lambda: self._slots.share(work_id))
+        except RedisError as error:
+            # The request's own record decides what becomes of it: its lease lapses and it is taken over.
+            log.warning("job_not_closed request_id=%s error=%s", request_id, error)
+        except Exception:
+            log.exception("job_broke_off request_id=%s", request_id)
+        finally:
+            self.throughput.ended(leased.work_tokens)
+            with self._lock:
+                self.jobs_done += 1
+                self._unreported_jobs += 1
+                self._unreported_s += time.monotonic() - began
+            if self._slots.give_back(work_id) and not self._stop_requested:
+                self._show(WorkerStatus.IDLE)
+
+    def _show(self, status: WorkerStatus) -> None:
+        try:
+            self.set_state(status)
+        except RedisError as error:
+            log.warning("redis_away error=%s", error)
+
+    def _keep_up(self) -> None:
+        """Look after what is RQ's, from time to time. Raises Redis's errors."""
+        if time.monotonic() < self._upkeep_at_s:
+            return
+        self._upkeep_at_s = time.monotonic() + UPKEEP_S
+        self.check_for_suspension(burst=False)
+        if self.should_run_maintenance_tasks:
+            self.run_maintenance_tasks()
+        self._refuse_foreign_jobs()
+
+    def _refuse_foreign_jobs(self) -> None:
+        """Remove jobs from the head of RQ's list that stand for no waiting request of ours."""
+        (queue,) = self.queues
+        for _ in range(REFUSED_AT_ONCE):
+            raw_id = cast("bytes | None", self.connection.lindex(queue.key, 0))
+            if raw_id is None or self._is_ours(raw_id):
+                return
+            if self.connection.lrem(queue.key, 1, cast("str", raw_id)):  # and no other worker was faster
+                self._refuse(raw_id, queue)
+
+    def _is_ours(self, raw_id: bytes) -> bool:
+        request_id, _, tier = raw_id.decode(errors="replace").rpartition("-")
+        waits = self.connection.hget(keys.request(request_id), "state") == states.WAITING[self._tier].encode()
+        return waits and tier == self._tier
+
+    def _refuse(self, raw_id: bytes, queue: Queue) -> None:
+        """Let a job fail that would run what is not in the table, or that cannot be read; forget any other."""
+        job = None
+        try:
+            job = self.job_class.fetch(raw_id.decode(), self.connection, self.serializer)
+            asked = job.func, job.request_id
+            log.info("job_without_request job=%r request_id=%r", job.id, asked[1])
+            job.delete(remove_from_queue=False)
         except REDIS_AWAY:
             raise
+        except NoSuchJobError:
+            return
         except Exception as error:  # noqa: BLE001 - an id or a record that RQ cannot read must not end the worker
-            self._count_refused(raw_id.decode(errors="backslashreplace"), error)
-        if taken is None:
-            self.connection.lrem(queue.intermediate_queue_key, 1, raw_id)
-            self._run_queues.done(raw_id)
-        return taken
+            log.error("job_refused job=%r error=%s", raw_id, error)  # noqa: TRY400 - RQ's stack says no more
+            self._store.count("jobs_refused")
+            if job is not None and isinstance(error, rq_transport.ForbiddenFunction | DeserializationError):
+                self.handle_job_failure(job, queue, exc_string=f"{type(error).__name__}: {error}")
 
     def check_for_suspension(self, burst: bool) -> None:
-        """As RQ's, but a Redis that is away is no reason to end."""
+        """As RQ's, but asked for with one command, and a Redis that is away is no reason to end."""
         try:
-            super().check_for_suspension(burst)
+            if self.connection.exists(WORKERS_SUSPENDED):
+                super().check_for_suspension(burst)
         except REDIS_AWAY as error:
             log.warning("redis_away error=%s", error)
 
@@ -223,63 +277,21 @@ class ConcurrentWorker(BaseWorker):
             if queue.acquire_maintenance_lock():
                 rq_transport.clean_registries(queue, now_s)
                 clean_worker_registry(queue)
-                queue.intermediate_queue.cleanup(self, queue)
                 queue.release_maintenance_lock()
         self.last_cleaned_at = datetime.now(UTC)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Start the job on the pool and return at once.
-
-        What RQ writes before a job, in one round trip instead of three.
-        """
-        try:
-            with self.connection.pipeline() as pipeline:
-                execution = Execution.create(job, HEARTBEAT_TTL_S, pipeline=pipeline, worker_name=self.name)
-                self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
-                job.prepare_for_execution(self.name, pipeline=pipeline)
-                pipeline.persist(job.key)
-                pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
-                pipeline.execute()
-        except RedisError as error:
-            # The request waits on in its record, and its job is pushed again.
-            log.warning("job_not_started job=%s error=%s", job.id, error)
-            self._slots.release()
-            self._forager.has_room()
-            return
-        self.throughput.begun()
-        self.executions[execution.id] = execution
-        with self._running_lock:
-            self._running[execution.id] = (job, execution)
-        self._pool.submit(self._perform, job, queue, execution)
-
-    def heartbeat(self, timeout: int | None = None, pipeline: object = None) -> None:
-        """As RQ's, but not more often than is of use: RQ asks for one after every job."""
-        now = time.monotonic()
-        if pipeline is None and now - self._heartbeat_at < HEARTBEAT_S / 2:
-            return
-        self._heartbeat_at = now
-        try:
-            super().heartbeat(timeout, pipeline=pipeline)
-        except RedisError as error:
-            log.warning("redis_away error=%s", error)
-
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002 - RQ's signature
-        """Seconds for which an execution's heartbeat counts."""
-        return HEARTBEAT_TTL_S
-
-    def request_stop_execution(self, execution_id: str) -> None:
-        """RQ's stop command: cancels the request whose job this is."""
-        with self._running_lock:
-            running = self._running.get(execution_id)
-        if running is not None:
-            job, _ = running
-            with suppress(rq_transport.ForbiddenFunction, DeserializationError):  # which ends by itself
-                self._hooks.cancel(job.request_id)
+        """Never called: see `dequeue_job_and_maintain_ttl`."""
+        raise NotImplementedError
 
     def handle_payload(self, message: object) -> None:
         """As RQ's, but a command that cannot be obeyed does not end the thread that hears the next one."""
         try:
-            super().handle_payload(message)
+            command = parse_payload(message)
+            if command["command"] in STOP_COMMANDS:
+                self._stop_job(str(command.get("job_id")))
+            else:
+                handle_command(self, command)
         except REDIS_AWAY:
             raise
         except Exception as error:  # noqa: BLE001 - see above
@@ -289,84 +301,34 @@ class ConcurrentWorker(BaseWorker):
         """Do nothing: many jobs share this process's title."""
 
     def teardown(self) -> None:
-        """Leave what waits to others, drain, then say good-bye."""
-        self._forager.close()
+        """Drain, then say good-bye."""
         self._hooks.drain()
         self._pool.shutdown(wait=True)
         try:
+            self._report_jobs()
             super().teardown()
         except RedisError as error:
             log.warning("redis_away error=%s", error)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """As RQ's, and what was refused is counted. Neither logs what a job holds."""
-        error = exc_info[1]
-        if isinstance(error, rq_transport.ForbiddenFunction | DeserializationError):
-            self._count_refused(job.id, error)
-        else:
-            log.error("job_failed job=%s error=%s", job.id, type(error).__name__, exc_info=exc_info)
+        """Log it without what the job holds."""
+        log.error("job_failed job=%s error=%s", job.id, type(exc_info[1]).__name__)
 
-    def _count_refused(self, job_id: str, error: Exception) -> None:
-        log.error("job_refused job=%r error=%s", job_id, error)
-        try:
-            self._hooks.refused()
-        except RedisError as away:
-            log.warning("redis_away error=%s", away)
-
-    def _put_back(self, job: Job, queue: Queue) -> None:
-        """Leave the job to another worker, as if it had not been taken."""
-        self._slots.release()
-        with self.connection.pipeline(transaction=True) as pipeline:
-            self._run_queues.push(job.id, None, 0, at_front=True, pipeline=pipeline)
-            pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
-            pipeline.execute()
-
-    def _perform(self, job: Job, queue: Queue, execution: Execution) -> None:
-        num_tokens = 0
-        try:
-            num_tokens = self._run(job, queue, execution)
-        except RedisError as error:
-            # The request's own record decides what becomes of it: its lease lapses and it is taken over.
-            log.warning("job_not_closed job=%s error=%s", job.id, error)
-        finally:
-            self.throughput.ended(num_tokens)
-            with self._running_lock:
-                self._running.pop(execution.id, None)
-                self.jobs_done += 1
-                idle = not self._running
-            self._slots.release()
-            self._forager.has_room()
-            if idle and not self._stop_requested:
-                self._say_idle()
-
-    def _run(self, job: Job, queue: Queue, execution: Execution) -> int:
-        """Run the job's function and close the job. Gives the tokens of work that it counted for.
-
-        After success, what RQ writes in one round trip instead of five: our jobs have no result, dependents, repeats
-        or callbacks to look for. After a failure, which a stage turns into data and so is a bug, RQ's own way.
-        """
-        try:
-            job.func(job.request_id)
-        except Exception:  # noqa: BLE001 - RQ keeps its traceback
-            self._finalize_failure(job, queue, execution, sys.exc_info())
-            return self._run_queues.done(job.id)
-        with self.connection.pipeline() as pipeline:
-            self.increment_successful_job_count(pipeline=pipeline)
-            self.increment_total_working_time(datetime.now(UTC) - job.started_at, pipeline)
-            pipeline.delete(job.key)
-            self.cleanup_execution(job, pipeline=pipeline, execution=execution)
-            self._run_queues.done_in(pipeline, job.id)
-            return int(pipeline.execute()[-1])
-
-    def _say_idle(self) -> None:
-        try:
-            self.set_state(WorkerStatus.IDLE)
-        except RedisError as error:
-            log.warning("redis_away error=%s", error)
+    def _stop_job(self, job_id: str) -> None:
+        """Cancel the request that RQ's command names by its job."""
+        self._store.cancel(job_id.removesuffix(f"-{self._tier}"))
 
     def _beat(self) -> None:
-        with self._running_lock:
-            running = list(self._running.values())
         self.heartbeat()
-        for job, execution in running:
-            self.maintain_heartbeats(job, execution)
+        self._report_jobs()
+
+    def _report_jobs(self) -> None:
+        """Add what was done since the last report to RQ's statistics of this worker."""
+        with self._lock:
+            num_jobs, self._unreported_jobs = self._unreported_jobs, 0
+            took_s, self._unreported_s = self._unreported_s, 0.0
+        if num_jobs:
+            with self.connection.pipeline(transaction=False) as pipeline:
+                pipeline.hincrby(self.key, "successful_job_count", num_jobs)
+                self.increment_total_working_time(timedelta(seconds=took_s), pipeline)
+                pipeline.execute()

@@ -14,7 +14,7 @@ from broker.clock import ServerClock
 from broker.connection import connect_configured, connect_index
 from broker.leases import Lifetimes
 from broker.prefix_index import PrefixIndex, member_name
-from broker.presence import Presence
+from broker.presence import LIFE_S, Presence
 from broker.reaper import Reaper
 from broker.request_store import RequestStore
 from broker.router import Router
@@ -27,24 +27,26 @@ from schemas.workers import CacheStatistics, VerificationStatistics, WorkerRepor
 from workers.runtime.calibration import MEASURED_WITH, is_measured
 from workers.runtime.engine import CachedPrefixes, Engine
 from workers.runtime.in_flight import InFlight
-from workers.runtime.job import Stage
+from workers.runtime.job import JobRunner
 from workers.runtime.prefix_publisher import PrefixPublisher
-from workers.runtime.rq_worker import ConcurrentWorker, Hooks
+from workers.runtime.rq_worker import Hooks, RQWorker
 
 log = logging.getLogger(__name__)
 
 #: Seconds that handing back may take after the grace time.
 HAND_BACK_S = 1.5
+#: Seconds between two reports of a worker; a few of them may fail before it counts as dead.
+RENEW_S = LIFE_S / 2.5
 
 
 class Reporter:
     """Says that this worker lives, and ends it when its engine does not."""
 
-    def __init__(self, presence: Presence, report: Callable[[], WorkerReport], lease_s: float) -> None:
+    def __init__(self, presence: Presence, report: Callable[[], WorkerReport]) -> None:
         self._presence = presence
         self._report = report
         #: Renews the report, once the reporter is started.
-        self.loop = Loop("reporter", self._renew, every_s=lease_s / 3)
+        self.loop = Loop("reporter", self._renew, every_s=RENEW_S)
 
     def start(self) -> None:
         """Publish the first report and go on."""
@@ -52,15 +54,16 @@ class Reporter:
         self.loop.start()
 
     def close(self) -> None:
-        """Withdraw the report."""
+        """Withdraw the report, and leave what waits in the worker's line to others."""
         self.loop.close()
         try:
-            self._presence.withdraw(self._report().worker_id)
+            self._presence.withdraw(self._report())
         except RedisError as error:
             log.warning("redis_away error=%s", error)
 
     def _renew(self) -> None:
-        self._presence.renew(self._report())
+        for worker, num_requests in self._presence.renew(self._report()).items():
+            log.warning("worker_found_dead worker=%s requests_moved=%d", worker, num_requests)
 
 
 class Assembly:
@@ -83,7 +86,7 @@ class Assembly:
         check_server(self.redis, settings)
         self.lease_s = requests.lease_s
         self.store = RequestStore(self.redis, lifetimes)
-        self.reaper = Reaper(self.redis, self.store, lifetimes)
+        self.reaper = Reaper(self.store)
         self.in_flight = InFlight(
             self.store,
             engine.cancel,
@@ -98,7 +101,7 @@ class Assembly:
         self._clock = ServerClock(self.redis)
         self._started_at_s = self._clock()
         self._presence = Presence(self.redis, requests.lease_s)
-        self.router = Router.configured(settings, self.redis, self._presence, capacity)
+        self.router = Router.configured(settings, self.store, self._presence, capacity)
         holder = engine.cached_prefixes if settings.prefix_index.enabled else None
         self._publisher = self._prefix_publisher(settings, holder) if holder else None
 
@@ -114,7 +117,7 @@ class Assembly:
 
     def run(
         self,
-        stage: Stage[Any],
+        jobs: JobRunner[Any],
         capacity: int,
         engine_name: str,
         cache: Callable[[], CacheStatistics],
@@ -142,27 +145,31 @@ class Assembly:
                 reported_at_s=self._clock(),
             )
 
+        def drain() -> None:
+            reporter.close()  # from now on nothing new waits for this worker
+            self._drain()
+
         def broken() -> list[str]:
             """Loops without which requests here would be lost, or taken twice, and that keep failing."""
             return [loop.name for loop in (*self.in_flight.loops, reporter.loop, *worker.loops) if loop.broken]
 
-        worker = ConcurrentWorker(
+        worker = RQWorker(
             self.redis,
             self.tier,
             # RQ refuses a name whose last bearer was killed within the minutes for which it remembers it.
             member_name(self.worker_id, self._epoch),
             capacity=capacity,
-            functions={FUNCTION_NAMES[self.tier]: stage.run},
+            functions={FUNCTION_NAMES[self.tier]: jobs.run_job},
+            store=self.store,
             hooks=Hooks(
                 healthy=lambda: self.engine.alive and not self.in_flight.has_hung and not broken(),
-                drain=self._drain,
-                cancel=self.store.cancel,
-                refused=lambda: self.store.count("jobs_refused"),
+                drain=drain,
             ),
         )
-        reporter = Reporter(self._presence, report, self.lease_s)
+        reporter = Reporter(self._presence, report)
         self.in_flight.start()
         self.reaper.loop.start()
+        self.router.loop.start()
         reporter.start()
         if self._publisher is not None:
             self._publisher.loop.start()
@@ -174,6 +181,7 @@ class Assembly:
             if self._publisher is not None:
                 self._publisher.close()
             reporter.close()
+            self.router.loop.close()
             self.reaper.loop.close()
             self.in_flight.close()
             alive = self.engine.alive

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.routing import COMPARED, Candidate, Demand, Neighbour, choose, shortlist, worth_taking
+from broker.routing import COMPARED, Candidate, Demand, choose, shortlist
 from schemas.routing_decision import RoutingPolicy, RoutingReason
 
 DEMAND = Demand(prompt_tokens=1000, writing_tokens=100)
@@ -116,23 +116,3 @@ def test_few_workers_are_all_compared_and_of_many_those_that_hold_most_and_some_
 def test_the_demand_counts_no_more_writing_than_is_allowed():
     assert Demand.of(num_bytes=401, max_tokens=8) == Demand(prompt_tokens=101, writing_tokens=32)
     assert Demand.of(num_bytes=400, max_tokens=4000).writing_tokens == 256
-
-
-@pytest.mark.parametrize(
-    ("neighbours", "room", "num_own", "taken"),
-    [
-        ([Neighbour("a", 6, 22, alive=True)], 16, 0, ("a", 6)),
-        ([Neighbour("a", 6, 22, alive=True)], 4, 0, ("a", 4)),
-        # Half of the difference at most, so that a job does not go to and fro.
-        ([Neighbour("a", 6, 10, alive=True)], 16, 4, ("a", 3)),
-        ([Neighbour("a", 1, 17, alive=True)], 1, 16, None),
-        ([Neighbour("a", 2, 18, alive=True), Neighbour("b", 9, 25, alive=True)], 16, 15, ("b", 5)),
-        ([Neighbour("a", 0, 16, alive=True)], 16, 0, None),
-        ([Neighbour("a", 6, 22, alive=False)], 16, 0, None),
-        ([Neighbour("a", 6, 22, alive=True)], 0, 16, None),
-        ([], 16, 0, None),
-    ],
-)
-def test_a_worker_with_room_takes_half_of_the_difference_from_the_longest_queue(neighbours, room, num_own, taken):
-    answer = worth_taking(neighbours, room=room, num_own=num_own)
-    assert (answer and (answer[0].queue, answer[1])) == taken
