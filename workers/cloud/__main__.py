@@ -30,13 +30,7 @@ def main() -> int:
     assembly = Assembly(settings, Tier.CLOUD, engine, stall_s=stall_s)
     verifying = Verifying(engine, assembly.store, assembly.in_flight, assembly.served)
     jobs = JobRunner(Tier.CLOUD, assembly.store, assembly.in_flight, verifying)
-    return assembly.run(
-        jobs,
-        settings.cloud.max_in_flight,
-        engine.engine_name,
-        engine.cache_statistics,
-        engine.verification_statistics,
-    )
+    return assembly.run(jobs)
 
 
 if __name__ == "__main__":

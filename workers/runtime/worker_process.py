@@ -23,7 +23,7 @@ from broker.suitability import check_server
 from config.settings import Settings
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
-from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
+from schemas.workers import WorkerReport
 from workers.runtime.calibration import MEASURED_WITH, is_measured
 from workers.runtime.engine import CachedPrefixes, Engine
 from workers.runtime.in_flight import InFlight
@@ -69,8 +69,7 @@ class Reporter:
 class Assembly:
     """The pieces of one worker process, each built here and handed on.
 
-    Use: make one, give `run` the tier's stage and reports. Everything else is the same for both tiers. `stall_s` is
-    the setting's unless it is given.
+    Use: make one, give `run` the tier's jobs. `stall_s` is the setting's unless it is given.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class Assembly:
         self.tier = tier
         self.engine = engine
         self.worker_id = f"{tier}-{socket.gethostname()}-{os.getpid()}"
-        capacity = (settings.edge if tier is Tier.EDGE else settings.cloud).max_in_flight
+        self._capacity = capacity = (settings.edge if tier is Tier.EDGE else settings.cloud).max_in_flight
         self.redis = connect_configured(settings.redis, capacity)
         check_server(self.redis, settings)
         self.lease_s = requests.lease_s
@@ -115,14 +114,7 @@ class Assembly:
         if self._publisher is not None and request.policy.kv_caches:
             self._publisher.served(request.messages, answer, request.cache_namespace)
 
-    def run(
-        self,
-        jobs: JobRunner[Any],
-        capacity: int,
-        engine_name: str,
-        cache: Callable[[], CacheStatistics],
-        verification: Callable[[], VerificationStatistics | None] | None = None,
-    ) -> int:
+    def run(self, jobs: JobRunner[Any]) -> int:
         """Take jobs until told to stop. Blocks; answers the process's exit status: 1 if it was not told, but broke."""
 
         def report() -> WorkerReport:
@@ -133,14 +125,14 @@ class Assembly:
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 model=self.engine.model_name,
-                engine=engine_name,
+                engine=self.engine.engine_name,
                 ready=self.engine.alive,
-                capacity=capacity,
+                capacity=self._capacity,
                 in_flight=len(self.in_flight),
                 jobs_done=worker.jobs_done,
                 work_tokens_per_s=worker.throughput.tokens_per_s,
-                cache=cache(),
-                verification=verification() if verification else None,
+                cache=self.engine.cache_statistics(),
+                verification=self.engine.verification_statistics(),
                 started_at_s=self._started_at_s,
                 reported_at_s=self._clock(),
             )
@@ -158,7 +150,7 @@ class Assembly:
             self.tier,
             # RQ refuses a name whose last bearer was killed within the minutes for which it remembers it.
             member_name(self.worker_id, self._epoch),
-            capacity=capacity,
+            capacity=self._capacity,
             functions={FUNCTION_NAMES[self.tier]: jobs.run_job},
             store=self.store,
             hooks=Hooks(
