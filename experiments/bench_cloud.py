@@ -21,15 +21,15 @@ from uuid import uuid4
 
 from rich.table import Table
 
-from config.settings import Settings, VerifierSettings, read_settings
+from config.settings import Settings, read_settings
 from experiments import cloud_queue
 from experiments.cloud_workload import QUESTIONS, conversation, drafted, edge_drafts, hostile_tokens, near_tokens
+from experiments.tuned_vllm import TunedVllmEngine
 from experiments.waiting import outcome_of
 from firstdraft.cli.terminal import terminal
 from schemas.drafts import Draft
 from schemas.requests import AcceptanceRule, Sampling
-from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer
-from workers.cloud.vllm_engine.engine import VllmEngine
+from workers.cloud.answer_order import AnswerOrder, CloudAnswer
 from workers.runtime.model_paths import cloud_model_path
 
 #: Two tokens whose log-probabilities are this close may change places when a batch is summed in another order.
@@ -91,12 +91,12 @@ class Bench:
     """One engine, its prompts, and each side's drafts."""
 
     def __init__(
-        self, settings: Settings, engine: VllmEngine, drafts: list[Draft], options: argparse.Namespace
+        self, settings: Settings, engine: TunedVllmEngine, drafts: list[Draft], options: argparse.Namespace
     ) -> None:
         self._engine = engine
         self._verifier = settings.cloud.draft_verifier
         self._options = options
-        self._plain = [self._one(question, None, None) for question in QUESTIONS]
+        self._plain = [self._one(question, None) for question in QUESTIONS]
         self._drafts = self._kinds(drafts)
         self.differences = 0
 
@@ -114,9 +114,7 @@ class Bench:
             "edge": real,
         }
 
-    def _order(
-        self, question: str, draft: Draft | None, tuning: VerifierSettings | None, **options: object
-    ) -> AnswerOrder:
+    def _order(self, question: str, draft: Draft | None, **options: object) -> AnswerOrder:
         return AnswerOrder(
             request_id="",
             messages=conversation(question),
@@ -125,19 +123,19 @@ class Bench:
             acceptance=AcceptanceRule(),
             use_cache=True,
             cache_namespace="experiment",
-            tuning=tuning,
         )
 
-    def _one(self, question: str, draft: Draft | None, tuning: VerifierSettings | None) -> CloudAnswer:
-        return self._answer(self._order(question, draft, tuning))
+    def _one(self, question: str, draft: Draft | None) -> CloudAnswer:
+        return self._answer(self._order(question, draft))
 
-    def _of(self, side: str) -> tuple[list[Draft | None], VerifierSettings | None]:
-        """A side's drafts, and how they are verified if not as configured."""
+    def _begin(self, side: str) -> list[Draft | None]:
+        """Verify drafts as the side does; its drafts."""
         if side == "plain":
-            return [None] * len(QUESTIONS), None
+            return [None] * len(QUESTIONS)
         kind, _, switched_off = side.partition(", ")
         change = {"": {}, "no re-joining": {"rejoin": False}, "not adapting": {"adapt": False}}[switched_off]
-        return list(self._drafts[kind]), self._verifier.model_copy(update=change)
+        self._engine.tune(self._verifier.model_copy(update=change))
+        return list(self._drafts[kind])
 
     def alone(self) -> dict[str, Side]:
         """Each side one request at a time; they take turns prompt by prompt."""
@@ -147,9 +145,9 @@ class Bench:
             order = _turns(round_number, ALONE, ALONE_ONCE)
             for index, question in enumerate(QUESTIONS[: self._options.prompts]):
                 for side in order:
-                    drafts, tuning = self._of(side)
+                    drafts = self._begin(side)
                     began = time.perf_counter()
-                    answer = self._one(question, drafts[index], tuning)
+                    answer = self._one(question, drafts[index])
                     seconds = time.perf_counter() - began
                     took[side] += seconds
                     sides[side].add([answer], seconds)
@@ -165,9 +163,9 @@ class Bench:
             rates = {}
             order = _turns(round_number, TOGETHER, TOGETHER_ONCE)
             for side in order:
-                drafts, tuning = self._of(side)
+                drafts = self._begin(side)
                 orders = [
-                    self._order(question, draft, tuning) for question, draft in zip(QUESTIONS, drafts, strict=True)
+                    self._order(question, draft) for question, draft in zip(QUESTIONS, drafts, strict=True)
                 ] * TURNS
                 began = time.perf_counter()
                 with ThreadPoolExecutor(IN_FLIGHT) as pool:
@@ -197,7 +195,7 @@ class Bench:
     def _is_tie(self, index: int, place: int, other: int) -> bool:
         """Whether the plain answer might as well have had this other token at this place."""
         scored = self._answer(
-            self._order(QUESTIONS[index], None, None, max_tokens=place + 1, logprobs=True, top_logprobs=NUM_TOP)
+            self._order(QUESTIONS[index], None, max_tokens=place + 1, logprobs=True, top_logprobs=NUM_TOP)
         )
         if place >= len(scored.logprobs):
             return False  # it ended there: the end of text has no log-probability in an answer
@@ -218,7 +216,7 @@ def main() -> None:
     options = _options()
     settings = read_settings()
     drafts = edge_drafts(settings, options.max_tokens)
-    engine = VllmEngine(settings.cloud, cloud_model_path(settings))
+    engine = TunedVllmEngine(settings.cloud, cloud_model_path(settings))
     engine.start()
     try:
         bench = Bench(settings, engine, drafts, options)

@@ -112,7 +112,7 @@ def _worker(redis: Redis, url: str) -> Iterator[None]:
 def _generator(settings: Settings) -> Iterator[Callable[[int], float]]:
     """`LLM.generate` in a process of its own."""
     model = cloud_model_path(settings)
-    command = [sys.executable, "-m", "workers.cloud.vllm_engine.offline", model]
+    command = [sys.executable, "-m", "experiments.plain_vllm", model]
     environment = child_environment(FIRSTDRAFT_CLOUD__MAX_IN_FLIGHT=str(IN_FLIGHT))
     pipe = subprocess.PIPE
     with (

@@ -10,7 +10,7 @@ from experiments.waiting import outcome_of
 from schemas.drafts import Draft, TokenFigures
 from schemas.requests import ConfidenceRule, Message, Sampling
 from schemas.results import FinishReason
-from workers.cloud.cloud_engine import CloudAnswer
+from workers.cloud.answer_order import CloudAnswer
 from workers.edge.edge_sequence import DraftOrder
 from workers.edge.engine import EdgeEngine
 from workers.runtime.model_paths import edge_model_path

@@ -3,7 +3,7 @@
 from schemas.drafts import Draft, TokenFigures
 from schemas.requests import AcceptanceRule, Message, Sampling
 from schemas.results import FinishReason
-from workers.cloud.cloud_engine import AnswerOrder
+from workers.cloud.answer_order import AnswerOrder
 
 _numbers = iter(range(1_000_000))
 

@@ -15,7 +15,7 @@ from schemas.results import FailureKind, FinishReason
 from tests.e2e.cloud_orders import a_draft, order
 from tests.e2e.first_tokens import ALIKE, SECRETS, guessed
 from tests.e2e.joining import EMOJI, JOINING, check_joining
-from workers.cloud.cloud_engine import CloudAnswer
+from workers.cloud.answer_order import CloudAnswer
 from workers.cloud.engines import build_engine
 from workers.runtime.failures import BeyondModel, EngineDied, RequestCancelled, RequestRefused
 

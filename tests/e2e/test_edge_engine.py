@@ -325,7 +325,7 @@ def test_a_strangers_prompt_is_as_good_as_fresh_in_cached_tokens_and_in_time(edg
     assert guesses.seconds("own") < ALIKE * guesses.seconds("fresh")
     assert held == [len(prompt), 0]
     with running(edge_model_path, edge_settings(save_path=tmp_path / "prefixes")) as engine:
-        assert engine.statistics().entries > len(SECRETS)
+        assert engine.cache_statistics().entries > len(SECRETS)
         assert ask("Whose is this? " * 40, "owner:bob") == 0
         assert ask("Whose is this? " * 40, "owner:alice") == len(prompt) - 1
 
@@ -351,7 +351,7 @@ def test_a_cache_that_is_off_shares_nothing(edge_model_path):
     with running(edge_model_path, edge_settings(enabled=False)) as engine:
         drafts = [draft_of(engine, f"off{i}", PROMPTS[0], max_tokens=4) for i in range(2)]
         assert [draft.cached_tokens for draft in drafts] == [0, 0]
-        statistics = engine.statistics()
+        statistics = engine.cache_statistics()
         assert (statistics.enabled, statistics.entries, statistics.tokens, statistics.hits) == (False, 0, 0, 0)
 
 
@@ -374,7 +374,7 @@ def test_saved_prefixes_warm_a_new_engine_and_foreign_ones_are_ignored(edge_mode
     manifest = tmp_path / "prefixes" / "manifest.json"
     manifest.write_text(manifest.read_text().replace("llama.cpp", "another"))
     with running(edge_model_path, settings) as engine:
-        assert engine.statistics().entries == 0
+        assert engine.cache_statistics().entries == 0
 
 
 def test_a_hopeless_draft_is_given_up_early_and_is_unsure(engine):

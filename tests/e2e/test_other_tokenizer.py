@@ -9,7 +9,7 @@ from schemas.requests import AcceptanceMode, AcceptanceRule, ConfidenceRule, Mes
 from tests.e2e.cloud_orders import a_draft, order
 from tests.e2e.gemma import prepared_gemma
 from tests.e2e.joining import JOINING, check_joining
-from workers.cloud.cloud_engine import CloudAnswer
+from workers.cloud.answer_order import CloudAnswer
 from workers.cloud.engines import build_engine
 from workers.edge.engine import DraftOrder, EdgeEngine
 from workers.runtime.model_paths import model_folder

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from config.settings import read_settings
@@ -10,40 +9,22 @@ from schemas.events import WrittenText
 from schemas.results import FailureKind, FinishReason
 from tests.e2e.cloud_orders import a_draft, order
 from tests.e2e.joining import JOINING, check_joining
+from tests.e2e.vllm_server import MODEL, vllm_server
 from tests.polling import until
-from tests.processes import free_port, running
 from workers.cloud.remote import NOT_VERIFIED, RemoteEngine
 from workers.runtime.failures import RequestCancelled, RequestRefused
 
 pytestmark = pytest.mark.e2e
 
 QUESTION = "Explain quantum computing in two sentences."
-#: Seconds until the server has loaded its model.
-READY_S = 240.0
 #: Seconds for an answer on a busy machine.
 ANSWER_S = 60.0
 
 
 @pytest.fixture(scope="module")
 def base_url(tmp_path_factory, cloud_model_path) -> Iterator[str]:
-    """A server of vLLM's own, with this model under the name `large`."""
-    port = str(free_port())
-    url = f"http://127.0.0.1:{port}/v1"
-    arguments = ("--model", cloud_model_path, "--served-model-name", "large", "--host", "127.0.0.1", "--port", port)
-    engine = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--block-size", "32")
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    log = tmp_path_factory.mktemp("vllm") / "server.log"
-    module = "vllm.entrypoints.openai.api_server"
-    with running(module, *arguments, *engine, "--enable-prompt-tokens-details", log=log, **environment) as server:
-        until(lambda: answers(url) or server.said("never said, but notices an end"), "a server", within_s=READY_S)
+    with vllm_server(cloud_model_path, tmp_path_factory.mktemp("vllm") / "server.log") as url:
         yield url
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/models", trust_env=False).status_code == httpx.codes.OK
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +34,7 @@ def engine(base_url) -> Iterator[RemoteEngine]:
     built.close()
 
 
-def engine_of(base_url: str, model: str = "large") -> RemoteEngine:
+def engine_of(base_url: str, model: str = MODEL) -> RemoteEngine:
     remote = {"base_url": base_url, "model": model, "max_retries": 1}
     built = RemoteEngine(read_settings(cloud={"engine": "openai", "openai": remote}).cloud)
     built.start()

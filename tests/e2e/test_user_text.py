@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from config.settings import read_settings
 from firstdraft.local.export import tokenizer_of
 from schemas.requests import Message
-from workers.cloud.vllm_engine.prompts import Prompts, TextLengths
+from workers.cloud.vllm_engine.prompts import Prompts, TokenTexts
 from workers.edge.engine import EdgeEngine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
@@ -155,7 +155,7 @@ def test_a_tokenizer_that_normalises_and_strips_reads_a_text_as_text(strange, te
 
 
 def test_bytes_that_are_no_utf_8_end_no_account_of_a_text(strange):
-    lengths = TextLengths(strange, [300])
+    lengths = TokenTexts(strange, [300])
     raw = "🙂".encode()
     assert [lengths.text_of(token) for token in raw] == ["", "", "", "🙂"]
     assert [lengths.text_of(token) for token in (0xFF, *raw)] == [""] * 5

@@ -1,14 +1,16 @@
-"""Engines without models: a word a token, as slow as they are told, sure or not by what the prompt says.
+"""Engines without models: one word is one token, with a configurable delay; the prompt decides how they behave.
 
-They keep the interfaces that `workers.edge.drafting` and `workers.cloud.verifying` use, and what the real engines
-promise about futures, listeners and cancelling. A prompt may ask for behaviour by words of its last message:
+They pass `tests/engine_contract.py`, as the real engines do. A prompt may ask for behaviour by words of its last
+message:
 
     empty         an answer without text: the end-of-text token alone
     unsure        the edge's confidence is 0.1 instead of 0.95
     slow          ten times the delay a token
     forever       a token every delay, until cancelled
     unspeakable   its words hold half of a surrogate pair, which no message can
-    refuse        the future fails with `RequestRefused`
+    refuse        the future fails with `RequestRefused`, as for a prompt that is too long
+    unsupported   the future fails with `BeyondModel` on either tier
+    beyond        the same at the edge; the cloud answers
     break         the future fails with a RuntimeError
     die           the engine dies, and with it everything in flight
     forget        the engine's cache is empty from then on
@@ -21,8 +23,8 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from os.path import commonprefix
 from typing import Generic, TypeVar
@@ -33,8 +35,9 @@ from schemas.requests import Message
 from schemas.results import DraftStatistics, FailureKind, FinishReason, RivalLogprob, TokenLogprob
 from schemas.workers import CacheStatistics, VerificationStatistics
 from tests.fakes.death import Death
-from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer
+from workers.cloud.answer_order import AnswerOrder, CloudAnswer
 from workers.edge.engine import DraftOrder
+from workers.runtime.engine import Listener
 from workers.runtime.failures import BeyondModel, EngineDied, RequestCancelled, RequestRefused
 
 OrderT = TypeVar("OrderT", DraftOrder, AnswerOrder)
@@ -45,6 +48,8 @@ NUM_TOKENS = 12
 SURE, UNSURE = 0.95, 0.1
 #: How many orders an engine remembers.
 REMEMBERED = 256
+#: Seconds that closing waits for what is in flight; a hung engine never ends it.
+CLOSE_S = 2.0
 
 
 class PrefixMemory:
@@ -58,7 +63,7 @@ class PrefixMemory:
 
     def held(self, namespace: str, text: bytes) -> int:
         """How many of the first bytes something of the namespace begins with."""
-        known = [other for whose, other in tuple(self._texts) if whose == namespace]
+        known = [other for owner, other in tuple(self._texts) if owner == namespace]
         return max((len(commonprefix([text, other])) for other in known), default=0)  # noqa: RUF071 - no paths
 
 
@@ -89,15 +94,23 @@ class RunningOrder(Generic[OrderT, ProductT]):
     """One order in flight."""
 
     order: OrderT
-    future: "Future[ProductT]"
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    future: "Future[ProductT]" = field(default_factory=Future)
+    #: Set once it is to end, with the reason.
+    stopped: threading.Event = field(default_factory=threading.Event)
+    reason: Exception | None = None
     written: int = 0
+
+    def stop(self, reason: Exception) -> None:
+        if not self.stopped.is_set():
+            self.reason = reason
+            self.stopped.set()
 
 
 class FakeEngine(Generic[OrderT, ProductT]):
     """What both tiers' stand-ins share: one thread a request, memory of the last orders, death on demand."""
 
     model_name = "fake"
+    engine_name = "fake"
     vocabulary = "fake-words"
 
     def __init__(self, *, delay_s: float = 0.005, death: Death | None = None) -> None:
@@ -119,11 +132,13 @@ class FakeEngine(Generic[OrderT, ProductT]):
     def start(self) -> None:
         """Nothing to load."""
 
-    def submit(self, order: OrderT, listener: Callable[..., None] | None = None) -> "Future[ProductT]":
-        future: Future[ProductT] = Future()
-        future.set_running_or_notify_cancel()
-        flight: RunningOrder[OrderT, ProductT] = RunningOrder(order, future)
+    def submit(self, order: OrderT, listener: Listener | None = None) -> "Future[ProductT]":
+        flight: RunningOrder[OrderT, ProductT] = RunningOrder(order)
+        flight.future.set_running_or_notify_cancel()
         with self._lock:
+            if not self._alive:
+                flight.future.set_exception(EngineDied("the engine does not run"))
+                return flight.future
             if order.request_id in self._flights:
                 raise ValueError(f"request {order.request_id} is in flight already")
             self.orders.append(order)
@@ -131,28 +146,31 @@ class FakeEngine(Generic[OrderT, ProductT]):
             self._flights[order.request_id] = flight
             self.most_in_flight = max(self.most_in_flight, len(self._flights))
         threading.Thread(target=self._run, args=(flight, listener or (lambda _: None)), daemon=True).start()
-        return future
+        return flight.future
 
     def cancel(self, request_id: str) -> None:
         with self._lock:
             flight = self._flights.get(request_id)
         if flight is not None:
-            flight.cancelled.set()
+            flight.stop(RequestCancelled(request_id))
 
     def progress(self, request_id: str) -> int:
         with self._lock:
             flight = self._flights.get(request_id)
         return 0 if flight is None else flight.written
 
-    def statistics(self) -> CacheStatistics:
+    def cache_statistics(self) -> CacheStatistics:
         return CacheStatistics(enabled=True, entries=self._num_orders)
 
+    def verification_statistics(self) -> VerificationStatistics | None:
+        return None
+
     @property
-    def prefix_holder(self) -> "FakeEngine[OrderT, ProductT]":
+    def cached_prefixes(self) -> "FakeEngine[OrderT, ProductT]":
         return self
 
     def prompt_of(self, messages: Sequence[Message]) -> list[int]:
-        """A token for each byte, so that tests can reckon."""
+        """A token for each byte, so that tests can compute with them."""
         return [byte for message in messages for byte in message.content.encode()]
 
     def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
@@ -185,31 +203,28 @@ class FakeEngine(Generic[OrderT, ProductT]):
 
     def close(self) -> None:
         self._die("the engine was closed")
+        wait([flight.future for flight in tuple(self._flights.values())], CLOSE_S)
 
-    def write(self, flight: RunningOrder[OrderT, ProductT], listener: Callable[..., None]) -> ProductT:
-        """Write all tokens of the order, telling the listener of each."""
+    def write(self, flight: RunningOrder[OrderT, ProductT], listener: Listener) -> ProductT:
+        """Write all tokens of the order, and call the listener with each."""
         raise NotImplementedError
 
     def pause(self, flight: RunningOrder[OrderT, ProductT]) -> None:
-        """One token's time. Raises when the order is not wanted any more."""
+        """Wait for one token's time. Raises once the order was cancelled or the engine died."""
         behaviour = flight.order.messages[-1].content
         while self._hangs:
             time.sleep(1.0)
-        if flight.cancelled.wait(self.delay_s * (10 if "slow" in behaviour else 1)):
-            raise RequestCancelled(flight.order.request_id)
-        if not self._alive:
-            raise EngineDied("the engine died")
+        if flight.stopped.wait(self.delay_s * (10 if "slow" in behaviour else 1)):
+            assert flight.reason is not None
+            raise flight.reason
         flight.written += 1
         if self.death is not None:
             self.death.at("mid_draft", flight.order.request_id)
 
-    def _run(self, flight: RunningOrder[OrderT, ProductT], listener: Callable[..., None]) -> None:
+    def _run(self, flight: RunningOrder[OrderT, ProductT], listener: Listener) -> None:
         behaviour = flight.order.messages[-1].content
         try:
-            if "refuse" in behaviour:
-                raise RequestRefused(FailureKind.PROMPT_TOO_LONG, "the fake refuses this prompt")  # noqa: TRY301
-            if "break" in behaviour:
-                raise RuntimeError("the fake breaks")  # noqa: TRY301 - as an engine would
+            _fail_where_asked(behaviour)
             if "forget" in behaviour:
                 self.forgot = True
             if "die" in behaviour:
@@ -233,8 +248,19 @@ class FakeEngine(Generic[OrderT, ProductT]):
             self._flights.pop(flight.order.request_id, None)
 
     def _die(self, why: str) -> None:
-        self._alive = False
-        self.why_it_died = why
+        with self._lock:
+            self._alive = False
+            for flight in self._flights.values():
+                flight.stop(EngineDied(why))
+
+
+def _fail_where_asked(behaviour: str) -> None:
+    if "refuse" in behaviour:
+        raise RequestRefused(FailureKind.PROMPT_TOO_LONG, "the fake refuses this prompt")
+    if "unsupported" in behaviour:
+        raise BeyondModel("the fake does not support this")
+    if "break" in behaviour:
+        raise RuntimeError("the fake breaks")
 
 
 class FakeEdge(FakeEngine[DraftOrder, Draft]):
@@ -242,7 +268,7 @@ class FakeEdge(FakeEngine[DraftOrder, Draft]):
 
     model_name = "fake-small"
 
-    def write(self, flight: RunningOrder[DraftOrder, Draft], listener: Callable[[DraftText], None]) -> Draft:
+    def write(self, flight: RunningOrder[DraftOrder, Draft], listener: Listener) -> Draft:
         if "beyond" in flight.order.messages[-1].content:
             raise BeyondModel("json_schema: the fake edge keeps none")
         text, cached = "", self.cached_words(flight.order)
@@ -278,13 +304,12 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
     """Answers with the same words, every third in capitals: what the draft had otherwise is accepted."""
 
     model_name = "fake-large"
-    engine_name = "fake"
 
     def __init__(self, *, delay_s: float = 0.005, death: Death | None = None) -> None:
         super().__init__(delay_s=delay_s, death=death)
         self._verified = VerificationStatistics()
 
-    def write(self, flight: RunningOrder[AnswerOrder, CloudAnswer], listener: Callable[..., None]) -> CloudAnswer:
+    def write(self, flight: RunningOrder[AnswerOrder, CloudAnswer], listener: Listener) -> CloudAnswer:
         draft, text, accepted = flight.order.draft, "", 0
         cached = self.cached_words(flight.order)
         written = [word.upper() if place % 3 == 2 else word for place, word in enumerate(words(flight.order))]
@@ -330,9 +355,6 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
             verified=True,
             lossless=True,
         )
-
-    def cache_statistics(self) -> CacheStatistics:
-        return self.statistics()
 
     def verification_statistics(self) -> VerificationStatistics:
         return self._verified

@@ -68,7 +68,7 @@ def edge(settings: Settings, delay_s: float, death: Death | None) -> int:
         engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, early_escalation=False
     )
     jobs = mortal_jobs(assembly, work, death)
-    return assembly.run(jobs, settings.edge.max_in_flight, "fake", engine.statistics)
+    return assembly.run(jobs)
 
 
 def cloud(settings: Settings, delay_s: float, death: Death | None) -> int:
@@ -77,7 +77,7 @@ def cloud(settings: Settings, delay_s: float, death: Death | None) -> int:
     assembly = Assembly(settings, Tier.CLOUD, engine)
     work = Verifying(engine, assembly.store, assembly.in_flight, assembly.served)
     jobs = mortal_jobs(assembly, work, death)
-    return assembly.run(jobs, settings.cloud.max_in_flight, "fake", engine.statistics, engine.verification_statistics)
+    return assembly.run(jobs)
 
 
 def main() -> int:

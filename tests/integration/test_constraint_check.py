@@ -11,8 +11,9 @@ import pytest
 
 from schemas.requests import Sampling
 from tests.polling import until
-from workers.runtime.constraint_check import MAX_BYTES, ConstraintCheck, UnfitGrammar
+from workers.runtime.constraint_check import MAX_BYTES, ConstraintCheck, GrammarChecker, UnfitGrammar
 from workers.runtime.constraints import Vocabulary, lark_of
+from workers.runtime.failures import BeyondModel
 
 #: All bytes, 17,576 words of six letters, and an end: as many and as long as a small model's.
 WORDS = ["".join(letters).encode() * 2 for letters in product("abcdefghijklmnopqrstuvwxyz", repeat=3)]
@@ -139,3 +140,26 @@ def test_a_check_that_was_closed_has_no_child_and_makes_none():
     assert not child.is_running()
     with pytest.raises(UnfitGrammar):
         checking.check(lark({"grammar": 'root ::= "late"'}), OWNER)
+
+
+def test_a_models_checker_makes_its_tokenizer_once_and_names_the_option_that_it_refuses():
+    made = []
+
+    def make_tokenizer():
+        made.append(VOCABULARY.tokenizer())
+        return made[-1]
+
+    checker = GrammarChecker(make_tokenizer)
+    try:
+        assert checker.grammar_of(Sampling(), OWNER) is None
+        assert made == []
+        for options in GOOD[:2]:
+            assert checker.grammar_of(Sampling(**options), OWNER) == (lark(options), made[0])
+        for option in ("grammar", "json_schema"):
+            bad = next(options for options in BAD.values() if option in options)
+            with pytest.raises(BeyondModel, match=f"^{option}: "):
+                checker.grammar_of(Sampling(**bad), OWNER)
+        assert len(made) == 1
+    finally:
+        checker.close()
+    checker.close()

@@ -1,1 +1,1 @@
-"""The cloud tier: vLLM verifies drafts, or writes from nothing."""
+"""The cloud tier: the large model verifies drafts, or answers without one."""

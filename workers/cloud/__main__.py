@@ -9,34 +9,28 @@ from config.settings import InvalidSettings, read_settings
 from schemas.policy import Tier
 from workers.cloud.engines import build_engine
 from workers.cloud.verifying import Verifying
-from workers.runtime.cpu_priority import patience, step_back
+from workers.runtime.cpu_priority import lower_priority, patience
 from workers.runtime.job import JobRunner
 from workers.runtime.model_paths import cloud_model_path
 from workers.runtime.worker_process import Assembly
 
 
 def main() -> int:
-    """Run until told to stop. Answers the exit status."""
+    """Run until told to stop. Returns the exit status."""
     settings = read_settings()
     configure_logs(settings.log_level)
     check_tls(settings.redis)  # before the engine, which takes a while to start
-    step_back(settings.cloud.niceness)
+    lower_priority(settings.cloud.niceness)
     model_path = cloud_model_path(settings) if settings.cloud.engine == "vllm" else ""
     engine = build_engine(settings.cloud, model_path)
     engine.start()
-    # A remote server may take as long as its own time limit says, one that steps back as long as others let it wait.
+    # A remote server has its own time limit; a worker with lower priority may be kept waiting by other programs.
     is_remote = settings.cloud.engine == "openai"
     stall_s = math.inf if is_remote else settings.requests.stall_s * patience(settings.cloud.niceness)
     assembly = Assembly(settings, Tier.CLOUD, engine, stall_s=stall_s)
     verifying = Verifying(engine, assembly.store, assembly.in_flight, assembly.served)
     jobs = JobRunner(Tier.CLOUD, assembly.store, assembly.in_flight, verifying)
-    return assembly.run(
-        jobs,
-        settings.cloud.max_in_flight,
-        engine.engine_name,
-        engine.cache_statistics,
-        engine.verification_statistics,
-    )
+    return assembly.run(jobs)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The drafts of the requests that an engine is writing: where each answer stands, and what to propose next.
+"""The drafts of the requests that an engine is writing: how far each answer has got in its draft, what to propose next.
 
-Owns the state per request and ties alignment and policy together. Pure but for the clock that it is handed; runs
-inside the engine's worker process.
+Owns the state per request, and combines alignment, prompt lookup and proposal length. Pure: the clock is a parameter.
+Runs inside the engine's worker process.
 """
 
 from collections import OrderedDict
@@ -14,18 +14,21 @@ from workers.cloud.prompt_lookup import PromptLookup
 from workers.cloud.proposal_length import (
     UNKNOWN_PROBABILITY,
     AcceptanceTable,
-    Candidates,
     Trust,
-    candidates,
-    echo_candidates,
-    share_out,
+    draft_bin,
+    draft_survival,
+    lookup_bin,
+    lookup_survival,
+    proposal_lengths,
 )
 from workers.runtime.step_cost import StepCost
 
+#: Where a request's `extra_args` hold its packed `DraftHint`.
+HINT_KEY = "firstdraft_draft"
 #: Seconds that one more token costs, over seconds of an empty step, before anything was measured.
 PRIOR_COST_RATIO = 0.02
-#: Draft models about whose drafts something is kept in mind; a deployment has one or two at a time.
-MOST_MODELS = 32
+#: Draft models whose acceptance is remembered; a deployment has one or two at a time.
+MAX_MODELS = 32
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,13 @@ class DraftHint:
     token_ids: Sequence[int] = ()
     #: The edge's probability of each token; shorter than `token_ids` where it is not known.
     probabilities: Sequence[float] = ()
-    #: The model that wrote the draft: what is learned about the drafts of one says nothing of another's.
+    #: The model that wrote the draft: acceptance is learned for each model separately.
     model: str = ""
     rejoin: bool = True
     adapt: bool = True
     #: The most tokens proposed in one step.
     max_proposed: int = 0
-    #: Nothing is proposed from a token on whose probability at the edge was below this.
+    #: Proposals end before the first token whose probability at the edge was below this.
     min_edge_probability: float = 0.0
 
     def pack(self) -> dict[str, Any]:
@@ -55,18 +58,20 @@ class DraftHint:
 
 
 @dataclass
-class _InFlight:
+class _DraftState:
+    """One request's draft and the answer so far."""
+
     hint: DraftHint
     alignment: Alignment
-    echo: PromptLookup
+    lookup: PromptLookup
     table: AcceptanceTable
-    #: Where the answer will be cut: `max_tokens` or the context.
-    most_tokens: int
-    most_proposed: int
+    #: The most tokens that the answer can have: `max_tokens` or the context.
+    max_tokens: int
+    max_proposed: int
     trust: Trust = field(default_factory=Trust)
-    written: int = 0
-    #: The tokens that were proposed last because they had followed the last `matched` ones elsewhere.
-    echoed: Sequence[int] = ()
+    num_written: int = 0
+    #: The tokens proposed last if they came from prompt lookup, and how many tokens before them had matched.
+    looked_up: Sequence[int] = ()
     matched: int = 0
 
     def probability(self, index: int) -> float:
@@ -76,9 +81,14 @@ class _InFlight:
     @property
     def room(self) -> int:
         """Tokens that may be proposed: the step writes one beyond them, which must fit as well."""
-        return max(0, min(self.most_proposed, self.most_tokens - self.written - 1))
+        return max(0, min(self.max_proposed, self.max_tokens - self.num_written - 1))
 
-    def offered(self) -> range:
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether no accepted token yet confirms the position in the draft."""
+        return self.num_written > 0 and self.alignment.streak == 0
+
+    def next_draft_tokens(self) -> range:
         """Indices of the draft tokens that may be proposed now."""
         begin = self.alignment.continuation
         if begin is None:
@@ -89,25 +99,43 @@ class _InFlight:
                 return range(begin, index)
         return range(begin, end)
 
-    def phrase(self) -> tuple[list[int], int]:
-        """What may be proposed instead, where nothing confirms that the draft goes on, and how many tokens matched."""
-        if not (self.hint.token_ids and self.hint.rejoin and self.guess):
-            return [], 0
-        return self.echo.continuation(self.room)
+    def best_offer(self) -> "_Offer":
+        """The draft's next tokens, or those of prompt lookup where more of them can be expected to be accepted."""
+        span, unconfirmed = self.next_draft_tokens(), self.unconfirmed
+        probabilities = [self.probability(index) for index in span]
+        survival = draft_survival(probabilities, unconfirmed=unconfirmed, table=self.table, trust=self.trust)
+        draft = _Offer(self.hint.token_ids[span.start : span.stop], survival)
+        if not (self.hint.token_ids and self.hint.rejoin and unconfirmed):
+            return draft
+        tokens, matched = self.lookup.continuation(self.room)
+        looked_up = _Offer(tokens, lookup_survival(len(tokens), matched, self.table), matched)
+        return max(draft, looked_up, key=lambda offer: sum(offer.survival))
 
-    @property
-    def guess(self) -> bool:
-        """Whether nothing confirms yet that the draft goes on where it is thought to."""
-        return self.written > 0 and self.alignment.streak == 0
+    def advance(self, tokens: Sequence[int]) -> None:
+        for place, token in enumerate(tokens):
+            if place < len(self.looked_up):
+                self.table.learn(lookup_bin(self.matched + place), accepted=self.looked_up[place] == token)
+            index, unconfirmed = self.alignment.continuation, self.unconfirmed
+            self.alignment.advance(token)
+            self.lookup.advance(token)
+            self.num_written += 1
+            if index is None:
+                continue
+            accepted = self.hint.token_ids[index] == token
+            bin_index = draft_bin(self.probability(index), unconfirmed=unconfirmed)
+            self.trust.learn(self.table.expected(bin_index), accepted=accepted)
+            self.table.learn(bin_index, accepted=accepted)
+        self.looked_up = ()
 
 
 @dataclass(frozen=True)
 class _Offer:
-    """What one request could have verified: its tokens, and the chances that each and all before it are accepted."""
+    """Tokens that one request could have verified."""
 
     tokens: Sequence[int]
-    chances: Candidates
-    #: Tokens that matched elsewhere, if that is where these come from.
+    #: For each the chance that it and all before it are accepted.
+    survival: Sequence[float]
+    #: Tokens before them that matched, if they come from prompt lookup.
     matched: int = 0
 
 
@@ -115,10 +143,10 @@ class DraftsInFlight:
     """All requests of one engine by id."""
 
     def __init__(self) -> None:
-        self._requests: dict[str, _InFlight] = {}
+        self._requests: dict[str, _DraftState] = {}
         self._tables: OrderedDict[str, AcceptanceTable] = OrderedDict()
         self._cost = StepCost(PRIOR_COST_RATIO)
-        #: Rows and tokens of the step under way, and when it began; None where it cannot be told.
+        #: Requests and tokens of the step under way, and when it began; None where its time says nothing.
         self._step: tuple[frozenset[str], int, float] | None = None
 
     def __contains__(self, request_id: str) -> bool:
@@ -129,97 +157,54 @@ class DraftsInFlight:
         request_id: str,
         hint: DraftHint,
         *,
-        most_tokens: int,
-        most_proposed: int,
+        max_tokens: int,
+        max_proposed: int,
         prompt_tokens: Sequence[int] = (),
     ) -> None:
-        """Take up a request that has written nothing yet."""
+        """Add a request that has written nothing yet."""
         alignment = Alignment(hint.token_ids, rejoin=hint.rejoin)
-        most = min(most_proposed, hint.max_proposed) if hint.max_proposed else most_proposed
-        echo = PromptLookup(hint.token_ids, prompt_tokens if hint.token_ids and hint.rejoin else ())
-        table = self._table(hint.model)
-        self._requests[request_id] = _InFlight(hint, alignment, echo, table, most_tokens, most)
+        most = min(max_proposed, hint.max_proposed) if hint.max_proposed else max_proposed
+        lookup = PromptLookup(hint.token_ids, prompt_tokens if hint.token_ids and hint.rejoin else ())
+        self._requests[request_id] = _DraftState(hint, alignment, lookup, self._table(hint.model), max_tokens, most)
 
     def _table(self, model: str) -> AcceptanceTable:
-        """What was learned of this model's drafts; of those of `MOST_MODELS`, the ones seen last."""
+        """The model's table; the tables of the `MAX_MODELS` models used last are kept."""
         table = self._tables.setdefault(model, AcceptanceTable())
         self._tables.move_to_end(model)
-        if len(self._tables) > MOST_MODELS:
+        if len(self._tables) > MAX_MODELS:
             self._tables.popitem(last=False)
         return table
 
-    def written(self, request_id: str) -> int:
-        """Tokens of the answer that are accounted for."""
-        return self._requests[request_id].written
+    def num_written(self, request_id: str) -> int:
+        """The tokens of the answer that `advance` has taken."""
+        return self._requests[request_id].num_written
 
     def advance(self, request_id: str, tokens: Sequence[int]) -> None:
-        """The model wrote these tokens next."""
-        request = self._requests[request_id]
-        for place, token in enumerate(tokens):
-            if place < len(request.echoed):
-                request.table.learn_echo(request.matched + place, accepted=request.echoed[place] == token)
-            index, guess = request.alignment.continuation, request.guess
-            request.alignment.advance(token)
-            request.echo.advance(token)
-            request.written += 1
-            if index is None:
-                continue
-            accepted = request.hint.token_ids[index] == token
-            probability = request.probability(index)
-            request.trust.learn(request.table.expected(probability, guess=guess), accepted=accepted)
-            request.table.learn(probability, guess=guess, accepted=accepted)
-        request.echoed = ()
+        """Take the answer's next tokens."""
+        self._requests[request_id].advance(tokens)
 
     def propose(self, writing: Sequence[str], *, now_s: float, reads_prompts: bool = False) -> dict[str, list[int]]:
-        """Draft tokens to verify in the next step, for those of the requests that get any.
+        """Tokens to verify in the next step, by request; requests without any are left out.
 
-        `reads_prompts`: the engine also works on prompts, so that the time of a step says nothing about its tokens.
+        `reads_prompts`: the engine also reads prompts, so that the time of the step says nothing about its tokens.
         """
-        if reads_prompts:
-            self._step = None
-        self._time(writing, now_s)
-        offers = {request_id: self._offer(self._requests[request_id]) for request_id in writing}
-        counts = self._counts(offers)
-        self._step = (frozenset(writing), len(writing) + sum(counts.values()), now_s)
+        if self._step is not None and not reads_prompts:
+            rows, tokens, began_s = self._step
+            if writing and rows.issuperset(writing):
+                self._cost.observe(tokens, now_s - began_s)
+        offers = {request_id: self._requests[request_id].best_offer() for request_id in writing}
+        counts = proposal_lengths([offer.survival for offer in offers.values()], self._cost)
         proposed = {}
-        for request_id, offer in offers.items():
-            tokens = list(offer.tokens[: counts[request_id]])
+        for (request_id, offer), count in zip(offers.items(), counts, strict=True):
             request = self._requests[request_id]
-            request.echoed, request.matched = (tokens, offer.matched) if offer.matched else ((), 0)
-            if tokens:
-                proposed[request_id] = tokens
+            tokens_now = list(offer.tokens[:count] if request.hint.adapt else offer.tokens)
+            request.looked_up, request.matched = (tokens_now, offer.matched) if offer.matched else ((), 0)
+            if tokens_now:
+                proposed[request_id] = tokens_now
+        self._step = (frozenset(writing), len(writing) + sum(map(len, proposed.values())), now_s)
         return proposed
 
-    def _offer(self, request: _InFlight) -> _Offer:
-        """The draft's next tokens, or a repeated phrase where that promises more."""
-        span, guess = request.offered(), request.guess
-        probabilities = [request.probability(index) for index in span]
-        chances = candidates(probabilities, guess=guess, table=request.table, trust=request.trust)
-        draft = _Offer(request.hint.token_ids[span.start : span.stop], chances)
-        phrase, matched = request.phrase()
-        if not phrase:
-            return draft
-        echo = _Offer(phrase, echo_candidates(len(phrase), matched, request.table), matched)
-        return max(draft, echo, key=lambda offer: sum(offer.chances.survival))
-
     def forget_all_but(self, alive: Container[str]) -> None:
-        """Drop requests that the engine has finished."""
+        """Remove requests that the engine has finished."""
         for request_id in [known for known in self._requests if known not in alive]:
             del self._requests[request_id]
-
-    def _time(self, writing: Sequence[str], now_s: float) -> None:
-        """Learn from the step that has just ended, if nothing but its own tokens was in it."""
-        if self._step is None:
-            return
-        rows, tokens, began_s = self._step
-        if rows.issuperset(writing) and writing:
-            self._cost.observe(tokens, now_s - began_s)
-
-    def _counts(self, offers: dict[str, _Offer]) -> dict[str, int]:
-        if not any(offer.tokens for offer in offers.values()):
-            return dict.fromkeys(offers, 0)
-        counts = share_out([offer.chances for offer in offers.values()], self._cost)
-        return {
-            request_id: counts[row] if self._requests[request_id].hint.adapt else len(offer.tokens)
-            for row, (request_id, offer) in enumerate(offers.items())
-        }

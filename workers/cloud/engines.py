@@ -1,7 +1,7 @@
 """Which cloud engine there is: the one place that knows both."""
 
 from config.settings import CloudSettings
-from workers.cloud.cloud_engine import CloudEngine
+from workers.cloud.answer_order import CloudEngine
 
 
 def build_engine(settings: CloudSettings, model_path: str) -> CloudEngine:

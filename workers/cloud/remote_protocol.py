@@ -4,80 +4,77 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from schemas.requests import Sampling
 from schemas.results import DraftStatistics, FailureKind, FinishReason, RivalLogprob, TokenBytes, TokenLogprob
-from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer, Listener
+from workers.cloud.answer_order import AnswerOrder, CloudAnswer
 from workers.cloud.text_events import TextEvents
+from workers.runtime.engine import Listener
 from workers.runtime.failures import RequestRefused
 from workers.runtime.logprob_joining import DoesNotJoin, joined
 
 log = logging.getLogger(__name__)
 
-#: What a token id is where the protocol tells none.
+#: The token id where the protocol has none.
 UNKNOWN_TOKEN_ID = -1
-#: Options that are no part of OpenAI's own protocol and are sent only where they are asked for; vLLM knows them.
+#: Options that are not in OpenAI's own protocol and are sent only if the request sets them; vLLM knows them.
 EXTENSIONS = ("top_k", "repetition_penalty")
-#: Characters of a server's complaint that are passed on.
-COMPLAINT_CHARS = 300
-#: The most tokens that a server's counts may tell of: more than any context, and few enough to be allocated.
+#: How much of a server's error message is passed on, in characters.
+MAX_COMPLAINT_CHARS = 300
+#: The largest count of tokens accepted from a server: more than any context, and few enough to be allocated.
 MAX_COUNT = 1 << 24
+#: Statuses that say that the request is at fault. A tuple, since what a server sends as a code may be unhashable.
+REFUSING_STATUSES = (400, 422)
 #: The prefix of a line of data in an event stream.
 DATA = "data:"
+#: OpenAI's finish reasons as ours.
+FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
-
-#: What servers leave out they also send as null.
-NullAsNothing = BeforeValidator(lambda value: () if value is None else value)
+#: Servers send null for what they could leave out.
+NullAsEmpty = BeforeValidator(lambda value: () if value is None else value)
 #: A server's count of tokens.
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
-class _Told(BaseModel):
-    """A part of a chunk. What is not named here is ignored; errors do not repeat their input."""
+class _Part(BaseModel):
+    """A part of a chunk. Fields that are not named here are ignored; errors do not repeat their input."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
 
-class _Rival(_Told):
+class _Rival(_Part):
     token: str
     logprob: float
     #: A token may be a part of a character; many servers leave this out.
     bytes: TokenBytes | None = None
 
+    def fields(self) -> dict[str, Any]:
+        """Those of a `RivalLogprob`."""
+        raw = tuple(self.token.encode()) if self.bytes is None else self.bytes
+        return {"token": self.token, "bytes": raw, "token_id": UNKNOWN_TOKEN_ID, "logprob": self.logprob}
+
 
 class _Token(_Rival):
-    top_logprobs: Annotated[tuple[_Rival, ...], NullAsNothing] = ()
+    top_logprobs: Annotated[tuple[_Rival, ...], NullAsEmpty] = ()
 
 
-class _Logprobs(_Told):
-    content: Annotated[tuple[_Token, ...], NullAsNothing] = ()
-
-
-class _Delta(_Told):
-    content: str | None = None
-
-
-class _Choice(_Told):
-    delta: _Delta | None = None
+class _Choice(_Part):
+    content: str | None = Field(None, validation_alias=AliasPath("delta", "content"))
     finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
+    logprobs: Annotated[tuple[_Token, ...], NullAsEmpty] = Field((), validation_alias=AliasPath("logprobs", "content"))
 
 
-class _PromptDetails(_Told):
-    cached_tokens: Count | None = None
-
-
-class _Usage(_Told):
+class _Usage(_Part):
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
-    prompt_tokens_details: _PromptDetails | None = None
+    cached_tokens: Count | None = Field(None, validation_alias=AliasPath("prompt_tokens_details", "cached_tokens"))
 
 
-class Chunk(_Told):
-    """One chunk of a streamed chat completion, as far as it matters here."""
+class Chunk(_Part):
+    """One chunk of a streamed chat completion, as far as it is used here."""
 
-    choices: Annotated[tuple[_Choice, ...], NullAsNothing] = ()
+    choices: Annotated[tuple[_Choice, ...], NullAsEmpty] = ()
     usage: _Usage | None = None
     error: Any = None
 
@@ -116,8 +113,8 @@ def request_body(order: AnswerOrder, model: str, *, salt: str | None) -> dict[st
     return body
 
 
-async def pieces(lines: AsyncIterator[str]) -> AsyncIterator[Chunk]:
-    """The chunks of an event stream. Raises `RequestRefused` for an error, and for what is no chunk."""
+async def chunks(lines: AsyncIterator[str]) -> AsyncIterator[Chunk]:
+    """The chunks of an event stream. Raises `RequestRefused` for an error, and for data that is not a chunk."""
     async for line in lines:
         data = line.removeprefix(DATA).strip()
         if not line.startswith(DATA) or data == "[DONE]":
@@ -129,24 +126,28 @@ async def pieces(lines: AsyncIterator[str]) -> AsyncIterator[Chunk]:
             reason = f"the cloud server sent what is no chunk of an answer ({field}: {error.errors()[0]['msg']})"
             raise RequestRefused(FailureKind.ENGINE_ERROR, reason) from error
         if chunk.error:
-            said = str(chunk.error)[:COMPLAINT_CHARS]
-            raise RequestRefused(FailureKind.ENGINE_ERROR, f"the cloud server ended the answer: {said}")
+            raise _stream_failure(chunk.error)
         yield chunk
 
 
+def _stream_failure(error: Any) -> RequestRefused:
+    """What an error in the stream means: vLLM refuses some options so, with the status that it would have had."""
+    if isinstance(error, dict) and error.get("code") in REFUSING_STATUSES:
+        return refusal(error["code"], str(error.get("message")))
+    complaint = str(error)[:MAX_COMPLAINT_CHARS]
+    return RequestRefused(FailureKind.ENGINE_ERROR, f"the cloud server ended the answer: {complaint}")
+
+
 def refusal(status: int, complaint: str) -> RequestRefused:
-    """What a status that will not pass by waiting means for the request."""
-    said = complaint[:COMPLAINT_CHARS]
+    """The failure that a status means for the request, where trying again would not help."""
+    kind, what = FailureKind.ENGINE_ERROR, f"answered {status}"
     if status == 400 and "context length" in complaint:
-        return RequestRefused(FailureKind.PROMPT_TOO_LONG, f"the cloud server refused the prompt: {said}")
-    if status in {400, 422} and "cache_salt" in complaint:
-        advice = "for a server that takes no cache_salt, set cloud.openai.cache_salt: false"
-        return RequestRefused(
-            FailureKind.UNSUPPORTED_OPTION, f"the cloud server refused the request ({advice}): {said}"
-        )
-    if status in {400, 422}:
-        return RequestRefused(FailureKind.UNSUPPORTED_OPTION, f"the cloud server refused the request: {said}")
-    return RequestRefused(FailureKind.ENGINE_ERROR, f"the cloud server answered {status}: {said}")
+        kind, what = FailureKind.PROMPT_TOO_LONG, "refused the prompt"
+    elif status in REFUSING_STATUSES:
+        kind, what = FailureKind.UNSUPPORTED_OPTION, "refused the request"
+        if "cache_salt" in complaint:
+            what += " (for a server that takes no cache_salt, set cloud.openai.cache_salt: false)"
+    return RequestRefused(kind, f"the cloud server {what}: {complaint[:MAX_COMPLAINT_CHARS]}")
 
 
 class Reply:
@@ -154,72 +155,55 @@ class Reply:
 
     def __init__(self, listener: Listener | None) -> None:
         self._listener = listener
-        self._narration = TextEvents(has_draft=False)
+        self._events = TextEvents(has_draft=False)
         self._text = ""
         self._logprobs: list[TokenLogprob] = []
         self._finish_reason: str | None = None
-        self._prompt_tokens = 0
-        self._completion_tokens: int | None = None
-        self._chunks = 0
-        #: Prompt tokens that the server's cache spared, where it says so.
-        self.cached_tokens = 0
+        self._usage = _Usage()
+        self._num_pieces = 0
 
     @property
-    def written(self) -> int:
-        """Tokens so far: the server's count at the end, until then one a piece of text."""
-        return self._chunks if self._completion_tokens is None else self._completion_tokens
+    def num_tokens(self) -> int:
+        """Tokens so far: the server's count at the end; until then each piece of text counts as one."""
+        counted = self._usage.completion_tokens
+        return self._num_pieces if counted is None else counted
 
     def take(self, chunk: Chunk) -> None:
-        """The next chunk of the stream."""
+        """Take the next chunk of the stream."""
         for choice in chunk.choices:
-            self._hear(choice.delta.content or "" if choice.delta else "")
+            self._add(choice.content or "")
             self._finish_reason = choice.finish_reason or self._finish_reason
-            if choice.logprobs is not None:
-                self._logprobs += map(_logprob, choice.logprobs.content)
-        if usage := chunk.usage:
-            self._prompt_tokens = usage.prompt_tokens or 0
-            self._completion_tokens = usage.completion_tokens
-            self.cached_tokens = (usage.prompt_tokens_details or _PromptDetails()).cached_tokens or 0
+            for token in choice.logprobs:
+                top = tuple(RivalLogprob(**rival.fields()) for rival in token.top_logprobs)
+                self._logprobs.append(TokenLogprob(**token.fields(), top=top))
+        self._usage = chunk.usage or self._usage
 
-    def _hear(self, text: str) -> None:
-        self._chunks += bool(text)
+    def _add(self, text: str) -> None:
+        self._num_pieces += bool(text)
         self._text += text
         if self._listener:
-            for piece in self._narration.tell(text):
-                self._listener(piece)
+            for event in self._events.of(text):
+                self._listener(event)
 
     def answer(self, draft: DraftStatistics | None) -> CloudAnswer:
-        """The whole. The protocol tells no token ids: there are as many unknown ones as tokens."""
-        reasons = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
-        if self._finish_reason not in reasons:
-            raise RequestRefused(
-                FailureKind.ENGINE_ERROR, f"the cloud server ended the answer with {self._finish_reason!r}"
-            )
+        """The whole answer. The protocol has no token ids: there are as many unknown ones as tokens."""
+        if self._finish_reason not in FINISH_REASONS:
+            reason = f"the cloud server ended the answer with {self._finish_reason!r}"
+            raise RequestRefused(FailureKind.ENGINE_ERROR, reason)
         return CloudAnswer(
             text=self._text,
-            token_ids=(UNKNOWN_TOKEN_ID,) * self.written,
-            finish_reason=reasons[self._finish_reason],
-            prompt_tokens=self._prompt_tokens,
-            cached_tokens=self.cached_tokens,
+            token_ids=(UNKNOWN_TOKEN_ID,) * self.num_tokens,
+            finish_reason=FINISH_REASONS[self._finish_reason],
+            prompt_tokens=self._usage.prompt_tokens or 0,
+            cached_tokens=self._usage.cached_tokens or 0,
             draft=draft,
             logprobs=self._joined_logprobs(),
         )
 
     def _joined_logprobs(self) -> tuple[TokenLogprob, ...]:
-        """Those of the tokens with a part in the text; none where the server's do not join to its own text."""
+        """Those of tokens that are part of the text; none where they do not fit the server's own text."""
         try:
             return joined(self._logprobs, self._text)
         except DoesNotJoin as reason:
             log.warning("remote_logprobs_left_out entries=%d reason=%r", len(self._logprobs), str(reason))
             return ()
-
-
-def _logprob(entry: _Token) -> TokenLogprob:
-    own = _told(entry)
-    top = tuple(map(_told, entry.top_logprobs))
-    return TokenLogprob(token=own.token, bytes=own.bytes, token_id=own.token_id, logprob=own.logprob, top=top)
-
-
-def _told(entry: _Rival) -> RivalLogprob:
-    raw = tuple(entry.token.encode()) if entry.bytes is None else entry.bytes
-    return RivalLogprob(token=entry.token, bytes=raw, token_id=UNKNOWN_TOKEN_ID, logprob=entry.logprob)

@@ -1,7 +1,7 @@
 """What a token adds to a text, in bytes, read off the vocabulary's own spelling of it (`Ġthe`, `▁the`, `<0xE2>`).
 
-An engine's decoded token is a string, in which a part of a character is U+FFFD; this keeps its bytes. Pure: a
-tokenizer says how it spells by the state of its decoder, as Hugging Face's `tokenizer.json` has it.
+An engine's decoded token is a string, in which a part of a character is U+FFFD; this keeps its bytes. Pure: how a
+vocabulary spells its tokens is read from the state of its decoder, as Hugging Face's `tokenizer.json` has it.
 """
 
 import re
@@ -11,8 +11,8 @@ from typing import Any
 
 #: How a vocabulary with byte fallback spells a byte that has no token of its own.
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-#: Code points from here on stand for the bytes that have no printable character of their own (GPT-2's rule).
-FIRST_STAND_IN = 256
+#: Code points from here on represent the bytes that have no printable character of their own (GPT-2's rule).
+FIRST_SUBSTITUTE = 256
 
 
 def _printable() -> Iterator[int]:
@@ -24,10 +24,10 @@ def _printable() -> Iterator[int]:
 def _byte_of_character() -> dict[str, int]:
     table = {chr(byte): byte for byte in _printable()}
     others = (byte for byte in range(256) if chr(byte) not in table)
-    return table | {chr(FIRST_STAND_IN + place): byte for place, byte in enumerate(others)}
+    return table | {chr(FIRST_SUBSTITUTE + place): byte for place, byte in enumerate(others)}
 
 
-#: Which byte a character of a byte-level spelling stands for.
+#: The byte that each character of a byte-level spelling represents.
 BYTE_OF_CHARACTER = _byte_of_character()
 
 
@@ -35,16 +35,16 @@ BYTE_OF_CHARACTER = _byte_of_character()
 class Spelling:
     """How a vocabulary spells its tokens."""
 
-    #: Each character stands for a byte.
+    #: Each character represents a byte.
     byte_level: bool = False
-    #: `<0xE2>` is a byte.
+    #: `<0xE2>` represents a byte.
     byte_fallback: bool = False
-    #: What stands for what, in order: `▁` for a space.
+    #: Replacements in order: `▁` becomes a space.
     replaced: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of_decoder(cls, state: Mapping[str, Any]) -> "Spelling":
-        """From a decoder of `tokenizer.json`. What it does to a text beyond its tokens' own (`Strip`) is left out."""
+        """From a decoder of `tokenizer.json`. What it does to the whole text (`Strip`) is left out."""
         steps = state.get("decoders", ()) if state.get("type") == "Sequence" else (state,)
         kinds = {step.get("type") for step in steps}
         replaced = []
@@ -56,13 +56,13 @@ class Spelling:
         return cls("ByteLevel" in kinds, "ByteFallback" in kinds, tuple(replaced))
 
     def bytes_of(self, token: str) -> bytes:
-        """The bytes of a token, given as the vocabulary spells it. Control tokens are the caller's business."""
+        """The bytes of a token, given as the vocabulary spells it. The caller handles control tokens."""
         if self.byte_level:
-            known = [BYTE_OF_CHARACTER.get(character) for character in token]
-            # An added token is spelled as it is read, which shows where one of its characters stands for no byte.
-            return token.encode() if None in known else bytes(byte for byte in known if byte is not None)
+            if BYTE_OF_CHARACTER.keys() >= set(token):
+                return bytes(BYTE_OF_CHARACTER[character] for character in token)
+            return token.encode()  # an added token, which is spelled as it is read
         if self.byte_fallback and (byte := BYTE_TOKEN.fullmatch(token)):
             return bytes.fromhex(byte[1])
-        for spelled, meant in self.replaced:
-            token = token.replace(spelled, meant)
+        for old, new in self.replaced:
+            token = token.replace(old, new)
         return token.encode()

@@ -1,4 +1,4 @@
-"""The cloud's job: verify the draft, or write from nothing where the policy says so."""
+"""The cloud's job: verify the draft, or write without one where the policy says so."""
 
 import logging
 from concurrent.futures import Future
@@ -8,7 +8,7 @@ from broker.request_store import RequestStore
 from schemas.drafts import Draft
 from schemas.policy import Tier
 from schemas.results import DraftStatistics, Models, Result, Timings, Usage
-from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer, CloudEngine
+from workers.cloud.answer_order import AnswerOrder, CloudAnswer, CloudEngine
 from workers.runtime.in_flight import InFlight
 from workers.runtime.prefix_ledger import Served
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Verifying:
-    """What the cloud puts into a `Stage`."""
+    """The cloud's `Work`."""
 
     def __init__(self, engine: CloudEngine, store: RequestStore, in_flight: InFlight, served: Served) -> None:
         self._engine = engine
@@ -25,7 +25,7 @@ class Verifying:
         self._served = served
 
     def submit(self, taken: LeasedRequest) -> "Future[CloudAnswer]":
-        """Hand the request to the engine; the text that stands is published as it comes."""
+        """Hand the request to the engine; its text is published as it is written."""
         request, lease = taken.request, taken.lease
         order = AnswerOrder(
             request_id=lease.work_id,
@@ -39,7 +39,7 @@ class Verifying:
         return self._engine.submit(order, lambda text: self._in_flight.publish(lease, text))
 
     def conclude(self, taken: LeasedRequest, answer: CloudAnswer, verifying_s: float) -> bool:
-        """Commit the answer. False where the hold was lost."""
+        """Commit the answer. False where the lease was lost."""
         lease = taken.lease
         result = _result(taken, answer, verifying_s, self._engine.model_name)
         statistics = result.draft or DraftStatistics()
@@ -53,7 +53,7 @@ class Verifying:
         return self._store.succeed(lease, result, self._in_flight.unpublished(lease))
 
     def publish(self, taken: LeasedRequest, answer: CloudAnswer) -> None:
-        """Have the prefix index told what the engine's cache holds now."""
+        """Report the conversation to the prefix index."""
         self._served(taken.request, answer.text)
 
 
@@ -88,10 +88,10 @@ def _result(taken: LeasedRequest, answer: CloudAnswer, verifying_s: float, model
 
 
 def _draft_statistics(draft: Draft | None, answer: CloudAnswer) -> DraftStatistics | None:
-    """The engine's own, with what only the draft knows; None where nothing was drafted."""
+    """The engine's, with what only the draft knows; None where nothing was drafted."""
     if draft is None:
         return None
-    if answer.draft is None:
-        unverified = DraftStatistics(drafted_tokens=len(draft.token_ids), rewritten_tokens=len(answer.token_ids))
-        return unverified.model_copy(update={"escalated_early": draft.escalated_early})
-    return answer.draft.model_copy(update={"escalated_early": draft.escalated_early})
+    statistics = answer.draft or DraftStatistics(
+        drafted_tokens=len(draft.token_ids), rewritten_tokens=len(answer.token_ids)
+    )
+    return statistics.model_copy(update={"escalated_early": draft.escalated_early})

@@ -26,7 +26,7 @@ def main() -> int:
         engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, early_escalation=early
     )
     jobs = JobRunner(Tier.EDGE, assembly.store, assembly.in_flight, drafting)
-    return assembly.run(jobs, settings.edge.max_in_flight, "llama.cpp", engine.statistics)
+    return assembly.run(jobs)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ HEADROOM_TOKENS = 16
 
 
 class EdgeEngine:
-    """One model on one thread. Raises `UnusableModel` if the file cannot serve."""
+    """See `Engine`: one model on one thread. Raises `UnusableModel` if the file cannot serve."""
+
+    engine_name = "llama.cpp"
 
     def __init__(self, settings: EdgeSettings, model_path: Path) -> None:
         self._settings = settings
@@ -128,13 +130,16 @@ class EdgeEngine:
         sequence = self._sequences.get(request_id)
         return 0 if sequence is None else sequence.computed
 
-    def statistics(self) -> CacheStatistics:
+    def cache_statistics(self) -> CacheStatistics:
         """The prefix cache as of now."""
         return self._cache.statistics()
 
+    def verification_statistics(self) -> None:
+        """No draft is verified here."""
+
     @property
-    def prefix_holder(self) -> Self | None:
-        """Who says what the prefix cache holds; None where there is none."""
+    def cached_prefixes(self) -> Self | None:
+        """The prefix cache; None where it is off, or the model shares no prefixes."""
         return self if self._settings.kv_cache.enabled and self._model.shares_prefixes else None
 
     def prompt_of(self, messages: Sequence[Message]) -> list[int]:

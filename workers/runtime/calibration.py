@@ -1,7 +1,7 @@
-"""Which models the default confidence threshold was measured with, and whether a worker's is one of them. Pure.
+"""Which models the default confidence threshold was calibrated with, and whether a worker's is one of them. Pure.
 
-What a confidence says differs from model to model, so that a threshold means nothing for models with which nobody has
-measured it: such a worker says so when it starts.
+Confidence differs from model to model, so that a threshold means nothing for models that it was not measured with: a
+worker with such a model logs a warning when it starts.
 """
 
 import re
@@ -13,7 +13,7 @@ MEASURED_WITH = {Tier.EDGE: "Qwen2.5-Coder-0.5B-Instruct", Tier.CLOUD: "Qwen2.5-
 
 
 def is_measured(tier: Tier, model_name: str) -> bool:
-    """Whether the tier's model, by whatever spelling of its name, is the one that was measured."""
+    """Whether the tier's model is the one that was measured; case and punctuation of its name do not matter."""
     return _bare(MEASURED_WITH[tier]) in _bare(model_name)
 
 

@@ -1,11 +1,11 @@
-"""The form that an answer must have, as both tiers' engines read it: one grammar for llguidance.
+"""Constrained answers on both tiers: one grammar for llguidance, made from a request's `grammar` or `json_schema`.
 
-Owns how a request's `grammar` or `json_schema` becomes that grammar, and a vocabulary as llguidance takes it. Whether
-an engine can bear the grammar is `constraint_check`'s business.
+Owns that conversion, and a vocabulary in the form that llguidance takes. `constraint_check` finds out whether an
+engine can bear a grammar.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,24 +13,26 @@ from llguidance import LLParserLimits, LLTokenizer
 
 from schemas.gbnf import HEADER, as_lark
 from schemas.json_schema import closed
+from schemas.policy import Tier
 from schemas.requests import Sampling
+from workers.runtime.failures import BeyondModel
 
-#: States that one answer's lexer may have, of 1 to 2 kB each; a request must not take the memory of many.
+#: States that one answer's lexer may have, of 1 to 2 kB each: a limit on the memory of one request.
 MAX_LEXER_STATES = 50_000
-#: Characters of llguidance's complaint that are passed on: it repeats the grammar.
+#: Characters of llguidance's error message that are passed on: it repeats the grammar.
 MAX_REASON_CHARS = 300
-#: The key under which a schema can tell llguidance how to read it. A request's own would be silently obeyed, also
-#: where it asks for what is no JSON, or for keywords to be ignored: it is always overwritten.
+#: The key under which a schema can configure llguidance. It is always overwritten: a request's own could allow output
+#: that is not JSON, or make llguidance ignore keywords.
 GUIDANCE_KEY = "x-guidance"
-#: JSON on one line, at most a space behind a comma or colon: where any white space may stand, small models write
-#: nothing else until their answer is full.
+#: JSON on one line, with at most a space behind a comma or colon: where any white space is allowed, small models write
+#: nothing else up to the length limit.
 ON_ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
 
 def lark_of(sampling: Sampling) -> str | None:
-    """The grammar in llguidance's dialect of Lark; None where any text will do. Raises `ValueError` for no GBNF.
+    """The grammar in llguidance's dialect of Lark; None without constraint. Raises `ValueError` for invalid GBNF.
 
-    vLLM takes it as a `grammar` too, so that both tiers compile the same text and a draft keeps the cloud's form.
+    vLLM takes it as a `grammar` too: both tiers compile the same text, so that a draft satisfies the cloud's grammar.
     """
     if sampling.json_schema is not None:
         schema = json.dumps({**closed(sampling.json_schema), GUIDANCE_KEY: ON_ONE_LINE})
@@ -39,8 +41,15 @@ def lark_of(sampling: Sampling) -> str | None:
 
 
 def limits() -> LLParserLimits:
-    """What one grammar may cost; llguidance's own limits but for memory."""
+    """What one grammar may cost: llguidance's own limits, except for memory."""
     return LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+
+
+def check_biases(biases: Mapping[int, float], num_tokens: int, tier: Tier) -> None:
+    """Raise `BeyondModel` for a bias on a token that the tier's model does not have."""
+    unknown = [token for token in biases if not 0 <= token < num_tokens]
+    if unknown:
+        raise BeyondModel(f"logit_bias: the {tier} model has no token {unknown[0]}; its ids are below {num_tokens}")
 
 
 @dataclass(frozen=True)
@@ -49,14 +58,14 @@ class Vocabulary:
 
     #: The bytes of each, in the order of ids; those of a control token are its name.
     tokens: Sequence[bytes]
-    #: Control tokens, which no answer's text may lease.
+    #: Control tokens, which are never part of an answer's text.
     special: Sequence[int]
     #: Tokens that end an answer, at least one.
     ends: Sequence[int]
 
     @classmethod
     def of(cls, tokenizer: LLTokenizer) -> Self:
-        """The vocabulary of a tokenizer that was made otherwise."""
+        """The vocabulary of an existing tokenizer."""
         ids = range(tokenizer.vocab_size)
         return cls(
             tokens=[tokenizer.decode_bytes([token]) for token in ids],
@@ -65,12 +74,12 @@ class Vocabulary:
         )
 
     def tokenizer(self) -> LLTokenizer:
-        """For llguidance; costs a tenth of a second or more."""
-        return LLTokenizer(_Tokens(self), eos_token=list(self.ends))  # type: ignore[arg-type] # looks like its own
+        """A tokenizer for llguidance; takes a tenth of a second or more to build."""
+        return LLTokenizer(_Tokens(self), eos_token=list(self.ends))  # type: ignore[arg-type] # duck-typed
 
 
 class _Tokens:
-    """What llguidance asks of a tokenizer. It never has to cut text exactly as the model's own does."""
+    """The interface that llguidance expects. Text is cut into single bytes, which llguidance accepts."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -88,19 +97,13 @@ class _Tokens:
         return [self._of_byte.get(byte, self.eos_token_id) for byte in raw]
 
 
-def reason_of(complaint: str) -> str:
-    """What of llguidance's complaint a user can read: its first line, cut."""
-    return complaint.strip().partition("\n")[0][:MAX_REASON_CHARS]
+def reason_of(message: str) -> str:
+    """The part of llguidance's error message that helps a user: its first line, shortened."""
+    return message.strip().partition("\n")[0][:MAX_REASON_CHARS]
 
 
 def some_token(mask: bytes, start: int) -> int | None:
-    """The first permitted token at or after `start`, or else from the beginning; None where there is none."""
+    """The first permitted token at or after `start`, or else the first of all; None where there is none."""
     bits = int.from_bytes(mask, "little")
-    rest = bits >> start
-    if rest:
-        return start + _lowest(rest)
-    return _lowest(bits) if bits else None
-
-
-def _lowest(bits: int) -> int:
-    return (bits & -bits).bit_length() - 1
+    lowest = (bits >> start << start) or bits
+    return (lowest & -lowest).bit_length() - 1 if lowest else None

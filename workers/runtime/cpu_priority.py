@@ -1,4 +1,4 @@
-"""Stepping back for other programs on the same processors."""
+"""Lowers the CPU priority of this process, so that other programs on the machine come first."""
 
 import logging
 import os
@@ -6,20 +6,20 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-#: Where Linux keeps the niceness of a session's group. Where it makes such groups, a process's own niceness only counts
-#: against others of its session.
+#: Where Linux keeps the niceness of a session's group. With such groups, a process's own niceness only counts within
+#: its session.
 GROUP = Path("/proc/self/autogroup")
-#: What one step of niceness makes of a process's weight: Linux divides it by this.
+#: Linux divides a process's weight by this for each step of niceness.
 WEIGHT_STEP = 1.25
 
 
 def patience(niceness: int) -> float:
-    """How many times longer the same work may take where others leave as little time as they can."""
+    """How many times longer the same work may take while other programs use all the time that they can get."""
     return WEIGHT_STEP**niceness
 
 
-def step_back(niceness: int) -> None:
-    """Let this process, its session and whatever it starts be run less than others. 0 changes nothing."""
+def lower_priority(niceness: int) -> None:
+    """Lower the priority of this process, its session and whatever it starts. 0 changes nothing."""
     if not niceness:
         return
     os.nice(niceness)

@@ -2,15 +2,15 @@
 
 RequestRefused            this request can never succeed here; it fails for good, with `kind` and message
   BeyondModel             this model cannot do what an option asks; another tier's may
-RequestCancelled          nobody wants the answer any more; nothing is published
-EngineDied                the engine cannot go on; the worker ends, and what it held is taken over by others
+RequestCancelled          the answer is no longer wanted; nothing is published
+EngineDied                the engine cannot go on; the worker ends, and other workers take over its requests
 """
 
 from schemas.results import FailureKind
 
 
 class RequestRefused(Exception):
-    """No try at this request can be answered by this model."""
+    """The model can never answer the request."""
 
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
@@ -29,4 +29,4 @@ class RequestCancelled(Exception):
 
 
 class EngineDied(Exception):
-    """The engine cannot serve any request any more."""
+    """The engine can no longer serve any request."""

@@ -1,7 +1,7 @@
-"""Log-probabilities that join to the answer's text: the bytes of their tokens in a row are the text in UTF-8.
+"""Log-probabilities that match the answer's text: the bytes of their tokens, concatenated, are the text in UTF-8.
 
-Owns what is left out (the end-of-text token, the tokens of a stop string, half a character at the end, which the text
-does not have either) and what is cut (a token of which a stop string begins in the middle). Pure; knows no vocabulary.
+Owns what is left out, since the text does not have it either (the end-of-text token, the tokens of a stop string, half
+a character at the end), and what is cut (a token in whose middle a stop string begins). Pure; knows no vocabulary.
 """
 
 import codecs
@@ -11,31 +11,30 @@ from schemas.results import TokenLogprob
 
 
 class DoesNotJoin(Exception):
-    """The text is not what the tokens' bytes begin with."""
+    """The tokens' bytes do not begin with the text."""
 
 
 def joined(entries: Sequence[TokenLogprob], text: str) -> tuple[TokenLogprob, ...]:
-    """The entries with a part in the text, each with the bytes of it that stand there.
+    """The entries whose tokens are part of the text, each with the bytes of it that the text has.
 
-    `entries` are those of all tokens that were written, in order, with all of their bytes. Bytes that are no UTF-8
-    count as the U+FFFD that a text has in their place. No entries stay none. Raises `DoesNotJoin`.
+    `entries` are those of all tokens that were written, in order, with all of their bytes. Bytes that are not UTF-8
+    count as the U+FFFD that a text has in their place. Raises `DoesNotJoin`, but not for an empty list.
     """
     if not entries:
         return ()
-    left = _num_bytes([bytes(entry.bytes) for entry in entries], text)
-    standing = []
+    num_left = _num_bytes([bytes(entry.bytes) for entry in entries], text)
+    kept = []
     for entry in entries:
-        stands, left = entry.bytes[:left], left - min(left, len(entry.bytes))
-        if len(stands) == len(entry.bytes) > 0:
-            standing.append(entry)
-        elif stands:
-            part = {"bytes": stands, "token": bytes(stands).decode(errors="replace")}
-            standing.append(entry.model_copy(update=part))
-    return tuple(standing)
+        part, num_left = entry.bytes[:num_left], num_left - min(num_left, len(entry.bytes))
+        if len(part) == len(entry.bytes) > 0:
+            kept.append(entry)
+        elif part:
+            kept.append(entry.model_copy(update={"bytes": part, "token": bytes(part).decode(errors="replace")}))
+    return tuple(kept)
 
 
 def _num_bytes(pieces: Sequence[bytes], text: str) -> int:
-    """How many of the bytes, taken in a row, make the text."""
+    """How many bytes of the concatenated pieces make up the text."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     place, num_decoded, begun = 0, 0, b""
     for piece in pieces:
@@ -52,12 +51,12 @@ def _num_bytes(pieces: Sequence[bytes], text: str) -> int:
         begun = decoder.getstate()[0]
         num_decoded -= len(begun)
     if place < len(text):
-        raise DoesNotJoin(f"of an answer of {len(text)} characters {place} are what its tokens say")
+        raise DoesNotJoin(f"only {place} of the answer's {len(text)} characters match its tokens")
     return num_decoded
 
 
 def _length(raw: bytes, num_characters: int) -> int:
-    """How many of the bytes make the first so many characters, of which there are enough."""
+    """How many of the bytes make up the first `num_characters` characters. There must be as many."""
     length = 0
     while num_characters:
         try:

@@ -1,6 +1,6 @@
-"""Where the models are: a name of a prepared one, or the user's own path, to what an engine can load. Pure look-ups.
+"""From a model's name in the settings to the path that an engine can load.
 
-Preparing them is `firstdraft models prepare` (firstdraft/local/model_store.py).
+`firstdraft models prepare` prepares models (firstdraft/local/model_store.py).
 """
 
 import re
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from config.settings import InvalidSettings, Settings, cache_folder
 
-#: The names of prepared models. `demo-Nx` is the cloud's demo model at N times the cost per token.
+#: The name of the prepared models. `demo-Nx` is the cloud's with the same answers at N times the cost per token.
 DEMO = "demo"
-#: The folder of exported cloud models. Its number rises when the export changes, so that models are made anew.
+#: The folder of exported cloud models. Its number rises when the export changes, so that models are exported again.
 CLOUD_FOLDER = "cloud-2"
 _SCALED = re.compile(r"demo-([2-9]|[1-9][0-9])x")
 #: A name on a model hub: owner/model.

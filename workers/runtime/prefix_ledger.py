@@ -1,75 +1,56 @@
-"""Which blocks of the prompts that it served a worker can still say it holds.
+"""Which blocks of the conversations that a worker has served are still in its engine's prefix cache.
 
-Owns the account of what was published: prompts by their tokens, and for each how many of its blocks the engine's cache
-covers. An engine counts tokens and the index counts bytes of the conversation, so a prompt that is held in part is
-taken to hold the same share of its bytes, rounded down to whole blocks. Pure; knows no engine and no Redis.
+Owns what was published: conversations by their tokens, and for each how many of its blocks are cached. An engine counts
+tokens and the index counts bytes of the conversation, so of a conversation that is cached in part the same share of its
+blocks, rounded down, counts as cached. Pure; knows no engine and no Redis.
 """
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from schemas.requests import AcceptedRequest, Message
+from schemas.requests import AcceptedRequest
 
-#: How many tokens of a conversation's prompt its cache never holds though it is held whole: a template ends a prompt
-#: with the beginning of the answer to come, and the last token's state is computed anew.
-NEVER_HELD_TOKENS = 8
-
-
-class CachedPrefixes(Protocol):
-    """What is asked of an engine that holds prefixes. Safe on any thread."""
-
-    @property
-    def model_name(self) -> str:
-        """The model as results name it."""
-
-    def prompt_of(self, messages: Sequence[Message]) -> Sequence[int]:
-        """The conversation in the model's tokens. Raises `RequestRefused`."""
-
-    def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
-        """How many of these first tokens the cache holds for requests of the namespace."""
-
-    @property
-    def cache_losses(self) -> int:
-        """Rises whenever the cache gives something up."""
+#: Tokens of a conversation that are never in the cache even if it is cached whole: a template ends a prompt with the
+#: beginning of the answer to come, and the last token's state is always computed anew.
+NEVER_CACHED_TOKENS = 8
 
 
-#: Told of each request whose conversation the engine has read, with the answer that it wrote.
+#: Called with each request that the engine has answered, and its answer.
 Served = Callable[[AcceptedRequest, str], None]
 
 
 @dataclass
 class _Served:
-    """A conversation that the engine has read."""
+    """A conversation that the engine has served."""
 
     tokens: Sequence[int]
     blocks: Sequence[bytes]
     namespace: str
-    #: Its first blocks that were published.
-    num_held: int = 0
+    #: How many of its first blocks are published as cached.
+    num_cached: int = 0
 
 
 @dataclass(frozen=True)
 class Change:
-    """What the index must be told."""
+    """What has changed for the index."""
 
-    held: tuple[bytes, ...] = ()
-    gone: tuple[bytes, ...] = ()
+    added: tuple[bytes, ...] = ()
+    removed: tuple[bytes, ...] = ()
 
 
 class PrefixLedger:
-    """The account of one engine, of the `most` conversations that it read last. Not for two threads at once."""
+    """The ledger of one engine, for the `max_conversations` that it served last. Not thread-safe."""
 
-    def __init__(self, held_tokens: Callable[[Sequence[int], str], int], most: int) -> None:
-        self._held_tokens = held_tokens
-        self._most = most
+    def __init__(self, cached_tokens: Callable[[Sequence[int], str], int], max_conversations: int) -> None:
+        self._cached_tokens = cached_tokens
+        self._max_conversations = max_conversations
         self._served: OrderedDict[bytes, _Served] = OrderedDict()
-        #: For each published block, how many of the conversations hold it.
-        self._holders: Counter[bytes] = Counter()
-        #: What became held and what is gone since the last `Change`.
-        self._held: set[bytes] = set()
-        self._gone: set[bytes] = set()
+        #: For each published block, how many of the cached conversations begin with it.
+        self._num_users: Counter[bytes] = Counter()
+        #: Blocks that were added and removed since the last `Change`.
+        self._added: set[bytes] = set()
+        self._removed: set[bytes] = set()
         self._to_review: list[bytes] = []
 
     def __len__(self) -> int:
@@ -77,58 +58,58 @@ class PrefixLedger:
 
     @property
     def blocks(self) -> tuple[bytes, ...]:
-        """All that is published."""
-        return tuple(self._holders)
+        """All blocks that are published."""
+        return tuple(self._num_users)
 
     def served(self, tokens: Sequence[int], blocks: Sequence[bytes], namespace: str) -> None:
-        """The engine has read a conversation of these tokens, whose full blocks these are (at least one)."""
-        # A block's hash stands for the namespace and all before it, so the last one names the conversation.
+        """Add a conversation of these tokens and full blocks (at least one)."""
+        # A block's hash covers the namespace and all blocks before it, so the last one identifies the conversation.
         known = self._served.pop(blocks[-1], None)
-        self._served[blocks[-1]] = served = _Served(tokens, blocks, namespace, known.num_held if known else 0)
-        self._look_at(served)
-        while len(self._served) > self._most:
+        self._served[blocks[-1]] = served = _Served(tokens, blocks, namespace, known.num_cached if known else 0)
+        self._refresh(served)
+        while len(self._served) > self._max_conversations:
             _, oldest = self._served.popitem(last=False)
-            self._hold(oldest, 0)
+            self._publish(oldest, 0)
 
-    def review(self, most: int) -> None:
-        """Look again at what the engine holds of so many conversations; all get their turn."""
+    def review(self, num_conversations: int) -> None:
+        """Check again how much of the next conversations is cached; all of them take turns."""
         self._to_review = self._to_review or list(self._served)
-        turn, self._to_review = self._to_review[:most], self._to_review[most:]
-        for name in turn:
+        batch, self._to_review = self._to_review[:num_conversations], self._to_review[num_conversations:]
+        for name in batch:
             served = self._served.get(name)
             if served is not None:
-                self._look_at(served)
-                if not served.num_held:
+                self._refresh(served)
+                if not served.num_cached:
                     del self._served[name]
 
     def take_change(self) -> Change:
-        """What the index must be told since this was last asked."""
-        change = Change(tuple(self._held), tuple(self._gone))
-        self._held.clear()
-        self._gone.clear()
+        """What has changed since the last call."""
+        change = Change(tuple(self._added), tuple(self._removed))
+        self._added.clear()
+        self._removed.clear()
         return change
 
-    def _look_at(self, served: _Served) -> None:
-        held, whole = self._held_tokens(served.tokens, served.namespace), len(served.tokens)
-        share = 1.0 if held + NEVER_HELD_TOKENS >= whole else held / whole
-        self._hold(served, int(share * len(served.blocks)))
+    def _refresh(self, served: _Served) -> None:
+        cached, total = self._cached_tokens(served.tokens, served.namespace), len(served.tokens)
+        share = 1.0 if cached + NEVER_CACHED_TOKENS >= total else cached / total
+        self._publish(served, int(share * len(served.blocks)))
 
-    def _hold(self, served: _Served, num_blocks: int) -> None:
-        for block in served.blocks[served.num_held : num_blocks]:
-            self._holders[block] += 1
-            if self._holders[block] == 1:
-                _move(block, self._gone, self._held)
-        for block in served.blocks[num_blocks : served.num_held]:
-            self._holders[block] -= 1
-            if not self._holders[block]:
-                del self._holders[block]
-                _move(block, self._held, self._gone)
-        served.num_held = num_blocks
+    def _publish(self, served: _Served, num_blocks: int) -> None:
+        for block in served.blocks[served.num_cached : num_blocks]:
+            self._num_users[block] += 1
+            if self._num_users[block] == 1:
+                _note(block, self._added, self._removed)
+        for block in served.blocks[num_blocks : served.num_cached]:
+            self._num_users[block] -= 1
+            if not self._num_users[block]:
+                del self._num_users[block]
+                _note(block, self._removed, self._added)
+        served.num_cached = num_blocks
 
 
-def _move(block: bytes, from_set: set[bytes], to_set: set[bytes]) -> None:
-    """The block changed sides; if it had changed to the other side since the last `Change`, nothing is to be told."""
-    if block in from_set:
-        from_set.remove(block)
+def _note(block: bytes, change: set[bytes], opposite: set[bytes]) -> None:
+    """Note a change of the block, or forget the opposite one, which the index has not heard of yet."""
+    if block in opposite:
+        opposite.remove(block)
     else:
-        to_set.add(block)
+        change.add(block)

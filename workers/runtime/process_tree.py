@@ -1,6 +1,6 @@
-"""Ties processes together, so that none is left behind when the one that started it is killed.
+"""Makes child processes end with their parent, however it ends.
 
-Linux does this; elsewhere both functions do nothing, and only an orderly stop ends everything.
+On Linux only; elsewhere both functions do nothing, and only an orderly stop ends everything.
 """
 
 import ctypes
@@ -9,26 +9,26 @@ import signal
 import sys
 from collections.abc import Callable
 
-#: prctl options of Linux: the signal that a process gets when its parent ends; taking in descendants' orphans.
+#: prctl options of Linux: the signal that a process gets when its parent ends; adopting descendants' orphans.
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 #: Loaded here and not after a fork, where loading may block for ever.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def ending_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """For `preexec_fn`: the new process gets this signal when the thread that starts it ends, however it ends."""
+    """For `preexec_fn`: the new process gets this signal when the thread that started it ends."""
     parent = os.getpid()
 
-    def tie() -> None:
+    def set_death_signal() -> None:
         if _LIBC is not None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, number)
-            if os.getppid() != parent:  # it ended before the tie was made
+            if os.getppid() != parent:  # it has ended meanwhile
                 os.kill(os.getpid(), number)
 
-    return tie
+    return set_death_signal
 
 
 def adopt_orphans() -> None:
-    """Make every process that a descendant leaves behind a child of this one, for the rest of its life."""
+    """From now on, orphaned descendants become children of this process."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -1,16 +1,13 @@
-"""What a step of the engine costs, as a line in the number of its tokens, learned while it runs.
+"""The time of an engine's step as a linear function of its tokens, fitted while it runs. Pure."""
 
-Owns the fit. Only the two coefficients' ratio matters to those who ask, so that any unit of time will do. Pure.
-"""
-
-#: Weight of that prior, as a sum of squared deviations in tokens: a few dozen varied steps outweigh it.
+#: Weight of the prior, as a sum of squared deviations in tokens: a few dozen varied steps outweigh it.
 PRIOR_WEIGHT = 400.0
-#: What a step's weight shrinks to with each later one: about the last 200 steps count.
+#: A step's weight is multiplied by this with each later one: about the last 200 steps count.
 MEMORY = 0.995
-#: A step that took longer than this many times the expected was disturbed from outside, and counts as this much.
+#: A step that took more than this many times the expected time was disturbed from outside, and counts as this much.
 OUTLIER = 3.0
 #: The base cost is at least this share of the mean step: a line through noise may cross zero.
-LEAST_BASE_SHARE = 0.05
+MIN_BASE_SHARE = 0.05
 
 
 class StepCost:
@@ -28,7 +25,7 @@ class StepCost:
         self._products = 0.0
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """A step with so many tokens took so long."""
+        """Learn from a step."""
         if self._weight >= 1.0:
             seconds = min(seconds, OUTLIER * (self.base_s + self.token_s * tokens))
         self._weight = self._weight * MEMORY + 1.0
@@ -56,4 +53,4 @@ class StepCost:
         """Seconds of a step before its first token; always positive."""
         if not self.measured:
             return 1.0
-        return max(self._mean_s - self.token_s * self._mean_tokens, LEAST_BASE_SHARE * self._mean_s, 1e-9)
+        return max(self._mean_s - self.token_s * self._mean_tokens, MIN_BASE_SHARE * self._mean_s, 1e-9)

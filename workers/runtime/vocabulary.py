@@ -1,12 +1,12 @@
-"""Whether two models mean the same by a token id: a fingerprint of the vocabulary.
+"""A fingerprint of a vocabulary, which shows whether token ids mean the same in two models.
 
-Owns one pure function; each tier feeds it what its own engine says a token's text is. Knows no engine or tokenizer.
+Pure: each tier passes the token texts of its own engine.
 """
 
 import hashlib
 from collections.abc import Iterable
 
-#: Bytes of the digest that the fingerprint keeps: two vocabularies alike by chance are out of the question.
+#: Bytes of the digest in the fingerprint: enough to rule out a collision by chance.
 FINGERPRINT_BYTES = 16
 #: How SentencePiece spells a space; some formats spell the same token with a plain one.
 SENTENCEPIECE_SPACE = "\u2581"

@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -23,11 +23,11 @@ from broker.suitability import check_server
 from config.settings import Settings
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
-from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
+from schemas.workers import WorkerReport
 from workers.runtime.calibration import MEASURED_WITH, is_measured
+from workers.runtime.engine import CachedPrefixes, Engine
 from workers.runtime.in_flight import InFlight
 from workers.runtime.job import JobRunner
-from workers.runtime.prefix_ledger import CachedPrefixes
 from workers.runtime.prefix_publisher import PrefixPublisher
 from workers.runtime.rq_worker import Hooks, RQWorker
 
@@ -37,35 +37,6 @@ log = logging.getLogger(__name__)
 HAND_BACK_S = 1.5
 #: Seconds between two reports of a worker; a few of them may fail before it counts as dead.
 RENEW_S = LIFE_S / 2.5
-
-
-class Engine(Protocol):
-    """What a worker process needs of either tier's engine."""
-
-    @property
-    def model_name(self) -> str:
-        """The model as results name it."""
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that the engine works on."""
-
-    @property
-    def alive(self) -> bool:
-        """Whether the engine can go on."""
-
-    @property
-    def prefix_holder(self) -> CachedPrefixes | None:
-        """Who says what the engine's prefix cache holds; None where that cannot be told."""
-
-    def cancel(self, request_id: str) -> None:
-        """Stop working on the request. Idempotent."""
-
-    def progress(self, request_id: str) -> int:
-        """What was done for the request so far, as a number that grows; 0 for one that is not in flight."""
-
-    def close(self) -> None:
-        """Free everything."""
 
 
 class Reporter:
@@ -98,17 +69,18 @@ class Reporter:
 class Assembly:
     """The pieces of one worker process, each built here and handed on.
 
-    Use: make one, give `run` the tier's stage and reports. Everything else is the same for both tiers. `stall_s` is
-    the setting's unless it is given.
+    Use: make one, give `run` the tier's jobs. `stall_s` is the setting's unless it is given.
     """
 
-    def __init__(self, settings: Settings, tier: Tier, engine: Engine, *, stall_s: float | None = None) -> None:
+    def __init__(
+        self, settings: Settings, tier: Tier, engine: Engine[Any, Any], *, stall_s: float | None = None
+    ) -> None:
         requests = settings.requests
         lifetimes = Lifetimes.configured(requests)
         self.tier = tier
         self.engine = engine
         self.worker_id = f"{tier}-{socket.gethostname()}-{os.getpid()}"
-        capacity = (settings.edge if tier is Tier.EDGE else settings.cloud).max_in_flight
+        self._capacity = capacity = (settings.edge if tier is Tier.EDGE else settings.cloud).max_in_flight
         self.redis = connect_configured(settings.redis, capacity)
         check_server(self.redis, settings)
         self.lease_s = requests.lease_s
@@ -129,7 +101,7 @@ class Assembly:
         self._started_at_s = self._clock()
         self._presence = Presence(self.redis, requests.lease_s)
         self.router = Router.configured(settings, self.store, self._presence, capacity)
-        holder = engine.prefix_holder if settings.prefix_index.enabled else None
+        holder = engine.cached_prefixes if settings.prefix_index.enabled else None
         self._publisher = self._prefix_publisher(settings, holder) if holder else None
 
     def _prefix_publisher(self, settings: Settings, holder: CachedPrefixes) -> PrefixPublisher:
@@ -142,14 +114,7 @@ class Assembly:
         if self._publisher is not None and request.policy.kv_caches:
             self._publisher.served(request.messages, answer, request.cache_namespace)
 
-    def run(
-        self,
-        jobs: JobRunner[Any],
-        capacity: int,
-        engine_name: str,
-        cache: Callable[[], CacheStatistics],
-        verification: Callable[[], VerificationStatistics] | None = None,
-    ) -> int:
+    def run(self, jobs: JobRunner[Any]) -> int:
         """Take jobs until told to stop. Blocks; answers the process's exit status: 1 if it was not told, but broke."""
 
         def report() -> WorkerReport:
@@ -160,14 +125,14 @@ class Assembly:
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 model=self.engine.model_name,
-                engine=engine_name,
+                engine=self.engine.engine_name,
                 ready=self.engine.alive,
-                capacity=capacity,
+                capacity=self._capacity,
                 in_flight=len(self.in_flight),
                 jobs_done=worker.jobs_done,
                 work_tokens_per_s=worker.throughput.tokens_per_s,
-                cache=cache(),
-                verification=verification() if verification else None,
+                cache=self.engine.cache_statistics(),
+                verification=self.engine.verification_statistics(),
                 started_at_s=self._started_at_s,
                 reported_at_s=self._clock(),
             )
@@ -185,7 +150,7 @@ class Assembly:
             self.tier,
             # RQ refuses a name whose last bearer was killed within the minutes for which it remembers it.
             member_name(self.worker_id, self._epoch),
-            capacity=capacity,
+            capacity=self._capacity,
             functions={FUNCTION_NAMES[self.tier]: jobs.run_job},
             store=self.store,
             hooks=Hooks(

@@ -8,10 +8,10 @@ PROMPT = tuple(range(130, 98, -1))
 
 
 def begun(
-    hint: DraftHint, *, most_tokens: int = 100, most_proposed: int = 24, prompt_tokens: tuple[int, ...] = ()
+    hint: DraftHint, *, max_tokens: int = 100, max_proposed: int = 24, prompt_tokens: tuple[int, ...] = ()
 ) -> DraftsInFlight:
     drafts = DraftsInFlight()
-    drafts.begin("a", hint, most_tokens=most_tokens, most_proposed=most_proposed, prompt_tokens=prompt_tokens)
+    drafts.begin("a", hint, max_tokens=max_tokens, max_proposed=max_proposed, prompt_tokens=prompt_tokens)
     return drafts
 
 
@@ -31,7 +31,7 @@ def test_a_request_without_a_draft_gets_no_proposals():
 
 
 def test_nothing_is_proposed_beyond_the_last_token_that_may_be_written():
-    drafts = begun(DraftHint(DRAFT), most_tokens=6)
+    drafts = begun(DraftHint(DRAFT), max_tokens=6)
     assert len(proposed(drafts, [100, 101])) <= 3
     assert proposed(drafts, [102, 103, 104]) == []
 
@@ -50,27 +50,27 @@ def test_a_draft_that_is_always_wrong_is_given_up():
 
 def test_where_the_draft_gives_no_hint_a_phrase_of_the_prompt_is_tried():
     drafts = DraftsInFlight()
-    drafts.begin("a", DraftHint((1, 2)), most_tokens=50, most_proposed=8, prompt_tokens=(50, 51, 52, 53, 54))
+    drafts.begin("a", DraftHint((1, 2)), max_tokens=50, max_proposed=8, prompt_tokens=(50, 51, 52, 53, 54))
     assert proposed(drafts, [60, 61, 62, 50, 51, 52]) == [53, 54]
 
 
 def test_what_one_models_drafts_did_says_nothing_of_anothers():
     def first_proposal(drafts: DraftsInFlight, name: str, model: str) -> int:
-        drafts.begin(name, DraftHint(DRAFT, model=model), most_tokens=100, most_proposed=24)
+        drafts.begin(name, DraftHint(DRAFT, model=model), max_tokens=100, max_proposed=24)
         drafts.advance(name, [100])
         return len(drafts.propose([name], now_s=0.0)[name])
 
     drafts = DraftsInFlight()
     fresh = first_proposal(drafts, "first", "good")
     for number in range(40):
-        drafts.begin(f"bad{number}", DraftHint(DRAFT, model="bad"), most_tokens=100, most_proposed=24)
+        drafts.begin(f"bad{number}", DraftHint(DRAFT, model="bad"), max_tokens=100, max_proposed=24)
         drafts.advance(f"bad{number}", [7])
     assert first_proposal(drafts, "second", "good") == fresh
     assert first_proposal(drafts, "third", "bad") < fresh
 
 
 def test_without_adapting_the_most_is_proposed_whatever_happened():
-    drafts = begun(DraftHint(DRAFT, adapt=False), most_proposed=8)
+    drafts = begun(DraftHint(DRAFT, adapt=False), max_proposed=8)
     assert len(proposed(drafts, [100])) == 8
     assert len(proposed(drafts, [7])) == 8
 
@@ -92,7 +92,7 @@ def test_a_hint_survives_its_packing():
 
 @given(st.lists(st.integers(98, 142), max_size=60), st.integers(1, 24))
 def test_proposals_are_always_a_piece_of_the_draft_the_answer_or_the_prompt(answer, most):
-    drafts = begun(DraftHint(DRAFT), most_proposed=most, prompt_tokens=PROMPT)
+    drafts = begun(DraftHint(DRAFT), max_proposed=most, prompt_tokens=PROMPT)
     for index, token in enumerate(answer):
         got = tuple(proposed(drafts, [token], now_s=float(index)))
         assert len(got) <= most

@@ -2,11 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.cloud.proposal_length import AcceptanceTable, Candidates, Trust, candidates, share_out
+from workers.cloud.proposal_length import AcceptanceTable, Trust, draft_bin, draft_survival, proposal_lengths
 from workers.runtime.step_cost import StepCost
 
 CHANCES = st.floats(0.0, 0.999)
-SURVIVALS = st.lists(CHANCES, max_size=24).map(lambda chances: Candidates(tuple(sorted(chances, reverse=True))))
+SURVIVALS = st.lists(CHANCES, max_size=24).map(lambda chances: tuple(sorted(chances, reverse=True)))
 BATCHES = st.lists(SURVIVALS, min_size=1, max_size=8)
 
 
@@ -18,42 +18,40 @@ def a_cost(base_s: float, token_s: float) -> StepCost:
     return cost
 
 
-def rate(batch: list[Candidates], counts: list[int], cost: StepCost) -> float:
-    expected = len(batch) + sum(sum(row.survival[:count]) for row, count in zip(batch, counts, strict=True))
+def rate(batch: list[tuple[float, ...]], counts: list[int], cost: StepCost) -> float:
+    expected = len(batch) + sum(sum(row[:count]) for row, count in zip(batch, counts, strict=True))
     return expected / (cost.base_s + cost.token_s * (len(batch) + sum(counts)))
 
 
 @given(BATCHES, st.data())
 def test_no_other_number_of_proposals_promises_more_tokens_per_second(batch, data):
     cost = a_cost(0.07, 0.002)
-    other = [data.draw(st.integers(0, len(row.survival))) for row in batch]
-    assert rate(batch, share_out(batch, cost), cost) >= rate(batch, other, cost) - 1e-9
+    other = [data.draw(st.integers(0, len(row))) for row in batch]
+    assert rate(batch, proposal_lengths(batch, cost), cost) >= rate(batch, other, cost) - 1e-9
 
 
 @given(BATCHES)
 def test_no_more_is_proposed_than_the_draft_has(batch):
-    counts = share_out(batch, a_cost(0.07, 0.002))
-    assert all(0 <= count <= len(row.survival) for count, row in zip(counts, batch, strict=True))
+    counts = proposal_lengths(batch, a_cost(0.07, 0.002))
+    assert all(0 <= count <= len(row) for count, row in zip(counts, batch, strict=True))
 
 
 @pytest.mark.parametrize("chance", [0.1, 0.5, 0.9])
 def test_a_fuller_batch_gets_fewer_proposals_each(chance):
     cost = a_cost(0.07, 0.002)
-    row = Candidates(tuple(chance**n for n in range(1, 25)))
-    counts = [share_out([row] * rows, cost)[0] for rows in (1, 8, 64)]
+    row = tuple(chance**n for n in range(1, 25))
+    counts = [proposal_lengths([row] * rows, cost)[0] for rows in (1, 8, 64)]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]
 
 
 def test_where_tokens_cost_nothing_all_are_proposed():
-    row = Candidates((0.9, 0.5, 0.1))
-    assert share_out([row], a_cost(0.07, 0.0)) == [3]
+    row = (0.9, 0.5, 0.1)
+    assert proposal_lengths([row], a_cost(0.07, 0.0)) == [3]
 
 
-def survival(
-    table: AcceptanceTable, trust: Trust, probabilities: list[float], *, guess: bool = False
-) -> tuple[float, ...]:
-    return candidates(probabilities, guess=guess, table=table, trust=trust).survival
+def survival(table: AcceptanceTable, trust: Trust, probabilities: list[float]) -> tuple[float, ...]:
+    return draft_survival(probabilities, unconfirmed=False, table=table, trust=trust)
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=24))
@@ -80,9 +78,9 @@ def test_a_token_that_the_edge_was_unsure_of_has_less_chance():
 def test_the_table_learns_what_the_edges_probability_is_worth():
     table = AcceptanceTable()
     for _ in range(200):
-        table.learn(0.99, guess=False, accepted=False)
-    assert table.expected(0.99, guess=False) < 0.2
-    assert table.expected(0.6, guess=False) > 0.5
+        table.learn(draft_bin(0.99, unconfirmed=False), accepted=False)
+    assert table.expected(draft_bin(0.99, unconfirmed=False)) < 0.2
+    assert table.expected(draft_bin(0.6, unconfirmed=False)) > 0.5
 
 
 def test_the_cost_of_a_step_is_found_again():

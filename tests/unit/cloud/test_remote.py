@@ -10,7 +10,7 @@ from schemas.drafts import Draft, TokenFigures
 from schemas.events import WrittenText
 from schemas.requests import EVERYBODYS_NAMESPACE, AcceptanceRule, Message, Sampling
 from schemas.results import FailureKind, FinishReason
-from workers.cloud.cloud_engine import AnswerOrder
+from workers.cloud.answer_order import AnswerOrder
 from workers.cloud.remote import NOT_VERIFIED, RemoteEngine
 from workers.runtime.failures import EngineDied, RequestCancelled, RequestRefused
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from schemas import wire
 from schemas.results import FailureKind
-from workers.cloud.cloud_engine import CloudAnswer
-from workers.cloud.remote_protocol import MAX_COUNT, Reply, pieces
+from workers.cloud.answer_order import CloudAnswer
+from workers.cloud.remote_protocol import MAX_COUNT, Reply, chunks
 from workers.runtime.failures import RequestRefused
 
 TEXT = st.text() | st.just("\ud83d")
@@ -73,7 +73,7 @@ def answered(*lines: str) -> CloudAnswer:
                 yield line
 
         reply = Reply(told.append)
-        async for chunk in pieces(sent()):
+        async for chunk in chunks(sent()):
             reply.take(chunk)
         return reply.answer(None)
 
@@ -159,6 +159,28 @@ def test_what_is_no_chunk_refuses_the_request_in_few_words(line):
         answered(line)
     assert refused.value.kind is FailureKind.ENGINE_ERROR
     assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("token_id(s) [10000000] in logit_bias contain out-of-vocab token ids", FailureKind.UNSUPPORTED_OPTION),
+        ("This model's maximum context length is 1024 tokens", FailureKind.PROMPT_TOO_LONG),
+    ],
+)
+def test_a_refusal_within_the_stream_is_as_good_as_one_by_status(message, kind):
+    error = {"message": message, "type": "BadRequestError", "code": 400}
+    with pytest.raises(RequestRefused, match="the cloud server refused the") as refused:
+        answered(data({"error": error}), "data: [DONE]")
+    assert refused.value.kind is kind
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("code", [500, "400", None, [400], {}])
+def test_any_other_error_within_the_stream_is_one_of_the_engine(code):
+    with pytest.raises(RequestRefused, match="ended the answer") as refused:
+        answered(data({"error": {"message": "no", "code": code}}))
+    assert refused.value.kind is FailureKind.ENGINE_ERROR
 
 
 @given(

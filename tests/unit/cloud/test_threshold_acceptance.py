@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.requests import Sampling
-from workers.cloud.threshold_acceptance import begun_stop, can_be_scored, cut_at_stop, standing_prefix
+from workers.cloud.threshold_acceptance import accepted_shortfalls, can_be_scored, cut_at_stop, partial_stop
 
 LOGPROBS = st.lists(st.tuples(st.floats(-20.0, 0.0), st.floats(-20.0, 0.0)), max_size=40)
 PARTS = st.lists(st.text("ab", max_size=3), max_size=20)
@@ -15,23 +15,22 @@ STOPS = st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)
 @given(LOGPROBS, st.floats(0.0, 1.0))
 def test_what_stands_is_a_prefix_of_tokens_that_are_each_likely_enough(pairs, threshold):
     chosen = [min(pair) for pair in pairs]
-    favourites = [max(pair) for pair in pairs]
-    standing = standing_prefix(chosen, favourites, threshold)
+    likeliest = [max(pair) for pair in pairs]
+    accepted = accepted_shortfalls(chosen, likeliest, threshold)
     likely = [
-        c - f >= (math.log(threshold) if threshold else -math.inf) for c, f in zip(chosen, favourites, strict=True)
+        c - f >= (math.log(threshold) if threshold else -math.inf) for c, f in zip(chosen, likeliest, strict=True)
     ]
-    assert standing.num_tokens == (likely.index(False) if False in likely else len(likely))
-    assert 0.0 <= standing.mean_shortfall <= standing.max_shortfall + 1e-9  # a mean is rounded
+    assert len(accepted) == (likely.index(False) if False in likely else len(likely))
+    assert all(shortfall >= 0.0 for shortfall in accepted)
 
 
-def test_a_threshold_of_one_lets_favourites_alone_stand():
-    assert standing_prefix([-0.1, -0.7], [-0.1, -0.69], 1.0).num_tokens == 1
+def test_a_threshold_of_one_lets_likeliest_alone_stand():
+    assert accepted_shortfalls([-0.1, -0.7], [-0.1, -0.69], 1.0) == [0.0]
 
 
 def test_a_threshold_of_zero_lets_everything_stand():
-    standing = standing_prefix([-9.0, -30.0], [-0.1, -0.1], 0.0)
-    assert standing.num_tokens == 2
-    assert standing.max_shortfall == pytest.approx(29.9)
+    accepted = accepted_shortfalls([-9.0, -30.0], [-0.1, -0.1], 0.0)
+    assert accepted == pytest.approx([8.9, 29.9])
 
 
 def token_by_token(parts: list[str], stops: list[str]) -> tuple[int, int] | None:
@@ -53,7 +52,7 @@ def test_a_stop_string_cuts_as_if_written_token_by_token(parts, stops):
 
 @given(st.text("ab", max_size=10), STOPS)
 def test_the_text_held_back_is_the_longest_possible_beginning_of_a_stop_string(text, stops):
-    size = begun_stop(text, stops)
+    size = partial_stop(text, stops)
     begun = [n for n in range(1, len(text) + 1) if any(len(stop) > n and stop.startswith(text[-n:]) for stop in stops)]
     assert size == max(begun, default=0)
 

@@ -1,24 +1,23 @@
 """vLLM's `AsyncLLM` as a cloud engine.
 
-Owns the life of the engine; requests in flight are `flights`' business, how one answer is written is `writing`'s.
+Owns the life of the engine; `writing` writes an answer.
 """
 
 import asyncio
 import logging
-import shutil
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
 from config.settings import CloudSettings
 from schemas.requests import Message
 from schemas.results import FailureKind
-from schemas.workers import CacheStatistics, VerificationStatistics
-from workers.cloud.cloud_calls import CloudCalls, Progressed
-from workers.cloud.cloud_engine import AnswerOrder, CloudAnswer, Listener
+from schemas.workers import CacheStatistics
+from workers.cloud.answer_order import AnswerOrder, CloudAnswer
+from workers.cloud.async_engine import AsyncEngine, ReportProgress
 from workers.cloud.vllm_engine.environment import check_release, prepare_environment
+from workers.runtime.engine import Listener
 from workers.runtime.failures import EngineDied, RequestRefused
 
 #: How long closing waits for vLLM's processes, in seconds; vLLM kills what is left then.
@@ -27,32 +26,28 @@ CLOSE_TIMEOUT_S = 0.5
 log = logging.getLogger(__name__)
 
 
-class VllmEngine:
-    """See `CloudEngine`. `start` once, `close` once."""
+class VllmEngine(AsyncEngine):
+    """See `Engine`. `start` once, `close` once."""
 
     engine_name = "vllm"
 
     def __init__(self, settings: CloudSettings, model_path: str) -> None:
+        super().__init__("cloud-engine")
         self.model_name = Path(model_path).name or model_path
         self._settings = settings
         self._model_path = model_path
-        self._flights = CloudCalls("cloud-engine", self._explain)
-        self._folder = tempfile.mkdtemp(prefix="firstdraft-")
+        self._folder = tempfile.TemporaryDirectory(prefix="firstdraft-", ignore_cleanup_errors=True)
         self._llm: Any = None
         self._writer: Any = None
         self._options: Any = None
         self._events: Any = None
-        self._closed = False
 
-    def start(self) -> None:
-        """Block until vLLM has loaded the model: a minute on a small machine."""
+    async def _open(self) -> None:
         release = check_release()
         prepare_environment(self._model_path, eager=self._settings.model.eager)
-        self._flights.start()
         try:
-            repaired = self._flights.run(self._start())
+            repaired = await self._load()
         except Exception as error:
-            self.close()
             raise EngineDied(f"vLLM {release} did not start with {self._model_path}: {error}") from error
         log.info(
             "cloud_engine_started engine=vllm release=%s model=%s sampling_repaired=%s",
@@ -61,21 +56,21 @@ class VllmEngine:
             repaired,
         )
 
-    async def _start(self) -> bool:
+    async def _load(self) -> bool:
+        """Load the model: a minute on a small machine. Whether vLLM's sampling had to be repaired."""
         # vLLM is imported here, after its environment is set.
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
 
         from workers.cloud.vllm_engine.kv_events import KvEventReader  # noqa: PLC0415
-        from workers.cloud.vllm_engine.metrics import PrefixCacheCounter, VerificationCounter  # noqa: PLC0415
+        from workers.cloud.vllm_engine.metrics import PrefixCacheCounter  # noqa: PLC0415
         from workers.cloud.vllm_engine.options import Options  # noqa: PLC0415
         from workers.cloud.vllm_engine.prompts import Prompts  # noqa: PLC0415
         from workers.cloud.vllm_engine.starting import engine_arguments  # noqa: PLC0415
         from workers.cloud.vllm_engine.writing import AnswerWriter  # noqa: PLC0415
 
-        endpoint = f"ipc://{self._folder}/kv"
+        endpoint = f"ipc://{self._folder.name}/kv"
         self._events = KvEventReader(endpoint)
         self._cache_counter = PrefixCacheCounter()
-        self._verification_counter = VerificationCounter()
         self._llm = AsyncLLM.from_engine_args(
             engine_arguments(self._settings, self._model_path, endpoint),
             stat_loggers=[self._cache_counter.logger_factory],
@@ -93,19 +88,12 @@ class VllmEngine:
         fingerprint: str = self._prompts.vocabulary
         return fingerprint
 
-    def submit(self, order: AnswerOrder, listener: Listener | None = None) -> Future[CloudAnswer]:
-        """Begin an answer and return at once."""
+    async def _answer(self, order: AnswerOrder, listener: Listener | None, report: ReportProgress) -> CloudAnswer:
         if not self.alive:
-            dead: Future[CloudAnswer] = Future()
-            dead.set_exception(EngineDied("the vLLM engine is not running"))
-            return dead
-        return self._flights.launch(order.request_id, lambda progressed: self._answer(order, listener, progressed))
-
-    async def _answer(self, order: AnswerOrder, listener: Listener | None, progressed: Progressed) -> CloudAnswer:
-        answer: CloudAnswer = await self._writer.write(order, listener, progressed)
+            raise EngineDied("the vLLM engine is not running")
+        answer: CloudAnswer = await self._writer.write(order, listener, report)
         if order.use_cache:
             self._cache_counter.answered(answer.cached_tokens)
-        self._verification_counter.answered(answer.draft)
         return answer
 
     def _explain(self, request_id: str, error: BaseException) -> Exception:
@@ -120,14 +108,6 @@ class VllmEngine:
             return RequestRefused(FailureKind.UNSUPPORTED_OPTION, f"vLLM refused the request: {error}")
         return RequestRefused(FailureKind.ENGINE_ERROR, f"vLLM failed on the request: {error!r}")
 
-    def cancel(self, request_id: str) -> None:
-        """Abort the request in vLLM."""
-        self._flights.cancel(request_id)
-
-    def progress(self, request_id: str) -> int:
-        """Tokens written so far."""
-        return self._flights.progress(request_id)
-
     def prompt_of(self, messages: Sequence[Message]) -> list[int]:
         """The conversation in the model's tokens. Raises `RequestRefused` if it is too long."""
         tokens: list[int] = self._prompts.tokens(messages)
@@ -139,19 +119,19 @@ class VllmEngine:
         return tokens
 
     def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
-        """How many of a prompt's first tokens the cache holds for the namespace, as far as vLLM's events have told."""
-        held: int = self._events.prefix_tokens(token_ids, namespace)
-        return held
+        """How many of a prompt's first tokens the cache holds for the namespace, by the events received so far."""
+        cached: int = self._events.prefix_tokens(token_ids, namespace)
+        return cached
 
     @property
     def cache_losses(self) -> int:
-        """Rises whenever the cache gives something up, or what it holds is no longer known."""
+        """Rises whenever the cache gives something up, or its content is no longer known."""
         losses: int = self._events.losses
         return losses
 
     @property
-    def prefix_holder(self) -> Self | None:
-        """Who says what the prefix cache holds; None where it is off."""
+    def cached_prefixes(self) -> Self | None:
+        """The prefix cache; None where it is off."""
         return self if self._settings.kv_cache.enabled else None
 
     def cache_statistics(self) -> CacheStatistics:
@@ -169,35 +149,17 @@ class VllmEngine:
             evictions=evictions,
         )
 
-    def verification_statistics(self) -> VerificationStatistics:
-        """Verified drafts since the start."""
-        statistics: VerificationStatistics = self._verification_counter.statistics()
-        return statistics
-
-    @property
-    def in_flight(self) -> int:
-        """Answers that are being written."""
-        return len(self._flights)
-
     @property
     def alive(self) -> bool:
         """Whether vLLM's processes run."""
         llm = self._llm
         return llm is not None and not self._closed and not llm.errored
 
-    def close(self) -> None:
-        """End vLLM's processes and fail what is in flight."""
-        if self._closed:
-            return
-        self._closed = True
-        self._flights.close(self._stop())
-        if self._events is not None:
-            self._events.close()
-        if self._options is not None:
-            self._options.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    async def _stop(self) -> None:
+    async def _release(self) -> None:
         llm, self._llm, self._writer = self._llm, None, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown, CLOSE_TIMEOUT_S)
+        for opened in (self._events, self._options):
+            if opened is not None:
+                opened.close()
+        self._folder.cleanup()

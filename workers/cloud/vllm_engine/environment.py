@@ -40,9 +40,9 @@ def prepare_environment(model_path: str, *, eager: bool) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if eager:
         # vLLM compiles a few small functions even then, the first of them when the first request asks for logprobs:
-        # everybody would wait half a minute for a C++ compiler.
+        # every request would wait half a minute for a C++ compiler.
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
-    # On a CPU, vLLM keeps one core back for itself unless told otherwise; its own processes wait most of the time.
+    # On a CPU, vLLM reserves one core for its own processes by default, although they wait most of the time.
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if cores:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(str(core) for core in cores))

@@ -1,9 +1,9 @@
-"""Our code inside vLLM's worker process, and all that touches interfaces which vLLM calls experimental.
+"""Our code inside vLLM's worker process, and everything that uses interfaces which vLLM calls experimental.
 
 vLLM loads two classes by name: the proposer of `speculative_config.method: custom_class`, which is handed rows and no
-request ids, and the worker extension, which gives the proposer the model runner that knows them. What was relied on:
+request ids, and the worker extension, which gives the proposer the model runner that knows them. It relies on
 `runner.requests`, `runner.input_batch.req_ids`, `runner.input_batch.logitsprocs`, `runner.drafter`,
-`runner.effective_drafter_max_model_len`, and what `sampling_repair` and `logit_bias` name.
+`runner.effective_drafter_max_model_len`, and on what `sampling_repair` and `logit_bias` name.
 `environment.check_release` keeps untested releases out.
 """
 
@@ -11,8 +11,7 @@ import logging
 import time
 from typing import Any
 
-from workers.cloud.drafts_in_flight import DraftHint, DraftsInFlight
-from workers.cloud.vllm_engine.keys import HINT_KEY
+from workers.cloud.drafts_in_flight import HINT_KEY, DraftHint, DraftsInFlight
 from workers.cloud.vllm_engine.logit_bias import SpeculativeLogitBias
 from workers.cloud.vllm_engine.sampling_repair import repair_sampling
 
@@ -20,26 +19,26 @@ log = logging.getLogger(__name__)
 
 
 class EdgeDraftProposer:
-    """Proposes each request's own edge draft from where its answer stands in it."""
+    """Proposes the tokens of each request's edge draft, from the position that its answer has reached in it."""
 
     def __init__(self, vllm_config: Any) -> None:
-        self._most = vllm_config.speculative_config.num_speculative_tokens
+        self._max_proposed = vllm_config.speculative_config.num_speculative_tokens
         self._context_tokens = vllm_config.model_config.max_model_len
         self._drafts = DraftsInFlight()
-        #: Requests that were in flight when proposing failed: theirs may be the drafts that it failed on.
+        #: Requests that were in flight when proposing failed: one of their drafts may be the cause.
         self._without_draft: set[str] = set()
         #: Set by `WorkerExtension`, as soon as both exist.
         self.runner: Any = None
 
     def load_model(self, *_args: Any, **_kwargs: Any) -> None:
-        """There is no draft model here: the edge ran it."""
+        """Loads nothing: the draft model runs at the edge."""
 
     def propose(
         self, sampled_token_ids: list[list[int]], num_tokens_no_spec: Any, token_ids_cpu: Any, slot_mappings: Any = None
     ) -> list[list[int]]:
-        """Draft tokens for each row, none where the row wrote nothing in this step or has no draft.
+        """Draft tokens for each row; none where the row wrote nothing in this step or has no draft.
 
-        Never raises: a draft only makes an answer cheaper, and an exception here ends the engine for all.
+        Never raises: a draft only makes an answer cheaper, and an exception here would end the engine.
         """
         del slot_mappings
         if self.runner is None:
@@ -77,18 +76,18 @@ class EdgeDraftProposer:
             packed = None
         room = self._context_tokens - request.num_prompt_tokens
         hint = DraftHint.unpack(packed) if packed else DraftHint()
-        most_tokens = min(room, params.max_tokens or room) if params is not None else room
+        max_tokens = min(room, params.max_tokens or room) if params is not None else room
         self._drafts.begin(
             request_id,
             hint,
-            most_tokens=most_tokens,
-            most_proposed=self._most,
+            max_tokens=max_tokens,
+            max_proposed=self._max_proposed,
             prompt_tokens=request.prompt_token_ids or (),
         )
 
     def _advance(self, row: int, request_id: str, num_tokens: Any, token_ids: Any) -> None:
         prompt_tokens = self.runner.requests[request_id].num_prompt_tokens
-        begin = prompt_tokens + self._drafts.written(request_id)
+        begin = prompt_tokens + self._drafts.num_written(request_id)
         self._drafts.advance(request_id, token_ids[row, begin : int(num_tokens[row])].tolist())
 
 
@@ -98,10 +97,10 @@ class WorkerExtension:
     model_runner: Any
 
     def bind_proposer(self) -> bool:
-        """Give the proposer the runner, and make up for what vLLM lacks; whether sampling had to be repaired.
+        """Give the proposer the runner and apply our repairs; whether sampling had to be repaired.
 
-        vLLM proposes zeros where a draft model's own context would overflow; ours has none, and the proposer stops at
-        the end of the context by itself.
+        vLLM proposes zeros where a draft model's own context would overflow; our proposer has no draft model, and
+        stops at the end of the context by itself.
         """
         runner = self.model_runner
         runner.drafter.runner = runner

@@ -1,13 +1,13 @@
-"""Reads what vLLM publishes about its KV cache (ZeroMQ, msgpack) into an account of the blocks held.
+"""Reads what vLLM publishes about its KV cache (ZeroMQ, msgpack) into a `KVBlockIndex`.
 
-vLLM sends events within its scheduler's steps only: what an idle engine clears is heard of with its next step.
-What cannot be read voids the account, which then fills again: a prefix that is believed held and is not costs a
-request its best worker.
+vLLM sends events within its scheduler's steps only: what an idle engine clears is published with its next step.
+A message that cannot be read clears the index, which then fills again: a prefix that is wrongly believed to be cached
+would send requests to the wrong worker.
 """
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,13 +15,13 @@ import zmq
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventBatch
 
 from broker.background import Loop
-from workers.cloud.kv_block_index import BlockEvent, Cleared, KVBlockIndex, Removed, Stored
+from workers.cloud.kv_block_index import KVBlockIndex
 
 log = logging.getLogger(__name__)
 
 #: The stubs of zmq name none of its constants.
 _zmq: Any = zmq
-#: How often the reading thread looks whether it should end, in milliseconds.
+#: How long one poll of the socket may take, in milliseconds; `close` waits for it.
 POLL_MS = 200
 
 
@@ -29,7 +29,7 @@ class KvEventReader:
     """Follows one engine on a thread of its own, from before its start to `close`."""
 
     def __init__(self, endpoint: str) -> None:
-        self._held = KVBlockIndex()
+        self._index = KVBlockIndex()
         self._lock = threading.Lock()
         self._decoder = msgspec.msgpack.Decoder(KVEventBatch)
         self._context = _zmq.Context()
@@ -42,17 +42,17 @@ class KvEventReader:
     def prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
         """See `KVBlockIndex`."""
         with self._lock:
-            return self._held.prefix_tokens(token_ids, namespace)
+            return self._index.prefix_tokens(token_ids, namespace)
 
     @property
     def losses(self) -> int:
         """See `KVBlockIndex`."""
-        return self._held.losses
+        return self._index.losses
 
     def totals(self) -> tuple[int, int, int]:
-        """Blocks held, tokens in them, blocks given up since the start."""
+        """Blocks in the cache, tokens in them, blocks evicted since the start."""
         with self._lock:
-            return len(self._held), self._held.tokens, self._held.evictions
+            return len(self._index), self._index.tokens, self._index.evictions
 
     def close(self) -> None:
         """End the thread. Idempotent."""
@@ -66,40 +66,39 @@ class KvEventReader:
             self._take(self._socket.recv_multipart())
 
     def _take(self, frames: Sequence[bytes]) -> None:
-        """One message, of three frames: topic, number, events."""
-        try:
-            _topic, sequence, payload = frames
-            events = list(_translated(self._decoder.decode(payload).events))
-        except Exception as error:  # noqa: BLE001 - an event of a kind not known here must not end the account
-            log.warning("kv_events_unreadable error=%s", error)
-            with self._lock:
-                self._held.void()
-        else:
-            with self._lock:
-                self._held.apply(int.from_bytes(sequence, "big"), events)
+        """Take one message of three frames: topic, sequence number, events."""
+        with self._lock:
+            try:
+                _topic, sequence, payload = frames
+                events = self._decoder.decode(payload).events
+                self._index.begin_batch(int.from_bytes(sequence, "big"))
+                for event in events:
+                    self._apply(event)
+            except Exception as error:  # noqa: BLE001 - an unknown kind of event must not end the reader
+                log.warning("kv_events_unreadable error=%s", error)
+                self._index.clear()
 
-
-def _translated(events: Iterable[Any]) -> Iterator[BlockEvent]:
-    """Raises ValueError for blocks that do not hold as many tokens as they must."""
-    for event in events:
+    def _apply(self, event: Any) -> None:
+        """Raises `ValueError` for blocks with a wrong number of tokens."""
         match event:
             case BlockStored():
-                if event.block_size < 1 or len(event.token_ids) != event.block_size * len(event.block_hashes):
-                    raise ValueError(f"{len(event.block_hashes)} blocks of {event.block_size} tokens")
-                hashes, tokens = tuple(event.block_hashes), tuple(event.token_ids)
-                namespace, private = _readers(event)
-                yield Stored(hashes, event.parent_block_hash, tokens, event.block_size, namespace, private)
+                hashes, tokens, size = event.block_hashes, event.token_ids, event.block_size
+                if size < 1 or len(tokens) != size * len(hashes):
+                    raise ValueError(f"{len(hashes)} blocks of {size} tokens")
+                namespace, private = _namespace(event)
+                parent = namespace if event.parent_block_hash is None else event.parent_block_hash
+                self._index.store(hashes, parent, tokens, size, private=private)
             case BlockRemoved():
-                yield Removed(tuple(event.block_hashes))
+                self._index.remove(event.block_hashes)
             case AllBlocksCleared():
-                yield Cleared()
+                self._index.clear()
 
 
-def _readers(event: BlockStored) -> tuple[str | None, bool]:
-    """The namespace whose requests can read the blocks, where this event tells it; and `Stored.private`.
+def _namespace(event: BlockStored) -> tuple[str | None, bool]:
+    """The namespace of a sequence, given with its first block, and whether the event's blocks are private.
 
-    vLLM makes a request's salt, which is our namespace, part of its first block's hash alone. In an event it is a bare
-    string there, as the name of a LoRA adapter would be; anything else is of a kind that no request of ours has.
+    vLLM makes a request's salt, which is our namespace, part of the hash of its first block only. The event has it
+    there as a bare string, like the name of a LoRA adapter; our requests have no other extra keys.
     """
     keys = event.extra_keys or []
     if not any(keys):

@@ -1,24 +1,20 @@
-"""vLLM's own counters of its prefix cache, and ours of verified drafts."""
+"""vLLM's own counters of its prefix cache."""
 
 from typing import Any
 
 from vllm.v1.metrics.loggers import StatLoggerBase
-
-from schemas.results import DraftStatistics
-from schemas.workers import VerificationStatistics
 
 
 class PrefixCacheCounter:
     """Sums of vLLM's prefix cache metrics since the start."""
 
     def __init__(self) -> None:
-        self.queried_tokens = 0
         self.hit_tokens = 0
         self.hits = 0
         self.misses = 0
 
     def answered(self, cached_tokens: int) -> None:
-        """A request that might read the cache was answered."""
+        """Count an answered request that was allowed to read the cache."""
         self.hits += cached_tokens > 0
         self.misses += cached_tokens == 0
 
@@ -38,31 +34,7 @@ class _Logger(StatLoggerBase):
     ) -> None:
         del iteration_stats, mm_cache_stats, engine_idx
         if scheduler_stats is not None:
-            self._counter.queried_tokens += scheduler_stats.prefix_cache_stats.queries
             self._counter.hit_tokens += scheduler_stats.prefix_cache_stats.hits
 
     def log_engine_initialized(self) -> None:
-        """Nothing to say: the worker logs its own start."""
-
-
-class VerificationCounter:
-    """Sums over the drafts verified since the start."""
-
-    def __init__(self) -> None:
-        self._sums = VerificationStatistics()
-
-    def answered(self, draft: DraftStatistics | None) -> None:
-        """A request was answered, with these statistics if it had a draft."""
-        sums = self._sums
-        self._sums = VerificationStatistics(
-            requests=sums.requests + 1,
-            drafts=sums.drafts + (draft is not None),
-            drafted_tokens=sums.drafted_tokens + (draft.drafted_tokens if draft else 0),
-            accepted_tokens=sums.accepted_tokens + (draft.accepted_tokens if draft else 0),
-            rewritten_tokens=sums.rewritten_tokens + (draft.rewritten_tokens if draft else 0),
-            cloud_steps=sums.cloud_steps + ((draft.cloud_steps or 0) if draft else 0),
-        )
-
-    def statistics(self) -> VerificationStatistics:
-        """The sums so far."""
-        return self._sums
+        """Logs nothing: the worker logs its own start."""

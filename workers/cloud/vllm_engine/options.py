@@ -1,19 +1,17 @@
-"""What a request's options may ask of one vLLM engine: looked at before anything of them reaches vLLM's process.
-
-Owns the tokenizer that the check of grammars needs. Knows no request in flight.
-"""
+"""Checks a request's options for one vLLM engine, before they reach vLLM's process. Knows no request in flight."""
 
 import asyncio
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 
+from schemas.policy import Tier
 from schemas.requests import Sampling
-from workers.runtime.constraint_check import ConstraintCheck
-from workers.runtime.constraints import Vocabulary, lark_of
+from workers.runtime.constraint_check import GrammarChecker
+from workers.runtime.constraints import check_biases
 from workers.runtime.failures import BeyondModel
 
 
@@ -21,64 +19,43 @@ class Options:
     """Checks options for one model. Safe on any thread."""
 
     def __init__(self, tokenizer: Any, num_tokens: int) -> None:
-        self._tokenizer = tokenizer
         #: The width of the model's logits.
         self._num_tokens = num_tokens
-        self._making = threading.Lock()
-        self._made: tuple[LLTokenizer, ConstraintCheck] | None = None
+        self._grammars = GrammarChecker(partial(_grammar_tokenizer, tokenizer, num_tokens))
 
-    async def check(self, sampling: Sampling, namespace: str) -> str | None:
-        """The grammar that the answer must match, tried out before (`constraints.lark_of`).
+    async def check(self, sampling: Sampling, namespace: str) -> tuple[str, LLTokenizer] | None:
+        """The grammar that the answer must match, and the tokenizer for `check_answer`; None without a grammar.
 
         Raises `BeyondModel` for an option that vLLM cannot honour, or that would hurt it.
         """
-        self._check_biases(sampling.logit_bias)
+        check_biases(sampling.logit_bias, self._num_tokens, Tier.CLOUD)
         if sampling.grammar is None and sampling.json_schema is None:
             return None
-        try:
-            return await asyncio.to_thread(self._tried_out, sampling, namespace)
-        except ValueError as error:
-            field = "grammar" if sampling.json_schema is None else "json_schema"
-            raise BeyondModel(f"{field}: {error}") from error
-
-    async def check_answer(self, lark: str, token_ids: Sequence[int]) -> None:
-        """Raise `BeyondModel` for an answer that ended before its form was complete.
-
-        vLLM lets the model end its answer where the grammar became too complex to go on with.
-        """
-        if not await asyncio.to_thread(self._is_complete, lark, token_ids):
-            raise BeyondModel("the grammar became too complex for vLLM before the answer was complete")
+        return await asyncio.to_thread(self._grammars.grammar_of, sampling, namespace)
 
     def close(self) -> None:
-        """End the process that tries grammars out. Idempotent."""
-        with self._making:
-            if self._made is not None:
-                self._made[1].close()
+        """End the child process that tries out grammars. Idempotent."""
+        self._grammars.close()
 
-    def _check_biases(self, biases: Mapping[int, float]) -> None:
-        foreign = [token for token in biases if not 0 <= token < self._num_tokens]
-        if foreign:
-            most = self._num_tokens
-            raise BeyondModel(f"logit_bias: the cloud model has no token {foreign[0]}; its ids are below {most}")
 
-    def _tried_out(self, sampling: Sampling, namespace: str) -> str | None:
-        lark = lark_of(sampling)
-        if lark is not None:
-            self._for_grammars()[1].check(lark, namespace)
-        return lark
+async def check_answer(lark: str, tokenizer: LLTokenizer, token_ids: Sequence[int]) -> None:
+    """Raise `BeyondModel` for an answer that ended before its grammar was satisfied.
 
-    def _is_complete(self, lark: str, token_ids: Sequence[int]) -> bool:
-        tokenizer, _ = self._for_grammars()
-        text = [token for token in token_ids if token not in tokenizer.eos_tokens]
-        matcher = LLMatcher(tokenizer, lark, log_level=0)
-        return matcher.try_consume_tokens(text) == len(text) and bool(matcher.is_accepting())
+    vLLM lets the model end its answer where the grammar became too complex to go on with.
+    """
+    if not await asyncio.to_thread(_is_complete, lark, tokenizer, token_ids):
+        raise BeyondModel("the grammar became too complex for vLLM before the answer was complete")
 
-    def _for_grammars(self) -> tuple[LLTokenizer, ConstraintCheck]:
-        """What only requests with a grammar need, made with the first of them. Raises `ValueError` if it cannot be."""
-        with self._making:
-            if self._made is None:
-                if not GuidanceBackend.is_tokenizer_supported(self._tokenizer):
-                    raise ValueError("this model's tokenizer is of a kind that knows no grammars")
-                tokenizer = GuidanceBackend._build_ll_tokenizer(self._tokenizer, self._num_tokens)  # noqa: SLF001 - the same
-                self._made = (tokenizer, ConstraintCheck(Vocabulary.of(tokenizer)))
-            return self._made
+
+def _is_complete(lark: str, tokenizer: LLTokenizer, token_ids: Sequence[int]) -> bool:
+    text = [token for token in token_ids if token not in tokenizer.eos_tokens]
+    matcher = LLMatcher(tokenizer, lark, log_level=0)
+    return matcher.try_consume_tokens(text) == len(text) and bool(matcher.is_accepting())
+
+
+def _grammar_tokenizer(tokenizer: Any, num_tokens: int) -> LLTokenizer:
+    """Llguidance's tokenizer for the model, built as vLLM builds its own."""
+    if not GuidanceBackend.is_tokenizer_supported(tokenizer):
+        raise ValueError("this model's tokenizer does not support grammars")
+    built: LLTokenizer = GuidanceBackend._build_ll_tokenizer(tokenizer, num_tokens)  # noqa: SLF001 - the same
+    return built

@@ -6,16 +6,17 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from schemas.requests import Sampling
-from workers.cloud.vllm_engine.keys import BIASES_KEY, HINT_KEY
+from workers.cloud.drafts_in_flight import HINT_KEY
+from workers.cloud.vllm_engine.logit_bias import BIASES_KEY
 
 
 def sampling_params(
     sampling: Sampling, *, lark: str | None, max_tokens: int, use_cache: bool, hint: dict[str, Any] | None
 ) -> SamplingParams:
-    """Parameters of vLLM; `hint` travels to the proposer. `top_logprobs` 0 asks for the chosen token's alone.
+    """Parameters for writing an answer; `hint` travels to the proposer.
 
-    `lark` is the form of the answer, in a dialect that vLLM takes for a `grammar`; schemas come as one too, so that
-    the answer keeps the very grammar that the edge's draft has kept.
+    `lark` is the answer's grammar in llguidance's dialect. JSON schemas come as one too, so that the answer follows the
+    same grammar as the edge's draft.
     """
     extra: dict[str, Any] = {HINT_KEY: hint} if hint else {}
     if sampling.logit_bias:
@@ -40,9 +41,10 @@ def sampling_params(
 
 
 def scoring_params(top_logprobs: int) -> SamplingParams:
-    """For the pass that scores a draft as part of the prompt: each token's log-probability and those of the likeliest.
+    """Parameters for scoring a draft as part of the prompt.
 
-    They are the favourite, and as many as the request wants to see.
+    vLLM then returns each token's log-probability and those of the likeliest: as many as the request asks for, at
+    least one.
     """
     return SamplingParams(
         max_tokens=1,

@@ -1,4 +1,4 @@
-"""How vLLM is set up: our settings as its engine arguments, and what a CPU needs.
+"""Our settings as vLLM's engine arguments, and what a CPU needs.
 
 Imported only after `environment.prepare_environment`, since it imports vLLM.
 """
@@ -15,14 +15,14 @@ from config.settings import CloudSettings
 #: The two classes that vLLM's worker processes load.
 PROPOSER = "workers.cloud.vllm_engine.extension.EdgeDraftProposer"
 WORKER_EXTENSION = "workers.cloud.vllm_engine.extension.WorkerExtension"
-#: What keeps answers in their form: llguidance, as at the edge, so that a draft's form is the answer's.
+#: The backend of structured outputs: llguidance, as at the edge, so that draft and answer follow the same grammar.
 STRUCTURE_BACKEND = "guidance"
 #: Bytes in a GiB.
 GIB = 2**30
 
 
 def engine_arguments(settings: CloudSettings, model_path: str, events_endpoint: str) -> AsyncEngineArgs:
-    """The arguments of the engine that verifies drafts; `cloud.model.engine_args` wins over all of them."""
+    """The arguments of the engine that verifies drafts; `cloud.model.engine_args` overrides them."""
     arguments: dict[str, Any] = {
         "disable_log_stats": True,
         "speculative_config": {
@@ -61,14 +61,14 @@ def common_arguments(settings: CloudSettings, model_path: str) -> dict[str, Any]
 def _dtype(wanted: str) -> str:
     """`auto` means float32 on a CPU, also on one with bfloat16 instructions.
 
-    In 16 bits a token's logits change with the shape of the batch, so that near-ties fall otherwise with a draft than
-    without one, and verification would no longer be exact (docs/log.md, "The cloud engine").
+    In 16 bits a token's logits change with the shape of the batch, so that near-ties are decided differently with a
+    draft than without one, and verification would no longer be exact (docs/log.md, "The cloud engine").
     """
     return "float32" if wanted == "auto" and current_platform.is_cpu() else wanted
 
 
 def _context_tokens(wanted: int, model_path: str) -> int:
-    """No more than the model was trained for: vLLM refuses to start otherwise."""
+    """At most what the model was trained for: vLLM refuses to start otherwise."""
     config = AutoConfig.from_pretrained(model_path)
     trained = getattr(config.get_text_config(), "max_position_embeddings", None)
     return min(wanted, trained) if trained else wanted

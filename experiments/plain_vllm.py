@@ -1,7 +1,7 @@
-"""Plain `LLM.generate` as a child process: what benchmarks compare the cloud tier with.
+"""Plain `LLM.generate` as a child process: what `bench_cloud` compares the cloud tier with.
 
 Reads one JSON object a line (`conversations`, `max_tokens`) and prints one (`tokens`, `seconds`) for each. Use:
-`python -m workers.cloud.vllm_engine.offline MODEL`.
+`python -m experiments.plain_vllm MODEL`.
 """
 
 import json
