@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup models demo up check test test-oldest unit bench-edge bench-cloud bench-queue bench-batch bench-routing chaos fuzz soak clean
+.PHONY: help setup models demo up check test test-oldest unit bench-edge bench-cloud bench-queue bench-redis bench-batch bench-routing chaos fuzz soak clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ bench-cloud: models ## Measure verification against vLLM without drafts
 
 bench-queue: setup ## Measure the queue's own cost per job against RQ's workers
 	@$(BIN)/python -m experiments.bench_queue
+
+bench-redis: setup ## Count the Redis commands of a request and of an idle system
+	@$(BIN)/python -m experiments.redis_commands
 
 bench-batch: models ## Measure `firstdraft batch` against vLLM's own run_batch (20 minutes)
 	@$(BIN)/pip install --quiet reasoning-gym==0.1.25
