@@ -225,7 +225,7 @@ def main() -> None:
         alone, together = bench.alone(), bench.together()
     finally:
         engine.close()
-    queue = {} if options.skip_queue else cloud_queue.rates(settings, QUEUE_MAX_TOKENS, options.rounds)
+    queue = {} if options.skip_queue else cloud_queue.token_rates(settings, QUEUE_MAX_TOKENS, options.rounds)
     _report(alone, together, queue, bench.differences, options)
 
 

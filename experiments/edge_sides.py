@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from config.settings import read_settings
-from experiments.memory import peak_mb
+from experiments.harness.memory import peak_mb
 from experiments.waiting import outcome_of, until
 from schemas.requests import ConfidenceRule, Message, Sampling
 from workers.edge.engine import DraftOrder, EdgeEngine

@@ -14,16 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, Signals
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from redis import Redis
 from redis.exceptions import RedisError
 
+from broker import keys
 from broker.connection import connect
+from broker.event_streams import EventHub
+from broker.leases import Lifetimes
+from broker.request_store import RequestStore
 from config.environment import child_environment
+from config.settings import read_settings
 from experiments.waiting import END_S, until
 from firstdraft.local.embedded import server_command
+from schemas.events import Event
 
 #: Seconds until a process that ended is started again, as systemd or Kubernetes would.
 RESTART_S = 0.5
@@ -108,6 +114,7 @@ class System:
         self._self_signals = folder / "self_signals.jsonl"
         self.processes: dict[str, ManagedProcess] = {}
         self.redis: Redis = connect(self.redis_url)
+        self.store = RequestStore(self.redis, Lifetimes.configured(read_settings().requests))
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -180,6 +187,15 @@ class System:
             return httpx.get(self.url + path, trust_env=False, timeout=5).status_code
         except httpx.TransportError:
             return None
+
+    def counter(self, name: str) -> int:
+        """The deployment's counter of this name."""
+        return int(cast("bytes | None", self.redis.hget(keys.counters(), name)) or 0)
+
+    def events(self, request_id: str) -> list[tuple[float, Event]]:
+        """The request's events, each with its time in seconds since the epoch by Redis's clock."""
+        streamed = EventHub(self.redis).read(request_id)
+        return [(int(each.position.split("-")[0]) / 1000, each.event) for each in streamed]
 
     def worker_deaths(self) -> dict[int, float]:
         """When workers died, in seconds since the epoch, by process id."""
