@@ -137,10 +137,10 @@ def test_a_reader_of_a_request_that_has_expired_is_not_kept(hub, redis_connectio
 
 def test_readers_that_left_are_forgotten(hub, store, lease):
     reader = Reader(hub, lease.request_id)
-    until(lambda: lease.request_id in hub._listening, "the reader waits")
+    until(lambda: lease.request_id in hub._subscriptions, "the reader waits")
     store.cancel(lease.request_id)
     assert reader.ended()
-    assert hub._listening == {}
+    assert hub._subscriptions == {}
 
 
 def test_several_requests_are_followed_at_once_until_the_last_has_ended(hub, store):
@@ -154,4 +154,4 @@ def test_several_requests_are_followed_at_once_until_the_last_has_ended(hub, sto
         store.succeed(lease, a_result(), [])
     ended = [told[0] for told in following if told is not None and told[1].event.type == EventKind.DONE]
     assert sorted(ended) == sorted(lease.request_id for lease in holds)
-    assert hub._listening == {}
+    assert hub._subscriptions == {}
