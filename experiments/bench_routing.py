@@ -13,7 +13,6 @@ short (16 tokens), since routing is about the prompts.
 import os
 import tempfile
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from broker.prefix_blocks import canonical_bytes
 from broker.prefix_index import PrefixIndex
 from broker.routing import WRITING_COST
 from config.settings import read_settings
+from experiments.harness.edge import start_edge, submit, user_message
 from experiments.harness.report import parser, print_document, print_table
 from experiments.routing_cluster import Answered, Cluster, cluster
 from experiments.routing_simulator import Machine, Simulation, quantile
@@ -33,10 +33,8 @@ from experiments.routing_workload import Arrival, best_shares, conversations, tr
 from experiments.waiting import outcome_of
 from firstdraft.local.embedded import embedded_server
 from schemas.drafts import Draft
-from schemas.requests import ConfidenceRule, Message, Sampling
+from schemas.requests import Message
 from schemas.routing_decision import RoutingPolicy
-from workers.edge.engine import DraftOrder, EdgeEngine
-from workers.runtime.model_paths import edge_model_path
 
 NUM_WORKERS = 3
 #: The rates, as shares of the workers' capacity under `random`.
@@ -136,26 +134,13 @@ def look_up_against_ping() -> float:
 
 def _measure_steps(talks: Sequence[tuple[Message, ...]]) -> Machine:
     """The costs of an edge engine's steps with one thread on this machine, while nothing else runs."""
-    settings = read_settings(edge={"model": {"threads": 1}})
-    engine = EdgeEngine(settings.edge, edge_model_path(settings))
-    engine.start()
+    engine = start_edge(model={"threads": 1})
 
     def answer(messages: tuple[Message, ...], *, num: int, max_tokens: int) -> tuple[float, list[Draft]]:
         """Seconds until `num` requests with these messages are answered, and their drafts."""
-        orders = [
-            DraftOrder(
-                uuid.uuid4().hex,
-                messages,
-                Sampling(max_tokens=max_tokens),
-                ConfidenceRule(strategy="max_prob"),
-                use_cache=False,
-                cache_namespace="experiment",
-                may_escalate_early=False,
-            )
-            for _ in range(num)
-        ]
         began = time.perf_counter()
-        drafts = [outcome_of(future, "a draft is written") for future in [engine.submit(order) for order in orders]]
+        futures = [submit(engine, messages, max_tokens, use_cache=False) for _ in range(num)]
+        drafts = [outcome_of(future, "a draft is written") for future in futures]
         return time.perf_counter() - began, drafts
 
     def cost(messages: tuple[Message, ...], *, num: int = 1) -> tuple[float, float, int]:
@@ -169,7 +154,7 @@ def _measure_steps(talks: Sequence[tuple[Message, ...]]) -> Machine:
             writing.append(max((whole_s - reading_s) / num_steps, 0.0))
         return median(reading), median(writing), drafts[0].prompt_tokens
 
-    story = (Message(role="user", content="Tell a long story about the sea."),)
+    story = user_message("Tell a long story about the sea.")
     longest = max(talks, key=lambda talk: len(canonical_bytes(talk)))
     answer(longest, num=1, max_tokens=4)  # the first steps of a process are slow
     short_s, alone_s, short_tokens = cost(story)
@@ -255,8 +240,7 @@ def _work(answer: Answered) -> int:
 
 def _warm_up(running: Cluster) -> None:
     """Have every worker answer requests: the first steps of a process are slow."""
-    message = Message(role="user", content="Say hello.")
-    running.play([Arrival(0.1 * number, (message,), 4) for number in range(4 * NUM_WORKERS)])
+    running.play([Arrival(0.1 * number, user_message("Say hello."), 4) for number in range(4 * NUM_WORKERS)])
 
 
 def _comparison(by_policy: dict[RoutingPolicy, Figures], name: str, prefix: str) -> dict[str, float]:

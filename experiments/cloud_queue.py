@@ -10,7 +10,8 @@ from typing import Any
 
 from config.environment import child_environment
 from config.settings import Settings
-from experiments.cloud_workload import QUESTIONS, conversation
+from experiments.cloud_workload import QUESTIONS
+from experiments.harness.edge import user_message
 from experiments.harness.system import running_system
 from experiments.waiting import ANSWER_S, END_S, end, killed_after
 from firstdraft.client.sync import Client
@@ -78,7 +79,7 @@ def _generator(settings: Settings) -> Iterator[Callable[[int], float]]:
             return found
 
         def generate(max_tokens: int) -> float:
-            conversations = [[message.model_dump() for message in conversation(prompt)] for prompt in _prompts()]
+            conversations = [[message.model_dump() for message in user_message(prompt)] for prompt in _prompts()]
             assert process.stdin
             process.stdin.write(json.dumps({"conversations": conversations, "max_tokens": max_tokens}) + "\n")
             process.stdin.flush()

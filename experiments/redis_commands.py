@@ -9,7 +9,6 @@ trips are those of the gateway between sending a POST and its 202, counted by a 
 pipeline or a transaction is one. Needs a Redis server that nobody else uses.
 """
 
-import json
 import tempfile
 import time
 import uuid
@@ -21,9 +20,9 @@ from typing import cast
 
 import httpx
 from redis import Redis
-from rich.table import Table
 
 from experiments.harness.redis_proxy import RedisProxy, redis_proxy
+from experiments.harness.report import print_document, print_table
 from experiments.harness.system import System, running_system
 from firstdraft.cli.terminal import terminal
 from firstdraft.local.embedded import embedded_server
@@ -143,17 +142,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, embedded_server(Path(folder)) as url:
         commands = measure_commands(url)
     columns = (commands.edge, commands.escalated, commands.idle_per_s)
-    names = set().union(*columns)
-    table = Table("command", "per request, edge", "per request, escalated", "per second, idle")
-    for name in sorted(names, key=lambda name: -commands.escalated.get(name, 0.0)):
-        row = [column.get(name, 0.0) for column in columns]
-        if max(row) >= NEGLIGIBLE:
-            table.add_row(name, *(f"{value:.1f}" for value in row))
-    table.add_row("all", *(f"{sum(column.values()):.1f}" for column in columns))
-    console = terminal()
-    console.print(table)
-    console.print(f"round trips to Redis from a POST to its 202: {commands.round_trips_submit:.2f}")
-    print(json.dumps({"bench": "redis_commands", "requests": NUM_REQUESTS, "figures": commands.figures()}))
+    names = sorted(set().union(*columns), key=lambda name: -commands.escalated.get(name, 0.0))
+    by_name = {name: [column.get(name, 0.0) for column in columns] for name in names}
+    rows = [(name, *(f"{num:.1f}" for num in row)) for name, row in by_name.items() if max(row) >= NEGLIGIBLE]
+    rows.append(("all", *(f"{sum(column.values()):.1f}" for column in columns)))
+    print_table(("command", "per request, edge", "per request, escalated", "per second, idle"), rows)
+    terminal().print(f"round trips to Redis from a POST to its 202: {commands.round_trips_submit:.2f}")
+    print_document("redis_commands", commands.figures(), requests=NUM_REQUESTS)
 
 
 if __name__ == "__main__":
