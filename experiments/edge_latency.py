@@ -20,13 +20,13 @@ from workers.edge.token_metrics import Meter
 
 #: A system prompt of more than 400 tokens.
 SHARED = "Follow policy number seven and answer in one line. " * 44
-#: Turns of the conversation, and what each question adds.
+#: Turns of the conversation, and the text of each question.
 NUM_TURNS = 6
 QUESTION = "Tell me more about point {0}, please, and be as exact as you can about what it means in practice. " * 3
 #: Size of the vocabulary for which the cost of token figures is measured, and rows of logits measured.
 LARGE_VOCABULARY, NUM_ROWS = 152_000, 200
 #: Requests whose inter-token gaps are measured while a long prompt is prefilled, and their tokens.
-NUM_WRITERS, WRITER_TOKENS = 4, 160
+NUM_REQUESTS, NUM_TOKENS = 4, 160
 #: Seconds that the first quarter of their tokens may take.
 QUARTER_S = 120.0
 #: The logit bias of a token that must not be sampled.
@@ -61,32 +61,30 @@ def p99_gap_s(model: Path, threads: int, *, long_prompt: bool) -> float:
     """
     endless = dict.fromkeys(end_of_text_tokens(model), NEVER)
     with running_edge(model, model={"threads": threads}) as engine:
-        times: list[list[float]] = [[] for _ in range(NUM_WRITERS)]
-        writing = [
+        times: list[list[float]] = [[] for _ in range(NUM_REQUESTS)]
+        futures = [
             submit(
                 engine,
                 user_message(f"{number}. Tell a long story."),
-                WRITER_TOKENS,
+                NUM_TOKENS,
                 logit_bias=endless,
                 listener=lambda _text, token_times=times[number]: token_times.append(time.perf_counter()),  # type: ignore[misc]
             )
-            for number in range(NUM_WRITERS)
+            for number in range(NUM_REQUESTS)
         ]
         until(
-            lambda: (
-                min(len(written) for written in times) >= WRITER_TOKENS // 4 or any(future.done() for future in writing)
-            ),
-            f"each of {NUM_WRITERS} writers has written a quarter of its tokens",
+            lambda: min(map(len, times)) >= NUM_TOKENS // 4 or any(future.done() for future in futures),
+            f"each of {NUM_REQUESTS} requests has a quarter of its tokens",
             QUARTER_S,
             look_s=0.002,
         )
         if long_prompt:
-            outcome_of(submit(engine, user_message("tea " * 1500), 1, use_cache=False), "the long prompt is read")
-        for future in writing:
-            draft = outcome_of(future, "a writer has written all its tokens")
-            if len(draft.token_ids) < WRITER_TOKENS:
-                raise RuntimeError(f"a writer ended after {len(draft.token_ids)} of {WRITER_TOKENS} tokens")
-        gaps = sorted(after - before for written in times for before, after in pairwise(written))
+            outcome_of(submit(engine, user_message("tea " * 1500), 1, use_cache=False), "the long prompt is prefilled")
+        for future in futures:
+            draft = outcome_of(future, "a request has all its tokens")
+            if len(draft.token_ids) < NUM_TOKENS:
+                raise RuntimeError(f"a request ended after {len(draft.token_ids)} of {NUM_TOKENS} tokens")
+        gaps = sorted(after - before for token_times in times for before, after in pairwise(token_times))
         return gaps[int(0.99 * len(gaps))]
 
 

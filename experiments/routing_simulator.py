@@ -67,9 +67,10 @@ class SimulatedRequest:
     blocks: Sequence[bytes]
     prompt_tokens: int
     worker: int = -1
-    unread: int = 0
+    #: Prompt tokens that are not prefilled yet; -1 until the cached prefix has been looked up.
+    to_prefill: int = 0
     cached_tokens: int = 0
-    written: int = 0
+    decoded: int = 0
     first_token_s: float = 0.0
 
 
@@ -78,7 +79,7 @@ class Worker:
     """One simulated worker."""
 
     number: int
-    pacing: PrefillBudget = field(default_factory=partial(PrefillBudget, in_tiles=True))
+    prefill_budget: PrefillBudget = field(default_factory=partial(PrefillBudget, in_tiles=True))
     cache: "OrderedDict[bytes, None]" = field(default_factory=OrderedDict)
     queue: "deque[SimulatedRequest]" = field(default_factory=deque)
     in_flight: list[SimulatedRequest] = field(default_factory=list)
@@ -170,9 +171,9 @@ class Simulation:
                 waiting_tokens=self._workers[number].waiting_tokens,
                 num_jobs=self._workers[number].num_jobs,
                 recent_tokens=self._recent(self._workers[number]),
-                cached_tokens=num_held * self._block_bytes // BYTES_PER_TOKEN,
+                cached_tokens=num_cached * self._block_bytes // BYTES_PER_TOKEN,
             )
-            for number, num_held in compared.items()
+            for number, num_cached in compared.items()
         ]
         demand = Demand.of(num_bytes, arrival.max_tokens)
         route = choose(demand, candidates, self._policy, self._max_waiting, self._rng)
@@ -220,7 +221,7 @@ class Simulation:
             request.worker = worker.number
             worker.in_flight.append(request)
             self._speeds[worker.number].begun()
-            request.unread = -1  # its cached prefix is looked up when its prefill begins
+            request.to_prefill = -1  # its cached prefix is looked up when its prefill begins
         if worker.in_flight and not worker.stepping:
             self._step(worker)
 
@@ -231,24 +232,24 @@ class Simulation:
             worker.stepping = True
             self._num_stepping += 1
         active = self._with_cells(worker)
-        reading = next((request for request in active if request.unread), None)
-        writing = [request for request in active if not request.unread]
+        prefilling = next((request for request in active if request.to_prefill), None)
+        decoding = [request for request in active if not request.to_prefill]
         chunk = 0
-        if reading is not None:
-            if reading.unread < 0:
-                self._begin_reading(worker, reading)
+        if prefilling is not None:
+            if prefilling.to_prefill < 0:
+                self._begin_prefill(worker, prefilling)
             crowded = len(worker.in_flight) >= machine.capacity
-            most = worker.pacing.prompt_tokens(len(writing), machine.step_tokens, crowded=crowded)
-            chunk = min(reading.unread, most)
-        seconds = machine.step_s + machine.answer_s * len(writing) + machine.prompt_token_s * chunk
-        seconds += machine.attention_s * sum(request.prompt_tokens + request.written for request in writing)
-        if reading is not None:
-            attention_s = machine.attention_s if writing else machine.reading_attention_s
-            seconds += attention_s * chunk * (reading.prompt_tokens - reading.unread)
+            budget = worker.prefill_budget.prompt_tokens(len(decoding), machine.step_tokens, crowded=crowded)
+            chunk = min(prefilling.to_prefill, budget)
+        seconds = machine.step_s + machine.answer_s * len(decoding) + machine.prompt_token_s * chunk
+        seconds += machine.attention_s * sum(request.prompt_tokens + request.decoded for request in decoding)
+        if prefilling is not None:
+            attention_s = machine.attention_s if decoding else machine.reading_attention_s
+            seconds += attention_s * chunk * (prefilling.prompt_tokens - prefilling.to_prefill)
         if machine.shared_cores:
             seconds *= max(1.0, self._num_stepping / machine.shared_cores)
-        worker.pacing.learn(len(writing), chunk, seconds)
-        self._at(self._now_s + seconds, lambda: self._finish_step(worker, reading, chunk, writing))
+        worker.prefill_budget.learn(len(decoding), chunk, seconds)
+        self._at(self._now_s + seconds, lambda: self._finish_step(worker, prefilling, chunk, decoding))
 
     def _with_cells(self, worker: Worker) -> list[SimulatedRequest]:
         """The requests that have KV cells: as many as fit in order of arrival, and at least one."""
@@ -256,23 +257,23 @@ class Simulation:
         num = sum(1 for _ in takewhile(lambda end: end <= self._machine.in_flight_tokens, ends))
         return worker.in_flight[: max(num, 1)]
 
-    def _begin_reading(self, worker: Worker, request: SimulatedRequest) -> None:
-        num_held = next((n for n, block in enumerate(request.blocks) if block not in worker.cache), len(request.blocks))
-        share = num_held * self._block_bytes / len(canonical_bytes(request.arrival.messages))
+    def _begin_prefill(self, worker: Worker, request: SimulatedRequest) -> None:
+        num_blocks = sum(1 for _ in takewhile(worker.cache.__contains__, request.blocks))
+        share = num_blocks * self._block_bytes / len(canonical_bytes(request.arrival.messages))
         request.cached_tokens = min(int(share * request.prompt_tokens), request.prompt_tokens - 1)
-        request.unread = request.prompt_tokens - request.cached_tokens
+        request.to_prefill = request.prompt_tokens - request.cached_tokens
 
     def _finish_step(
-        self, worker: Worker, reading: SimulatedRequest | None, chunk: int, writing: Sequence[SimulatedRequest]
+        self, worker: Worker, prefilling: SimulatedRequest | None, chunk: int, decoding: Sequence[SimulatedRequest]
     ) -> None:
-        if reading is not None:
-            reading.unread -= chunk
-            if not reading.unread:
-                self._keep(worker, reading)
-                self._write(worker, reading)
-                reading.first_token_s = self._now_s
-        for request in writing:
-            self._write(worker, request)
+        if prefilling is not None:
+            prefilling.to_prefill -= chunk
+            if not prefilling.to_prefill:
+                self._keep(worker, prefilling)
+                self._decode(worker, prefilling)
+                prefilling.first_token_s = self._now_s
+        for request in decoding:
+            self._decode(worker, request)
         if worker.in_flight:
             self._step(worker)
         else:
@@ -296,14 +297,14 @@ class Simulation:
         for block in evicted:
             self._holders[block].pop(number, None)
 
-    def _write(self, worker: Worker, request: SimulatedRequest) -> None:
-        request.written += 1
-        if request.written < request.arrival.max_tokens:
+    def _decode(self, worker: Worker, request: SimulatedRequest) -> None:
+        request.decoded += 1
+        if request.decoded < request.arrival.max_tokens:
             return
         worker.in_flight.remove(request)
         worker.waiting_tokens -= request.route.work_tokens
         worker.num_jobs -= 1
-        worker.load += request.prompt_tokens - request.cached_tokens + request.written
+        worker.load += request.prompt_tokens - request.cached_tokens + request.decoded
         self._speeds[worker.number].ended(request.route.work_tokens)
         self._done.append(request)
 
