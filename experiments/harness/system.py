@@ -30,6 +30,7 @@ from config.settings import read_settings
 from experiments.waiting import END_S, until
 from firstdraft.local.embedded import server_command
 from schemas.events import Event
+from workers.runtime.process_tree import ending_with_parent
 
 #: Seconds until a process that ended is started again, as systemd or Kubernetes would.
 RESTART_S = 0.5
@@ -64,7 +65,7 @@ class ManagedProcess:
     deaths: dict[int, float] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Start it in a process group of its own."""
+        """Start it in a process group of its own. On Linux it is killed if this process dies."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(  # noqa: S603 - our own command
                 [*self.command, *self.first_arguments],
@@ -72,6 +73,7 @@ class ManagedProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=ending_with_parent(SIGKILL),  # noqa: PLW1509 - system calls and nothing else
             )
         self.first_arguments = []
 
