@@ -87,10 +87,11 @@ class RedisProxy:
             while data := source.recv(CHUNK_BYTES):
                 self._count(client, sent=source is client)
                 sink.sendall(data)
+        self._sockets.discard(source)
         for connected in (source, sink):
-            self._sockets.discard(connected)
             with suppress(OSError):
-                connected.shutdown(socket.SHUT_RDWR)
+                connected.shutdown(socket.SHUT_RDWR)  # which also ends the other direction
+        source.close()
 
     def _count(self, client: socket.socket, *, sent: bool) -> None:
         """Called before the bytes are forwarded, so that an answer cannot come before what it answers is counted."""
