@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup models demo up check test test-oldest unit bench-edge bench-cloud bench-queue bench-batch bench-routing chaos fuzz soak clean
+.PHONY: help setup models demo up check test test-oldest unit bench-edge bench-cloud bench-queue bench-redis bench-batch bench-routing chaos fuzz soak clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ bench-cloud: models ## Measure verification against vLLM without drafts
 bench-queue: setup ## Measure the queue's own cost per job against RQ's workers
 	@$(BIN)/python -m experiments.bench_queue
 
+bench-redis: setup ## Count the Redis commands of a request and of an idle system
+	@$(BIN)/python -m experiments.redis_commands
+
 bench-batch: models ## Measure `firstdraft batch` against vLLM's own run_batch (20 minutes)
 	@$(BIN)/pip install --quiet reasoning-gym==0.1.25
 	@$(BIN)/python -m experiments.bench_batch
@@ -56,11 +59,11 @@ bench-routing: models ## Measure and simulate what routing by cached prefixes ga
 chaos: models ## Kill, stop and cut off everything while requests come in; nothing may be lost (20 minutes)
 	@$(BIN)/python -m experiments.chaos --engines
 
-fuzz: models ## Send made-up requests: thousands to the gateway, then for FUZZ_MINUTES (60) to real engines
+fuzz: models ## Send generated requests: thousands to the gateway, then for FUZZ_MINUTES (60) to real engines
 	@$(BIN)/python -m experiments.fuzz
 	@$(BIN)/python -m experiments.fuzz_engines --minutes $${FUZZ_MINUTES:-60}
 
-soak: setup ## Load and restart everything for SOAK_MINUTES (30); memory must stay flat
+soak: setup ## Load and restart everything for SOAK_MINUTES (30); memory must not grow
 	@$(BIN)/python -m experiments.soak --minutes $${SOAK_MINUTES:-30}
 
 clean: ## Remove .venv and caches

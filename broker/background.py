@@ -1,9 +1,8 @@
-"""Threads that repeat one step for the life of a process, and never end because a step failed.
+"""Daemon threads that repeat one step for the life of a process and survive its failures.
 
-A step that raises is logged and called again after a pause. What failed for a while without a success in between is
-`broken`: whoever looks after the process's health asks (`workers.runtime.worker_process`, `gateway.monitoring.routes`),
-since a process whose leases are not renewed, say, must not go on as if all were well. Redis being away is no fault of
-the process and breaks nothing.
+A step that raises is logged and called again after a pause. A loop whose every call has failed for a while is `broken`.
+The process's health check reads that (`workers.runtime.worker_process`, `gateway.monitoring.routes`): a process that
+cannot renew its leases, for example, must be restarted. Failures because Redis is away do not count.
 """
 
 import logging
@@ -15,20 +14,19 @@ from broker.connection import REDIS_AWAY
 
 log = logging.getLogger(__name__)
 
-#: Seconds until the next call after a step failed, at least.
+#: Minimum of seconds between a failure and the next call.
 RETRY_S = 0.5
-#: Seconds of nothing but failures after which a loop counts as broken, by default.
+#: Seconds of uninterrupted failures after which a loop counts as broken, by default.
 BROKEN_AFTER_S = 30.0
-#: Seconds between two log lines with a traceback about the same loop: a step that fails at every call says it once a
-#: minute.
+#: Seconds between two logged tracebacks of the same loop, which may fail at every call.
 LOG_EVERY_S = 60.0
 
 
 class Loop:
-    """Calls `step` again and again on a daemon thread. `start` once, `close` once, `wake` from any thread.
+    """Calls `step` repeatedly on a daemon thread. Call `start` and `close` once each, `wake` from any thread.
 
-    `step` is called after the start, and then `every_s` seconds after the last call ended, or after as many as
-    that call returned. One that blocks for long should look at `closing`.
+    The next call comes `every_s` seconds after the last one ended, or the number of seconds that it returned. A step
+    that blocks for long should check `closing`.
     """
 
     def __init__(
@@ -38,7 +36,7 @@ class Loop:
         self._broken_after_s = broken_after_s
         self._step = step
         self._every_s = every_s
-        #: Set when the loop is to end.
+        #: Set when the loop must end.
         self.closing = threading.Event()
         self._woken = threading.Event()
         self._first_after_s = 0.0
@@ -47,16 +45,16 @@ class Loop:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self, *, after_s: float = 0.0) -> None:
-        """Begin, with the first call after so many seconds."""
+        """Start the thread; the first call comes after `after_s` seconds."""
         self._first_after_s = after_s
         self._thread.start()
 
     def wake(self) -> None:
-        """Make the next call now, or right after the present one. Does not block."""
+        """Make the next call now, or right after the current one. Does not block."""
         self._woken.set()
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Make no further call. Blocks until the present one has ended, for `timeout_s` at most."""
+        """Make no further call. Blocks until the current one has ended, for at most `timeout_s` seconds."""
         self.closing.set()
         self._woken.set()
         if self._thread.ident is not None:
@@ -64,12 +62,12 @@ class Loop:
 
     @property
     def broken(self) -> bool:
-        """Whether every call for `broken_after_s` failed, or the thread has ended without being told to."""
+        """Whether every call for `broken_after_s` has failed, or the thread has ended before `close`."""
         if self.closing.is_set() or self._thread.ident is None:
             return False
         since_s = self._failing_since_s
-        lasting = since_s is not None and time.monotonic() - since_s >= self._broken_after_s
-        return lasting or not self._thread.is_alive()
+        keeps_failing = since_s is not None and time.monotonic() - since_s >= self._broken_after_s
+        return keeps_failing or not self._thread.is_alive()
 
     def _run(self) -> None:
         pause_s = self._first_after_s
@@ -82,13 +80,13 @@ class Loop:
             pause_s = self._call()
 
     def _call(self) -> float:
-        """One step; the seconds until the next."""
+        """Call the step; returns the seconds until the next call."""
         try:
             pause_s = self._step()
         except REDIS_AWAY as error:
             self._failing_since_s = None
             log.warning("redis_away loop=%s error=%s", self.name, error)
-        except Exception:  # whatever it was, the next call may succeed, and the loop's work must go on
+        except Exception:  # the next call may succeed, and the loop must go on
             if self._note_failure():
                 log.exception("background_step_failed loop=%s", self.name)
         else:
@@ -97,7 +95,7 @@ class Loop:
         return max(self._every_s, RETRY_S)
 
     def _note_failure(self) -> bool:
-        """Whether it is time to log one."""
+        """Record a failure; returns whether to log it."""
         now_s = time.monotonic()
         if self._failing_since_s is None:
             self._failing_since_s = now_s

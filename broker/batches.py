@@ -1,7 +1,7 @@
-"""Batches in Redis: what they are and how far they have come. Their files are elsewhere (gateway/batches/files.py).
+"""Batches and their progress, in Redis. Their files are elsewhere (gateway/batches/files.py).
 
-After its creation a batch is written by the one process that runs it; a cancellation is a field of its own, so that the
-two never overwrite each other.
+After its creation only the process that runs a batch writes it. A request to cancel it is a field of its own in the
+record, so that the two never overwrite each other.
 """
 
 import logging
@@ -18,34 +18,36 @@ from schemas.openai_files import ENDED, MAX_WINDOW_S, Batch
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a batch is remembered after its last change.
+#: Seconds for which a batch is kept after its last change.
 KEPT_S = 30 * 24 * 3600
-#: Seconds after its creation for which a batch is listed: no batch is remembered for longer.
+#: Seconds after its creation for which a batch is listed: none is kept for longer.
 LISTED_S = MAX_WINDOW_S + KEPT_S
 #: Batches that are read in one round trip.
 PAGE = 200
 
-#: KEYS: the batch, all batches, the owner's, all unfinished, the owner's. ARGV: id, batch, when it was made, KEPT_S,
-#: LISTED_S, unfinished batches that the owner may have, idempotency key, what it is to stand for, its time to live
-#: (each '' for none). Answers 1, 0 where the owner has too many, or what the idempotency key stands for.
+#: Stores a batch unless its idempotency key exists already or the owner has too many unfinished ones.
+#: KEYS: the batch; the sorted sets of all batches and the owner's; the sets of all unfinished batches and the owner's.
+#: ARGV: id, batch, time of creation, KEPT_S, LISTED_S, the most unfinished batches of an owner; idempotency key, its
+#: value and time to live (all '' for none).
+#: Returns 1 if stored, 0 if the owner has too many, or the existing value of the idempotency key.
 _CREATE = """
-local id, batch, made_at, kept_s, listed_s, most = unpack(ARGV, 1, 6)
-local idempotency, meaning, idempotency_ttl = unpack(ARGV, 7, 9)
+local id, batch, created_at, kept_s, listed_s, most = unpack(ARGV, 1, 6)
+local idempotency, value, idempotency_ttl = unpack(ARGV, 7, 9)
 if idempotency ~= '' then
-  local earlier = redis.call('GET', idempotency)
-  if earlier then return earlier end
+  local existing = redis.call('GET', idempotency)
+  if existing then return existing end
 end
 if redis.call('SCARD', KEYS[5]) >= tonumber(most) then
-  redis.call('SINTERSTORE', KEYS[5], KEYS[5], KEYS[4])  -- without those that have expired
+  redis.call('SINTERSTORE', KEYS[5], KEYS[5], KEYS[4])  -- removes those that have expired
   redis.call('EXPIRE', KEYS[5], kept_s)
   if redis.call('SCARD', KEYS[5]) >= tonumber(most) then return 0 end
 end
-if idempotency ~= '' then redis.call('SET', idempotency, meaning, 'EX', idempotency_ttl) end
+if idempotency ~= '' then redis.call('SET', idempotency, value, 'EX', idempotency_ttl) end
 redis.call('HSET', KEYS[1], 'batch', batch)
 redis.call('EXPIRE', KEYS[1], kept_s)
 for _, index in ipairs({KEYS[2], KEYS[3]}) do
-  redis.call('ZADD', index, made_at, id)
-  redis.call('ZREMRANGEBYSCORE', index, '-inf', made_at - listed_s)
+  redis.call('ZADD', index, created_at, id)
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', created_at - listed_s)
   redis.call('EXPIRE', index, listed_s)
 end
 for _, unfinished in ipairs({KEYS[4], KEYS[5]}) do
@@ -55,22 +57,23 @@ end
 return 1
 """
 
-#: KEYS: a batch. ARGV: a time in seconds. Notes that it is to be cancelled, if it is there and not noted yet.
+#: Records when the cancellation of a batch was requested, unless it has been already or the batch does not exist.
+#: KEYS: the batch. ARGV: the time in seconds.
 _ASK_TO_CANCEL = """
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSETNX', KEYS[1], 'cancelling_at', ARGV[1]) end
 """
 
 
 class TooManyBatches(Exception):
-    """The owner has as many batches that have not ended as it may. Nothing was stored."""
+    """The owner has as many unfinished batches as it may have. Nothing was stored."""
 
 
 class NotListed(Exception):
-    """A page was to begin after a batch that is not in the list."""
+    """The batch after which a page should begin is not in the list."""
 
 
 class BatchStore:
-    """Reads and writes batches. May be used from any thread."""
+    """Reads and writes batches. Safe on any thread."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -78,10 +81,10 @@ class BatchStore:
         self._ask_to_cancel = redis.register_script(_ASK_TO_CANCEL)
 
     def create(self, batch: Batch, most: int, idempotency: Idempotency | None = None) -> str:
-        """Remember a new batch; whoever looks for batches to run finds it.
+        """Store a new batch, which `unfinished` then lists.
 
-        Answers its id, or that of the batch for which the idempotency key stands already. Raises `IdempotencyConflict`,
-        and `TooManyBatches` where the owner has `most` that have not ended.
+        Returns its id, or that of the batch which the idempotency key made before. Raises `IdempotencyConflict`, and
+        `TooManyBatches` if the owner has `most` unfinished batches already.
         """
         owner = batch.owner.name
         arguments: list[str | int | bytes] = [batch.id, wire.encode(batch), batch.created_at, KEPT_S, LISTED_S, most]
@@ -98,21 +101,18 @@ class BatchStore:
         return batch.id
 
     def read(self, batch_id: str) -> Batch | None:
-        """The batch, or None where there is none (any more). Raises `UndecodableMessage`."""
+        """The batch, or None if it does not exist or has expired. Raises `UndecodableMessage`."""
         raw, cancelling_at = cast(
             "list[bytes | None]", self._redis.hmget(keys.batch(batch_id), "batch", "cancelling_at")
         )
         return None if raw is None else _batch(raw, cancelling_at)
 
     def read_all(self, batch_ids: Iterable[str]) -> dict[str, Batch]:
-        """Those of the batches that are there, by id, in one round trip for each `PAGE`.
-
-        What cannot be read keeps no other from being read: it is left out, and logged.
-        """
-        asked = list(batch_ids)
+        """The batches that exist, by id, in one round trip per `PAGE`. Logs and omits those that cannot be decoded."""
+        ids = list(batch_ids)
         found = {}
-        for start in range(0, len(asked), PAGE):
-            page = asked[start : start + PAGE]
+        for start in range(0, len(ids), PAGE):
+            page = ids[start : start + PAGE]
             with self._redis.pipeline(transaction=False) as pipeline:
                 for batch_id in page:
                     pipeline.hmget(keys.batch(batch_id), "batch", "cancelling_at")
@@ -123,11 +123,11 @@ class BatchStore:
                 try:
                     found[batch_id] = _batch(raw, cancelling_at)
                 except wire.UndecodableMessage as error:
-                    log.error("batch_unreadable batch_id=%s error=%s", batch_id, error)  # noqa: TRY400 - says it all
+                    log.error("batch_unreadable batch_id=%s error=%s", batch_id, error)  # noqa: TRY400 - the message suffices
         return found
 
     def write(self, batch: Batch) -> None:
-        """Remember how far the batch has come. Only the process that runs it may call this."""
+        """Store the batch's progress. Only the process that runs it may call this."""
         owner = batch.owner.name
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.hset(keys.batch(batch.id), "batch", wire.encode(batch))
@@ -139,15 +139,15 @@ class BatchStore:
             pipeline.execute()
 
     def ask_to_cancel(self, batch_id: str, now_s: float) -> None:
-        """Have the process that runs it stop. Idempotent."""
+        """Ask the process that runs the batch to cancel it. Idempotent."""
         self._ask_to_cancel(keys=[keys.batch(batch_id)], args=[int(now_s)])
 
     def unfinished(self) -> list[str]:
-        """Ids of batches that someone must run."""
-        return sorted(one.decode() for one in cast("set[bytes]", self._redis.smembers(keys.unfinished_batches())))
+        """The ids of all batches that have not ended."""
+        return sorted(raw.decode() for raw in cast("set[bytes]", self._redis.smembers(keys.unfinished_batches())))
 
     def drop_expired(self, batch_ids: Iterable[str]) -> None:
-        """Nobody need run those of the batches any more that are not remembered."""
+        """Remove those of the batches that have expired from the unfinished ones."""
         for batch_id in batch_ids:
             if not self._redis.exists(keys.batch(batch_id)):
                 self._redis.srem(keys.unfinished_batches(), batch_id)
@@ -155,9 +155,9 @@ class BatchStore:
     def listed(
         self, after: str | None, limit: int, owner: str | None, *, newest_first: bool = True
     ) -> tuple[tuple[Batch, ...], bool]:
-        """Up to `limit` batches of the owner's, or of everybody's for None, in order; and whether there are more.
+        """Up to `limit` batches of the owner (None: of all owners) in order of creation, and whether there are more.
 
-        From the one after `after` on. Raises `NotListed` where that is in no such list.
+        Begins with the batch that follows `after`. Raises `NotListed` if `after` is not in the list.
         """
         index = keys.batches() if owner is None else keys.batches_of(owner)
         start = 0
@@ -176,9 +176,9 @@ class BatchStore:
         return tuple(found), False
 
     def tidy(self, now_s: float) -> None:
-        """Have the list of all batches end some day, and what an earlier version put there be in its owner's list.
+        """Migrate the list of all batches from an earlier version, which had no lists by owner and no time to live.
 
-        That version gave the list no time to live, which is how it is known.
+        The missing time to live is how such a list is recognised. Idempotent.
         """
         if self._redis.ttl(keys.batches()) != -1:
             return
@@ -193,10 +193,10 @@ class BatchStore:
         self._redis.expire(keys.unfinished_batches(), KEPT_S)
 
     def _pages(self, index: str, start: int, *, newest_first: bool) -> Iterator[list[str]]:
-        """The index's members from the one in this place on."""
+        """Pages of the index's members, from this rank on."""
         while True:
             page = cast("list[bytes]", self._redis.zrange(index, start, start + PAGE - 1, desc=newest_first))
-            yield [one.decode() for one in page]
+            yield [raw.decode() for raw in page]
             if len(page) < PAGE:
                 return
             start += PAGE

@@ -1,7 +1,7 @@
 """One clock for all hosts: the Redis server's.
 
-Hosts' own clocks differ, and one that is ahead would think that what others have just renewed has lapsed. Whatever one
-host writes down and another compares is told by this clock, or by `TIME` in a script.
+Hosts' own clocks differ: one that is ahead would see leases as lapsed that others have just renewed. Every time that
+one host stores and another compares is taken from this clock, or from `TIME` in a script.
 """
 
 import threading
@@ -13,43 +13,43 @@ from redis import Redis
 
 from broker.connection import REDIS_AWAY
 
-#: Seconds between two questions to the server. In between, time goes on by this host's monotonic clock, which drifts
-#: from the server's by less than a millisecond meanwhile; a host that was suspended is wrong for at most this long.
+#: Seconds between two queries of the server. In between, this host's monotonic clock is used, which drifts by less than
+#: a millisecond in that time. A host that was suspended has the wrong time for at most this long.
 REFRESH_S = 10.0
 
 
 class ServerClock:
-    """Seconds since the epoch by the Redis server's clock. May be called from any thread.
+    """Seconds since the epoch by the Redis server's clock. Safe on any thread.
 
-    A call costs a round trip at most once in `REFRESH_S`. While the server is away, time goes on from its last answer;
-    before the first answer a call raises Redis's own error.
+    A call costs a round trip at most once per `REFRESH_S`. While the server is away, the time is extrapolated from its
+    last answer; before the first answer a call raises Redis's own error.
     """
 
     def __init__(self, redis: Redis, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        #: How far the server's clock is ahead of this host's monotonic one; None before the first answer.
-        self._ahead_s: float | None = None
+        #: The server's clock minus this host's monotonic clock; None before the first answer.
+        self._offset_s: float | None = None
         self._refresh_at_s = 0.0
 
     def __call__(self) -> float:
         """The time now."""
         with self._lock:
-            ahead_s = self._ahead_s
-            asks = ahead_s is None or self._monotonic() >= self._refresh_at_s
-            if asks:
+            offset_s = self._offset_s
+            is_due = offset_s is None or self._monotonic() >= self._refresh_at_s
+            if is_due:
                 self._refresh_at_s = self._monotonic() + REFRESH_S
-        if asks:
+        if is_due:
             try:
-                self._ahead_s = ahead_s = self._ask()
+                self._offset_s = offset_s = self._query()
             except REDIS_AWAY:
-                if ahead_s is None:
+                if offset_s is None:
                     raise
-        return cast("float", ahead_s) + self._monotonic()
+        return cast("float", offset_s) + self._monotonic()
 
-    def _ask(self) -> float:
+    def _query(self) -> float:
         before = self._monotonic()
         seconds, microseconds = self._redis.time()
-        # The answer was true somewhere between question and arrival.
+        # The server read its clock between query and answer: the middle is assumed.
         return seconds + microseconds / 1e6 - (before + self._monotonic()) / 2

@@ -1,6 +1,6 @@
-"""Connections to Redis, made one way.
+"""How this project connects to Redis.
 
-Every option of redis-py whose default has changed between the versions that are allowed is given here.
+Sets every option of redis-py whose default differs between the supported versions.
 """
 
 from queue import Empty, LifoQueue
@@ -15,35 +15,35 @@ from redis.retry import Retry
 
 from config.settings import InvalidSettings, RedisSettings
 
-#: What Redis answers when it cannot take anything for a while; every other error of it is a bug of ours.
+#: Redis's errors while it is down, loading, full or read-only. Every other error of Redis is a bug in this project.
 REDIS_AWAY = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
-#: Seconds to wait for a connection, and for an answer that is not a blocking read.
+#: Seconds to wait for a connection, and for the answer to a command that does not block.
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 30.0
-#: Seconds to wait for an answer of the prefix index, which requests can do without.
+#: Seconds to wait for an answer of the prefix index, which is optional for a request.
 INDEX_TIMEOUT_S = 1.0
-#: Seconds between looks at an idle connection's health.
+#: Seconds after which an idle connection is checked before its next use.
 HEALTH_CHECK_S = 15
 #: The version of Redis's protocol. redis-py's own default is 2 below version 8 and 3 from there on.
 PROTOCOL = 2
-#: Connections of a client whose user does not say how many threads share it.
+#: Connections of a client by default.
 NUM_CONNECTIONS = 64
-#: Connections that a process's own threads take beside those that serve requests: the reaper, presence, heartbeats,
-#: the event hub, batches, webhooks, health.
+#: Connections for the threads of a process that do not serve requests: the reaper, presence, heartbeats, the event
+#: hub, batches, webhooks, health.
 NUM_BACKGROUND_CONNECTIONS = 64
-#: Seconds to wait for another thread to give a connection back; as long as one may keep it for a command.
+#: Seconds to wait for a free connection: as long as one command of another thread may take.
 POOL_WAIT_S = ANSWER_TIMEOUT_S
 
 
 class NoFreeConnection(RedisError):
-    """Every connection of the pool was in use for too long. Says nothing about Redis: the pool is too small."""
+    """All connections of the pool were in use for too long. Redis is not at fault: the pool is too small."""
 
 
 class _FreeConnections(LifoQueue[Any]):
-    """The pool's free connections. Tells a pool that is used up from a server that does not answer."""
+    """The pool's free connections. Distinguishes an exhausted pool from a server that does not answer."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Raises `NoFreeConnection` where redis-py would make a `ConnectionError` of `Empty`."""
+        """Raises `NoFreeConnection` instead of `Empty`, from which redis-py would make a `ConnectionError`."""
         try:
             return super().get(block, timeout)
         except Empty:
@@ -60,9 +60,9 @@ def connect(
     max_connections: int = NUM_CONNECTIONS,
     pool_wait_s: float = POOL_WAIT_S,
 ) -> Redis:
-    """A client with a pool, safe to share between threads. Connects at the first command; `unix://` URLs work too.
+    """A client with a connection pool, safe on any thread. Connects at the first command; takes `unix://` URLs too.
 
-    Where all `max_connections` are in use, a command waits for one; after `pool_wait_s` it raises `NoFreeConnection`.
+    If all `max_connections` are in use, a command waits for one; after `pool_wait_s` it raises `NoFreeConnection`.
     """
     pool = BlockingConnectionPool.from_url(
         url,
@@ -79,10 +79,9 @@ def connect(
 
 
 def connect_configured(settings: RedisSettings, num_threads: int = 1) -> Redis:
-    """A client of the server that the settings name. Raises `InvalidSettings` where they name none.
+    """A client of the configured server. Raises `InvalidSettings` if none is configured.
 
-    `num_threads`: threads that serve requests over it at once, each with a connection of its own; what runs beside
-    them has more.
+    `num_threads`: threads that serve requests; each has a connection of its own, beside those of background threads.
     """
     if settings.url is None:
         raise InvalidSettings("redis.url is not set: give REDIS_URL, or start everything with `firstdraft up`")
@@ -90,7 +89,7 @@ def connect_configured(settings: RedisSettings, num_threads: int = 1) -> Redis:
 
 
 def connect_index(settings: RedisSettings, num_threads: int = 1) -> Redis:
-    """A client of the prefix index's server, which gives up soon. Raises `InvalidSettings` where there is none."""
+    """A client of the prefix index's server, with a short timeout. Raises `InvalidSettings` if none is configured."""
     if settings.index_url is None:
         return connect_configured(settings, num_threads)
     return connect(

@@ -1,8 +1,8 @@
-"""Idempotency keys: the same key and body is the same thing, made once.
+"""Idempotency keys: repeating a request with the same key and body creates nothing twice.
 
-A key stands for the id of what was made: a request (the first, where one body makes several), a file or a batch. What
-it stands for is stored in the same step as the thing itself, or before the thing can be seen; so a repetition finds
-what the first one made, whatever was killed in between.
+A key maps to the id of what the first request created: a job (the first, if one body makes several), a file or a batch.
+The mapping is stored atomically with it, or before it becomes visible, so that a repetition finds it even if a process
+was killed in between.
 """
 
 import hashlib
@@ -13,34 +13,34 @@ from redis import Redis
 
 from broker import keys, scripts
 
-#: Seconds for which an idempotency key stands for what was made.
+#: Seconds for which an idempotency key is kept.
 IDEMPOTENCY_TTL_S = 86_400
 
 
 class IdempotencyConflict(Exception):
-    """An idempotency key came again with another body, or on another route. Nothing was stored."""
+    """An idempotency key was used again with another body, or on another route. Nothing was stored."""
 
 
 @dataclass(frozen=True)
 class Idempotency:
-    """A key that its user promises to use for one body only."""
+    """A key that its owner promises to use for one body only."""
 
     owner: str
     key: str
-    #: What the key is good for: a digest of route and body.
+    #: Digest of the route and the body.
     body_digest: str
 
     @property
     def redis_key(self) -> str:
-        """Where it is kept; users' own words are no part of a key's name."""
+        """The Redis key. Hashed, so that users' text is no part of it."""
         return keys.idempotency(self.owner, hashlib.sha256(self.key.encode()).hexdigest())
 
     def meaning(self, made_id: str) -> str:
-        """What is kept: that the key stands for this id."""
+        """The value that maps the key to this id."""
         return f"{self.body_digest} {made_id}"
 
     def earlier(self, meaning: bytes) -> str:
-        """The id that it stood for. Raises `IdempotencyConflict` if that had another body."""
+        """The id in an existing value. Raises `IdempotencyConflict` if that was stored for another body."""
         digest, _, made_id = meaning.decode(errors="replace").partition(" ")
         if digest != self.body_digest:
             raise IdempotencyConflict("this Idempotency-Key was used with another body")
@@ -48,22 +48,22 @@ class Idempotency:
 
 
 class IdempotencyKeys:
-    """For what is made outside of Redis: its id is claimed before it can be seen. May be used from any thread."""
+    """For what is stored outside of Redis: its id is claimed before it becomes visible. Safe on any thread."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._claim = redis.register_script(scripts.CLAIM_KEY)
 
     def read(self, idempotency: Idempotency) -> str | None:
-        """The id for which the key stands, or None. Raises `IdempotencyConflict`."""
+        """The id that the key maps to, or None. Raises `IdempotencyConflict`."""
         meaning = cast("bytes | None", self._redis.get(idempotency.redis_key))
         return None if meaning is None else idempotency.earlier(meaning)
 
     def claim(self, idempotency: Idempotency, made_id: str) -> str:
-        """Have the key stand for this id, and answer it; or the id for which it stands already.
+        """Map the key to this id unless it maps to one already; returns the id that it maps to.
 
-        Raises `IdempotencyConflict`. Whoever gets another's id must see to it that the thing is there: the other may
-        have been killed before it made it.
+        Raises `IdempotencyConflict`. If another id is returned, the caller must check that it exists: the process that
+        claimed it may have been killed before it created anything.
         """
         arguments: list[str | int] = [idempotency.meaning(made_id), IDEMPOTENCY_TTL_S]
         meaning = self._claim(keys=[idempotency.redis_key], args=arguments)

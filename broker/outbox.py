@@ -1,4 +1,4 @@
-"""Webhooks to call: a queue of finished requests by the time of the next try."""
+"""Webhooks to be delivered: a queue of finished requests by the time of their next attempt."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ from redis import Redis
 
 from broker import keys, scripts
 
-#: Seconds for which whoever takes a webhook up has it; then another does, should the first have died.
+#: Seconds for which a process that takes a webhook owns it; after that another may take it, as the first may have died.
 CLAIM_S = 60
-#: Webhooks that are taken up in one step.
+#: Webhooks that are taken in one call.
 BATCH = 256
 
 
 @dataclass(frozen=True)
 class Due:
-    """A webhook that is to be called now."""
+    """A webhook whose next attempt is due."""
 
     request_id: str
-    #: Whose request it was; empty where its result has expired, and with it the address.
+    #: The owner of the request; empty if its result, and with it the URL, has expired.
     owner: str
-    #: Who is to be called: host and port of the address.
+    #: Host and port of the URL.
     receiver: str
 
 
 class Outbox:
-    """Hands out what is due. Entries are made by the commit that finishes a request, in the same step."""
+    """Hands out due webhooks. The script that commits a request's end adds them, atomically with the commit."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -35,7 +35,7 @@ class Outbox:
         self._count_try = redis.register_script(scripts.COUNT_TRY)
 
     def take(self) -> list[Due]:
-        """Up to `BATCH` webhooks that are to be called now. Each goes to one caller."""
+        """Up to `BATCH` due webhooks. Each is given to one caller only, for `CLAIM_S` seconds."""
         ids = [raw.decode() for raw in self._claim_due(keys=[keys.outbox()], args=[CLAIM_S, BATCH])]
         with self._redis.pipeline(transaction=False) as pipeline:
             for request_id in ids:
@@ -47,11 +47,11 @@ class Outbox:
         ]
 
     def count_try(self, request_id: str) -> int:
-        """How often it was tried, this time included; 0 where its result has expired."""
+        """Count an attempt; returns the number of attempts, or 0 if the request's result has expired."""
         return int(cast("int", self._count_try(keys=[keys.request(request_id)])))
 
     def try_again(self, delays_s: Mapping[str, float]) -> None:
-        """Have these taken up again, each after so many seconds."""
+        """Schedule the next attempt of each request after its number of seconds."""
         if not delays_s:
             return
         now_s = self._redis.time()[0]
@@ -59,12 +59,12 @@ class Outbox:
         self._redis.zadd(keys.outbox(), later, xx=True)
 
     def done(self, request_id: str) -> None:
-        """It was delivered, or is given up."""
+        """Remove a webhook that was delivered or given up."""
         self._redis.zrem(keys.outbox(), request_id)
 
 
 def _receiver(url: str) -> str:
     try:
         return urlsplit(url).netloc.lower()
-    except ValueError:  # an address that is none; its try says so
+    except ValueError:  # an invalid URL: the attempt will fail and say so
         return url

@@ -1,10 +1,10 @@
-"""A conversation as a chain of hashes, so that whoever has the same prefix finds the same hashes.
+"""A conversation as chained block hashes: conversations with the same prefix share its hashes.
 
-The canonical bytes of a conversation are its messages in order, in one spelling, before any template: a gateway needs
-neither a tokenizer nor a template, and a longer conversation begins with the bytes of the shorter. They are cut into
-blocks of a fixed size; each block's hash covers the block and the hash before it, so one hash stands for the whole
-prefix up to its block (as vLLM names its own blocks). The model, the cache namespace and the block size are the chain's
-seed, so that what is cached for one model or one namespace is never taken for another's. Pure.
+The canonical bytes of a conversation are its messages in order, in one encoding, before any chat template. So the
+gateway needs neither tokenizer nor template, and a continued conversation begins with the bytes of the earlier one. The
+bytes are cut into blocks of a fixed size. Each hash covers its block and the hash before it, so that it identifies the
+whole prefix up to its block (as in vLLM's prefix caching). The model, the cache namespace and the block size seed the
+chain, so that hashes of different models or namespaces never match. Pure.
 """
 
 import hashlib
@@ -12,16 +12,16 @@ from collections.abc import Iterable, Sequence
 
 from schemas.requests import Message
 
-#: Bytes of a hash: among a million blocks, two meet with a chance of one in thirty million.
+#: Bytes of a hash: two of a million blocks collide with a probability of one in thirty million.
 HASH_BYTES = 8
-#: Bytes that no UTF-8 text holds: the end of a message's role, and of its content.
+#: Bytes that occur in no UTF-8 text: the end of a message's role, and of its content.
 END_OF_ROLE, END_OF_CONTENT = b"\xfe", b"\xff"
-#: What is between the parts of a chain's seed; no UTF-8 text holds it either, so that no two seeds are spelled alike.
+#: Separates the parts of a chain's seed. It occurs in no UTF-8 text either, so that different seeds stay different.
 END_OF_PART = b"\xff"
 
 
 def canonical_bytes(messages: Iterable[Message]) -> bytes:
-    """The messages in their one spelling."""
+    """The canonical bytes of the messages."""
     parts = (
         message.role.encode() + END_OF_ROLE + message.content.encode("utf-8", "surrogatepass") + END_OF_CONTENT
         for message in messages
@@ -30,15 +30,15 @@ def canonical_bytes(messages: Iterable[Message]) -> bytes:
 
 
 def block_hashes(messages: Sequence[Message], *, model: str, namespace: str, block_bytes: int) -> tuple[bytes, ...]:
-    """The hashes of the conversation's full blocks, first to last; what is left behind the last one has none."""
+    """The hashes of the conversation's full blocks, first to last. A partial last block has none."""
     text = canonical_bytes(messages)
-    chain = _hashed(END_OF_PART.join((b"%d" % block_bytes, model.encode(), namespace.encode())))
+    chain = _hash(END_OF_PART.join((b"%d" % block_bytes, model.encode(), namespace.encode())))
     hashes = []
     for start in range(0, len(text) - block_bytes + 1, block_bytes):
-        chain = _hashed(chain + text[start : start + block_bytes])
+        chain = _hash(chain + text[start : start + block_bytes])
         hashes.append(chain)
     return tuple(hashes)
 
 
-def _hashed(content: bytes) -> bytes:
+def _hash(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=HASH_BYTES).digest()

@@ -1,8 +1,8 @@
-"""Which workers hold the KV cache of which prompt prefixes: hashes only, never the bytes of a cache.
+"""Which workers hold the KV cache of which prompt prefixes: block hashes only, never cache contents.
 
-A hint, not a truth: an entry that is missing or wrong costs time, never an answer. A member is a worker in one of its
-lives (its id and epoch), so that what a worker published before it died is worthless as soon as its epoch is not among
-the living, without a scan; what is left of it is swept away later. May live on a server of its own that evicts.
+The index is a hint: a missing or wrong entry costs time, never a wrong answer. A member is a worker's id and epoch.
+A restarted worker has a new epoch, so that entries of the old one are ignored at once, and removed by a sweep later.
+The index may be on a Redis server of its own that evicts.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -12,20 +12,21 @@ from redis import Redis
 
 from broker import keys
 
-#: Keys looked at in one step of a sweep.
+#: Keys that one step of a sweep scans.
 SWEEP_BATCH = 2000
-#: Seconds between two steps of a sweep, whoever does it.
+#: Seconds between two steps of a sweep, over all processes.
 SWEEP_PAUSE_S = 4
-#: Seconds for which a prompt that was just sent to a worker counts as held there, before the worker has said so.
+#: Seconds for which a prompt that was just routed to a worker counts as cached there, until the worker reports it.
 ROUTED_S = 5.0
 
-#: KEYS: the blocks, first to last. Answers each member that holds the first block, and how many it holds in a row.
-#: Members are told apart by bisection: as many blocks are read as there are different lengths, times a logarithm.
+#: Returns each member that holds the first block, and how many blocks in a row it holds. Finds the numbers by
+#: bisection: reads as many blocks as there are different numbers, times the logarithm of the number of blocks.
+#: KEYS: the blocks, first to last.
 _LOOK_UP = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + clock[2] / 1000
-local function holders(place)
-  local flat, found = redis.call('HGETALL', KEYS[place]), {}
+local function holders(index)
+  local flat, found = redis.call('HGETALL', KEYS[index]), {}
   for i = 1, #flat, 2 do
     if flat[i + 1] == '' or tonumber(flat[i + 1]) > now then found[flat[i]] = true end
   end
@@ -38,9 +39,9 @@ local function bisect(least, most, members)
     return
   end
   local middle = math.ceil((least + most) / 2)
-  local there, upper, lower = holders(middle), {}, {}
+  local holding, upper, lower = holders(middle), {}, {}
   for member in pairs(members) do
-    if there[member] then upper[member] = true else lower[member] = true end
+    if holding[member] then upper[member] = true else lower[member] = true end
   end
   if next(upper) then bisect(middle, most, upper) end
   if next(lower) then bisect(least, middle - 1, lower) end
@@ -52,8 +53,8 @@ end
 return answer
 """
 
-#: KEYS: blocks. ARGV: member, milliseconds from now until which it counts.
-#: Notes what a member will hold; what it holds already stays as it is.
+#: Records that a member will soon hold the blocks, for a limited time. Does not change blocks that it holds already.
+#: KEYS: blocks. ARGV: member, milliseconds.
 _EXPECT = """
 local clock = redis.call('TIME')
 local until_ms = string.format('%.0f', clock[1] * 1000 + clock[2] / 1000 + ARGV[2])
@@ -65,7 +66,7 @@ end
 
 
 class PrefixIndex:
-    """Safe to share between threads."""
+    """Reads and writes the index. Safe on any thread."""
 
     def __init__(self, redis: Redis, entry_ttl_s: int) -> None:
         self._redis = redis
@@ -75,7 +76,7 @@ class PrefixIndex:
         self._cursor = 0
 
     def update(self, member: str, held: Collection[bytes], gone: Collection[bytes]) -> None:
-        """Note what the member holds from now on, for one lifetime of an entry, and what it no longer does."""
+        """Record the blocks that the member holds now, for `entry_ttl_s` seconds, and those that it holds no longer."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for block in held:
                 key = keys.prefix_block(block.hex())
@@ -86,17 +87,20 @@ class PrefixIndex:
             pipeline.execute()
 
     def expect(self, member: str, blocks: Sequence[bytes]) -> None:
-        """A prompt of these blocks was sent to the member: for a few seconds they count as held."""
+        """A prompt with these blocks was routed to the member: it counts as their holder for `ROUTED_S` seconds."""
         if blocks:
             self._expect(keys=_keys_of(blocks), args=[member, int(ROUTED_S * 1000)])
 
     def look_up(self, blocks: Sequence[bytes]) -> dict[str, int]:
-        """How many of the blocks, from the first on, each member holds; one round trip. Dead members are among them."""
+        """How many of the first blocks each member holds. One round trip. Includes members that have died."""
         flat = cast("list[Any]", self._look_up(keys=_keys_of(blocks)))
         return {member.decode(): int(length) for member, length in zip(flat[::2], flat[1::2], strict=True)}
 
     def sweep(self, living: Callable[[], Collection[str]]) -> int:
-        """One step of removing what dead members left; how many entries went. At most one process does it at a time."""
+        """One step of removing entries of dead members; returns how many it removed.
+
+        Does nothing if any process did a step in the last `SWEEP_PAUSE_S` seconds.
+        """
         if not self._redis.set(keys.prefix_sweep(), "", nx=True, ex=SWEEP_PAUSE_S):
             return 0
         alive = living()
@@ -117,7 +121,7 @@ class PrefixIndex:
 
 
 def member_name(worker_id: str, epoch: str) -> str:
-    """A worker in one of its lives, as the index names it."""
+    """The name of a worker's current epoch in the index."""
     return f"{worker_id}@{epoch}"
 
 

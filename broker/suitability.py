@@ -1,4 +1,4 @@
-"""Whether a Redis server keeps what it is given. Asked once, when a process starts."""
+"""Whether a Redis server is configured not to lose data. Checked once, when a process starts."""
 
 import logging
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from config.settings import InvalidSettings, Settings
 
 log = logging.getLogger(__name__)
 
-#: The first version of Redis and Valkey that can wait for its append-only file.
+#: The first version of Redis and Valkey with WAITAOF.
 FSYNC_VERSION = (7, 2)
 
 
 def complaints(info: Mapping[str, Any], *, fsync: bool) -> list[str]:
-    """What is wrong with a server, by its INFO; empty for one that keeps what it is given. Pure."""
+    """What is wrong with a server's configuration, from its INFO. Pure."""
     found = []
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
@@ -30,9 +30,9 @@ def complaints(info: Mapping[str, Any], *, fsync: bool) -> list[str]:
 
 
 def check_server(redis: Redis, settings: Settings) -> None:
-    """Warn of an unsuitable server, or refuse it with `InvalidSettings`, as `redis.unsuitable` says.
+    """Log a warning about an unsuitable server, or raise `InvalidSettings`, as `redis.unsuitable` says.
 
-    Where jobs are promised to be on disk it is refused in any case. Raises Redis's own error where it is away.
+    With `requests.durability: fsync` always raises. Raises Redis's own error if the server is away.
     """
     fsync = settings.requests.durability == "fsync"
     found = complaints(redis.info("memory", "persistence", "server"), fsync=fsync)

@@ -1,7 +1,7 @@
-"""Whether a Redis server speaks TLS where its URL says so, and only there.
+"""Whether a Redis server speaks TLS exactly if its URL says so.
 
-A client that speaks TLS to a server that does not hears nothing until its time is up, and the other way round it hears
-that the connection was closed. Both look like a server that is away, which passes; this does not.
+A TLS client of a plain server times out, and a plain client of a TLS server sees its connection closed. Both look like
+a server that is temporarily away, so they are checked separately when a process starts.
 """
 
 import socket
@@ -19,14 +19,14 @@ from redis.retry import Retry
 from broker.connection import CONNECT_TIMEOUT_S
 from config.settings import InvalidSettings, RedisSettings
 
-#: How Redis begins an answer to PING, also one that it refuses.
+#: First bytes of Redis's answer to PING, also if it refuses it.
 ANSWERS = (b"+", b"-")
 
 
 def check_tls(settings: RedisSettings) -> None:
-    """Raise `InvalidSettings` for a URL that says the wrong thing of its server. Blocks for a few seconds at most.
+    """Raise `InvalidSettings` for a URL whose scheme does not fit its server. Blocks for at most a few seconds.
 
-    A server that cannot be reached, or that refuses the password, is not looked at further.
+    Does not raise for a server that cannot be reached or that refuses the password.
     """
     for field, url in (("redis.url", settings.url), ("redis.index_url", settings.index_url)):
         if url is not None:
@@ -49,16 +49,16 @@ def _check(field: str, url: str) -> None:
 
 
 def _answers(url: str) -> bool:
-    """Whether Redis answers there, whatever it answers."""
-    once = Redis.from_url(
+    """Whether a Redis server answers at the URL, if only with an error."""
+    client = Redis.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         socket_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
     )
-    with closing(once):
+    with closing(client):
         try:
-            once.ping()
+            client.ping()
         except AuthenticationError:
             return True
         except (RedisConnectionError, RedisTimeoutError):
@@ -78,7 +78,7 @@ def _speaks_plainly(address: tuple[str, int]) -> bool:
 
 
 def _speaks_tls(address: tuple[str, int]) -> bool:
-    """Whether it answers a handshake, if only to ask for a certificate. Whose certificate it has is not asked."""
+    """Whether it answers a TLS handshake, if only with an alert. Its certificate is not checked."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

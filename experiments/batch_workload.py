@@ -1,4 +1,4 @@
-"""What the batch benchmark asks: short questions of many kinds, as lines of OpenAI's Batch API."""
+"""The workload of the batch benchmark: short questions of many kinds, as lines of OpenAI's Batch API."""
 
 import json
 from pathlib import Path
@@ -34,12 +34,12 @@ SEED = 7
 
 
 def questions(number: int) -> list[str]:
-    """So many different short questions, of each task as many. Needs `reasoning-gym`; the same at each call."""
+    """Short questions, equally many of each task and the same at each call. Needs `reasoning-gym`."""
     import reasoning_gym  # noqa: PLC0415 - installed for benchmarks alone
 
-    each = -(-number // len(TASKS))
-    sets = [reasoning_gym.create_dataset(task, size=each, seed=SEED) for task in TASKS]
-    return [str(tasks[place]["question"]) for place in range(each) for tasks in sets][:number]
+    num_each = -(-number // len(TASKS))
+    sets = [reasoning_gym.create_dataset(task, size=num_each, seed=SEED) for task in TASKS]
+    return [str(tasks[index]["question"]) for index in range(num_each) for tasks in sets][:number]
 
 
 def write_chats(target: Path, prompts: list[str], max_tokens: int) -> None:
@@ -57,8 +57,8 @@ def write_chats(target: Path, prompts: list[str], max_tokens: int) -> None:
 
 
 def write_small_jobs(target: Path, number: int) -> None:
-    """So many lines that cost an engine's stand-in nothing."""
+    """Write jobs that a fake engine answers with one token."""
     with target.open("w", encoding="utf-8") as lines:
-        for place in range(number):
-            job = {"prompt": f"line {place}", "max_tokens": 1, "policy": "edge_only"}
+        for position in range(number):
+            job = {"prompt": f"line {position}", "max_tokens": 1, "policy": "edge_only"}
             lines.write(json.dumps(job) + "\n")

@@ -1,33 +1,29 @@
-"""The edge engine beside what a user would pick instead: one GGUF file, the same prompts and threads, sides in turn.
+"""The edge engine against its alternatives: one GGUF file, the same prompts and threads, sides in turn.
 
     python -m experiments.bench_edge [--rounds 3]        (or make bench-edge)
 
-Figures are medians of the rounds. Caveats: what else runs on the machine disturbs all sides, so look at ratios; the
-sides count a request's end-of-text token differently, which is one token in about sixty.
+Figures are medians over rounds. Caveats: other programs on the machine slow all sides, so only ratios count; the sides
+count a request's end-of-text token differently, which is one token in about sixty.
 """
 
-import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from config.settings import read_settings
 from experiments import edge_latency
+from experiments.harness.report import parser, print_document, print_table
 from firstdraft.cli.prompt_files import read_prompts
 from firstdraft.cli.terminal import terminal
 from workers.runtime.model_paths import edge_model_path
 
-#: Seconds that one side may take in one round. The logprobs side needs hundreds of milliseconds a token.
+#: Seconds that one side may take in one round. The logprobs side needs hundreds of milliseconds per token.
 SIDE_S = 1800.0
-#: The throughput sides with their requests in flight, in the order in which they take turns.
+#: The sides with their requests in flight, in the order in which they take turns.
 SIDES = (
     ("ours", 8),
     ("llama_cpp_python", 8),
@@ -42,20 +38,22 @@ def main(num_rounds: int) -> None:
     """Run everything, print a table and one JSON document."""
     model = edge_model_path(read_settings())
     threads = os.cpu_count() or 1
-    console = terminal()
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {side: [] for side in SIDES}
     latency: dict[str, list[float]] = {}
     for number in range(num_rounds):
         terminal(stderr=True).print(f"round {number + 1} of {num_rounds}")
         for side in SIDES:
-            # The logprobs side is there for its memory; one round of its hundreds of milliseconds a token is enough.
+            # Only the memory of the logprobs side is used, and it takes hundreds of milliseconds per token.
             if side[0] != "llama_cpp_python_logprobs" or number == 0:
                 runs[side].append(_run_side(*side, model, threads))
         for name, value in _latency_round(model, threads).items():
             latency.setdefault(name, []).append(value)
     speed = {side: statistics.median(run["tokens_per_s"] for run in done) for side, done in runs.items()}
     memory = {side: max(run["peak_mb"] for run in done) for side, done in runs.items()}
-    _print_sides(console, runs, speed, memory)
+    rows = [
+        (*side, f"{speed[side]:.1f}", f"{memory[side]:.0f}", str(done[0]["build"])[:60]) for side, done in runs.items()
+    ]
+    print_table(("side", "in flight", "tokens/s", "peak MB", "build"), rows)
     medians = {name: statistics.median(values) for name, values in latency.items()}
     figures = {
         "vs_llama_cpp_python_8": speed["ours", 8] / speed["llama_cpp_python", 8],
@@ -68,12 +66,8 @@ def main(num_rounds: int) -> None:
         "figures_ms_at_152k": edge_latency.figures_ms_per_token(),
         **edge_latency.early_escalation_saving(model, threads, _prompts()),
     }
-    table = Table("figure", "value")
-    for name, value in {**figures, **medians}.items():
-        table.add_row(name, f"{value:.3f}")
-    console.print(table)
-    machine = {"cpu": platform.machine(), "cores": os.cpu_count(), "model": model.name, "rounds": num_rounds}
-    print(json.dumps({"bench": "edge", "machine": machine, "figures": figures}))
+    print_table(("figure", "value"), [(name, f"{value:.3f}") for name, value in {**figures, **medians}.items()])
+    print_document("edge", figures, model=model.name, rounds=num_rounds)
 
 
 def _run_side(side: str, in_flight: int, model: Path, threads: int) -> dict[str, Any]:
@@ -98,23 +92,11 @@ def _latency_round(model: Path, threads: int) -> dict[str, float]:
 
 
 def _prompts() -> list[str]:
-    shipped = read_prompts(Path(__file__).with_name("prompts.jsonl"))
-    return [body["prompt"] for body in shipped if "prompt" in body]
-
-
-def _print_sides(
-    console: Console,
-    runs: dict[tuple[str, int], list[dict[str, Any]]],
-    speed: dict[tuple[str, int], float],
-    memory: dict[tuple[str, int], float],
-) -> None:
-    table = Table("side", "in flight", "tokens/s", "peak MB", "build")
-    for side, done in runs.items():
-        table.add_row(side[0], str(side[1]), f"{speed[side]:.1f}", f"{memory[side]:.0f}", str(done[0]["build"])[:60])
-    console.print(table)
+    bodies = read_prompts(Path(__file__).with_name("prompts.jsonl"))
+    return [body["prompt"] for body in bodies if "prompt" in body]
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser()
+    arguments = parser(__doc__)
     arguments.add_argument("--rounds", type=int, default=3)
     main(arguments.parse_args().rounds)

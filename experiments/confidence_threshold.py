@@ -8,14 +8,11 @@ the curve bends: the default of `edge.confidence.threshold` was chosen from such
 threshold"). The questions are easy and short; what else is asked must be measured again.
 """
 
-import argparse
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
+from experiments.harness.report import parser, print_document, print_table
 from experiments.short_questions import Question, questions
 from firstdraft.cli.terminal import terminal
 from firstdraft.client.sync import Client
@@ -29,8 +26,8 @@ IN_FLIGHT = 16
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What became of one question at both tiers."""
+class Answered:
+    """One question and how both tiers answered it."""
 
     question: Question
     confidence: float
@@ -38,25 +35,28 @@ class Asked:
     cloud_right: bool
 
 
-def kept_and_right(asked: Sequence[Asked], threshold: float) -> tuple[float, float]:
-    """The share of drafts that are kept at the threshold, and the share of answers that are right then."""
-    kept = [one for one in asked if one.confidence >= threshold]
-    right = sum(one.edge_right if one.confidence >= threshold else one.cloud_right for one in asked)
-    return len(kept) / len(asked), right / len(asked)
+def kept_and_right(answered: Sequence[Answered], threshold: float) -> tuple[float, float]:
+    """The share of drafts that are kept at the threshold, and the share of answers that are then right."""
+    num_kept = sum(each.confidence >= threshold for each in answered)
+    num_right = sum(each.edge_right if each.confidence >= threshold else each.cloud_right for each in answered)
+    return num_kept / len(answered), num_right / len(answered)
 
 
-def auroc(asked: Sequence[Asked]) -> float | None:
-    """How often a right draft is surer than a wrong one, ties counting half; None where all are alike."""
-    right = [one.confidence for one in asked if one.edge_right]
-    wrong = [one.confidence for one in asked if not one.edge_right]
+def auroc(answered: Sequence[Answered]) -> float | None:
+    """The probability that a right draft has a higher confidence than a wrong one, ties counting half.
+
+    None if all drafts are right, or all wrong.
+    """
+    right = [each.confidence for each in answered if each.edge_right]
+    wrong = [each.confidence for each in answered if not each.edge_right]
     if not right or not wrong:
         return None
     wins = sum((r > w) + (r == w) / 2 for r in right for w in wrong)
     return wins / (len(right) * len(wrong))
 
 
-def ask(client: Client) -> list[Asked]:
-    """All questions, of both tiers. Blocks for minutes."""
+def ask(client: Client) -> list[Answered]:
+    """Ask both tiers all questions. Blocks for minutes."""
     asked = questions()
     prompts = [question.prompt for question in asked]
     answers = {
@@ -67,32 +67,30 @@ def ask(client: Client) -> list[Asked]:
     for question, edge, cloud in zip(asked, answers["edge_only"], answers["cloud_only"], strict=True):
         assert edge.confidence is not None
         found.append(
-            Asked(question, edge.confidence, question.is_answered_by(edge.text), question.is_answered_by(cloud.text))
+            Answered(question, edge.confidence, question.is_answered_by(edge.text), question.is_answered_by(cloud.text))
         )
     return found
 
 
 def main() -> None:
     """Measure, print a table and one JSON document."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments = parser(__doc__)
     arguments.add_argument("--url", default="http://127.0.0.1:8400")
     with Client(arguments.parse_args().url) as client:
-        asked = ask(client)
+        answered = ask(client)
         models = sorted({f"{worker.tier}: {worker.model}" for worker in client.system().workers})
-    table = Table("threshold", "kept", "right")
-    figures: dict[str, float | None] = {"auroc": auroc(asked)}
+    rows = []
+    figures: dict[str, float | None] = {"auroc": auroc(answered)}
     for threshold in THRESHOLDS:
-        kept, right = kept_and_right(asked, threshold)
-        table.add_row(f"{threshold:.2f}", f"{kept:.0%}", f"{right:.1%}")
+        kept, right = kept_and_right(answered, threshold)
+        rows.append((f"{threshold:.2f}", f"{kept:.0%}", f"{right:.1%}"))
         figures |= {f"kept_{threshold:g}": kept, f"right_{threshold:g}": right}
-    console = terminal()
-    console.print(table)
-    by_kind = Counter(one.question.kind for one in asked)
-    for kind, number in by_kind.items():
-        edge = sum(one.edge_right for one in asked if one.question.kind == kind)
-        cloud = sum(one.cloud_right for one in asked if one.question.kind == kind)
-        console.print(f"{kind}: edge {edge}, cloud {cloud} of {number} right")
-    print(json.dumps({"bench": "confidence_threshold", "models": models, "questions": len(asked), "figures": figures}))
+    print_table(("threshold", "kept", "right"), rows)
+    for kind, number in Counter(each.question.kind for each in answered).items():
+        edge = sum(each.edge_right for each in answered if each.question.kind == kind)
+        cloud = sum(each.cloud_right for each in answered if each.question.kind == kind)
+        terminal().print(f"{kind}: edge {edge}, cloud {cloud} of {number} right")
+    print_document("confidence_threshold", figures, models=models, questions=len(answered))
 
 
 if __name__ == "__main__":

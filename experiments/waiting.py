@@ -1,7 +1,4 @@
-"""Waiting in experiments: each wait has an end, and then says what it waited for.
-
-A benchmark must not hang on what a model happens to say, nor on a process that does not do what it should.
-"""
+"""Waits with a timeout whose error says what did not happen, so that no benchmark hangs."""
 
 import os
 import signal
@@ -15,36 +12,36 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Seconds between looks.
+#: Seconds between checks.
 LOOK_S = 0.02
-#: Seconds that a process may take to end once it was told to, before it is killed.
+#: Seconds that a process may take to end after SIGTERM before it is killed.
 END_S = 60.0
-#: Seconds that one answer of an engine may take, with others before it, on a slow machine.
+#: Seconds that one answer of an engine may take on a slow machine, with others queued before it.
 ANSWER_S = 600.0
 
 
 def until(look: Callable[[], T], what: str, within_s: float, *, look_s: float = LOOK_S) -> T:
-    """Look until the answer is true, and give it. Raises TimeoutError that says what did not come."""
+    """Call `look` until it returns something true, and return that. Raises TimeoutError that names `what`."""
     deadline = time.monotonic() + within_s
     while not (found := look()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {within_s:g} s (last look: {found!r})")
+            raise TimeoutError(f"{what}: not within {within_s:g} s (last result: {found!r})")
         time.sleep(look_s)
     return found
 
 
 def outcome_of(future: "Future[T]", what: str, within_s: float = ANSWER_S) -> T:
-    """What came of it. Raises TimeoutError that says what did not come, or what the future itself does."""
+    """The future's result. Raises TimeoutError that names `what`, or the future's own error."""
     try:
         return future.result(within_s)
     except TimeoutError as error:
-        if future.done():  # an error of its own
+        if future.done():  # it is the future's own error
             raise
         raise TimeoutError(f"{what}: not within {within_s:g} s") from error
 
 
 def end(process: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> int:
-    """Tell the process to end, and kill it if it does not; its exit status."""
+    """Terminate the process, and kill it if it does not end in time; returns its exit status."""
     process.terminate()
     try:
         return process.wait(END_S)
@@ -55,10 +52,9 @@ def end(process: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> int:
 
 @contextmanager
 def killed_after(process: "subprocess.Popen[str]", within_s: float, what: str) -> Iterator[None]:
-    """Let the process, which leads a group, have so many seconds for the block; then its group is killed.
+    """Kill the process's group if the block takes longer than `within_s`, so that reading its output ends.
 
-    So whoever reads what it says comes to an end. Raises TimeoutError then, whatever the block made of it. A block
-    that breaks off kills the group as well.
+    Then raises TimeoutError, whatever the block raised. If the block raises before that, the group is killed as well.
     """
     late = threading.Event()
 
@@ -66,11 +62,11 @@ def killed_after(process: "subprocess.Popen[str]", within_s: float, what: str) -
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
-    def be_late() -> None:
+    def expire() -> None:
         late.set()
         kill()
 
-    timer = threading.Timer(within_s, be_late)
+    timer = threading.Timer(within_s, expire)
     timer.start()
     try:
         yield

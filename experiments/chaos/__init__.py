@@ -1,1 +1,1 @@
-"""Faults by the dozen: what is promised about accepted requests, whatever is killed, as figures."""
+"""Fault injection: whether what is promised about accepted requests holds, whatever is killed."""

@@ -1,28 +1,29 @@
-"""The faults: each is done to a system that is busy with the requests of its phase."""
+"""The faults, each injected into a system that is processing requests."""
 
 import random
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from signal import SIGCONT, SIGKILL, SIGSTOP
 
 from redis.exceptions import RedisError
 
-from experiments.chaos.system import Cable, Fate, System
+from experiments.harness.redis_proxy import RedisProxy
+from experiments.harness.system import SelfSignal, System
 from experiments.waiting import until
+from schemas.policy import Tier
 
-#: Seconds for which a stopped process sleeps: past its lease.
-SLEEP_S = 14.0
+#: Seconds for which a process is stopped: longer than its lease.
+PAST_LEASE_S = 14.0
 #: Seconds for which the network is cut, Redis is gone, and Redis is full.
 CUT_S, GONE_S, FULL_S = 6.0, 3.0, 4.0
-#: Seconds in which Redis must listen to us, and in which a worker must come to the step at which its fate waits.
+#: Seconds in which Redis must answer again, and in which a worker must reach the step at which it signals itself.
 AWAY_S, STRUCK_S = 30.0, 60.0
-#: Kills of the phases that kill at random.
-NUM_KILLS = 4
-#: Seconds between them.
-PAUSE_S = 1.5
+#: Kills of the faults that kill at random, and seconds between them.
+NUM_KILLS, PAUSE_S = 4, 1.5
+#: Seconds until a worker on a real engine is disturbed, which by then has requests in flight.
+ENGINE_AFTER_S = 3.0
 
 
 def nothing(_system: System) -> None:
@@ -31,130 +32,145 @@ def nothing(_system: System) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """`prepare` is called before requests come in, `disturb` while they do, `settle` when they have been submitted."""
+    """`set_up` runs before requests are submitted, `inject` meanwhile, `clean_up` when all have been submitted."""
 
     name: str
-    disturb: Callable[[System], None] = nothing
-    prepare: Callable[[System], None] = nothing
-    settle: Callable[[System], None] = nothing
-    #: Words that begin prompts of the phase that no worker survives: those requests must fail.
+    inject: Callable[[System], None] = nothing
+    set_up: Callable[[System], None] = nothing
+    clean_up: Callable[[System], None] = nothing
+    #: The first words of as many prompts, none of which any worker survives: those requests must fail.
     poison: tuple[str, ...] = ()
-    #: The figure that is more than zero if the fault has struck.
+    #: The figure that is more than zero if the fault had an effect.
     shows: str | None = None
 
 
-def killed_at(tier: str, step: str, countdown: int) -> Fault:
-    """A worker of the tier kills itself at the step, for the first job or token for which it is told to."""
+def killed_at(tier: Tier, step: str, countdown: int) -> Fault:
+    """A worker of the tier kills itself when it reaches the step for the `countdown`-th job, or token."""
     name = f"{tier}-mortal"
 
-    def prepare(system: System) -> None:
-        system.add_worker(name, tier, fate=Fate(step, countdown))
+    def set_up(system: System) -> None:
+        system.add_fake_worker(name, tier, self_signal=SelfSignal(step, countdown))
         system.wait_until_ready()
 
-    def disturb(system: System) -> None:
-        until(lambda: system.members[name].deaths, f"{tier} comes to {step}", STRUCK_S)
+    def inject(system: System) -> None:
+        until(lambda: system.processes[name].deaths, f"the {tier} worker reaches {step}", STRUCK_S)
 
-    def settle(system: System) -> None:
-        system.remove(name)
-
-    return Fault(f"{tier}_{step}", disturb, prepare, settle, shows=None if step == "after_commit" else "recoveries")
+    shows = None if step == "after_commit" else "recoveries"
+    return Fault(f"{tier}_{step}", inject, set_up, lambda system: system.remove(name), shows=shows)
 
 
-def kill(prefix: str, times: int = NUM_KILLS) -> Callable[[System], None]:
-    """SIGKILL of one of these processes, chosen at random, again and again."""
+def kill(prefix: str) -> Callable[[System], None]:
+    """SIGKILL of a random process of those whose names begin so, again and again."""
 
-    def disturb(system: System) -> None:
-        for _ in range(times):
+    def inject(system: System) -> None:
+        for _ in range(NUM_KILLS):
             time.sleep(PAUSE_S)
-            names = [name for name in system.members if name.startswith(prefix)]
-            system.members[random.choice(names)].signal(signal.SIGKILL)
+            names = [name for name in system.processes if name.startswith(prefix)]
+            system.processes[random.choice(names)].send_signal(SIGKILL)
 
-    return disturb
+    return inject
 
 
 def slept_past_lease() -> Fault:
-    """A worker of each tier stops before a commit until others have what it held; awake, it commits at once."""
-    sleepers = {tier: f"{tier}-sleeper" for tier in ("edge", "cloud")}
+    """A worker of each tier stops before a commit until others have its leases; continued, it commits at once."""
+    names = [f"{tier}-sleeper" for tier in Tier]
 
-    def prepare(system: System) -> None:
-        for tier, name in sleepers.items():
-            system.add_worker(name, tier, fate=Fate("before_commit", 5, signal.SIGSTOP))
+    def set_up(system: System) -> None:
+        for tier, name in zip(Tier, names, strict=True):
+            system.add_fake_worker(name, tier, self_signal=SelfSignal("before_commit", 5, SIGSTOP))
         system.wait_until_ready()
 
-    def disturb(system: System) -> None:
-        stopped = len(system.fates())
-        until(lambda: len(system.fates()) >= stopped + len(sleepers), "both sleep", STRUCK_S)
-        time.sleep(SLEEP_S)
-        for name in sleepers.values():
-            system.members[name].signal(signal.SIGCONT)
+    def inject(system: System) -> None:
+        num_before = len(system.self_signals())
+        until(lambda: len(system.self_signals()) >= num_before + len(names), "both have stopped", STRUCK_S)
+        time.sleep(PAST_LEASE_S)
+        for name in names:
+            system.processes[name].send_signal(SIGCONT)
 
-    def settle(system: System) -> None:
-        for name in sleepers.values():
-            system.remove(name)
-
-    return Fault("slept_past_lease", disturb, prepare, settle, shows="stale_refused")
+    return Fault("slept_past_lease", inject, set_up, lambda system: _remove(system, names), shows="stale_refused")
 
 
 def kill_redis(system: System) -> None:
     """SIGKILL of Redis, which comes back with what its append-only file holds."""
     time.sleep(PAUSE_S)
-    redis = system.members["redis"]
     for _ in range(2):
-        redis.signal(signal.SIGKILL)
+        system.processes["redis"].send_signal(SIGKILL)
         time.sleep(GONE_S)
 
 
 def network_cut() -> Fault:
-    """Workers whose road to Redis is cut and mended: for less than a lease, and for more."""
-    cables: list[Cable] = []
+    """Workers whose connections to Redis are cut: for less than a lease, and for more."""
+    proxies: list[RedisProxy] = []
+    names = [f"{tier}-far" for tier in Tier]
 
-    def prepare(system: System) -> None:
-        cables.append(Cable(system.socket))
-        for tier in ("edge", "cloud"):
-            system.add_worker(f"{tier}-far", tier, REDIS_URL=f"redis://127.0.0.1:{cables[0].port}")
+    def set_up(system: System) -> None:
+        proxies.append(RedisProxy(system.redis_url))
+        for tier, name in zip(Tier, names, strict=True):
+            system.add_fake_worker(name, tier, environment={"REDIS_URL": proxies[0].url})
         system.wait_until_ready()
 
-    def disturb(_system: System) -> None:
-        for seconds in (CUT_S, SLEEP_S):
+    def inject(_system: System) -> None:
+        for seconds in (CUT_S, PAST_LEASE_S):
             time.sleep(0.5)
-            cables[0].cut()
+            proxies[0].cut()
             time.sleep(seconds)
-            cables[0].mend()
+            proxies[0].restore()
 
-    def settle(system: System) -> None:
-        for tier in ("edge", "cloud"):
-            system.remove(f"{tier}-far")
-        cables[0].close()
+    def clean_up(system: System) -> None:
+        _remove(system, names)
+        proxies[0].close()
 
-    return Fault("network_cut", disturb, prepare, settle)
+    return Fault("network_cut", inject, set_up, clean_up)
 
 
 def fill_redis(system: System) -> None:
-    """Redis takes nothing more for a while."""
+    """Redis takes no more data for a while."""
+
+    def takes_data_again() -> bool:
+        with suppress(RedisError):
+            return bool(system.redis.config_set("maxmemory", 0))
+        return False
+
     time.sleep(0.5)
     system.redis.config_set("maxmemory", 1)
     time.sleep(FULL_S)
-    until(partial(_holds_as_much_as_it_likes, system), "Redis takes data again", AWAY_S)
+    until(takes_data_again, "Redis takes data again", AWAY_S)
 
 
-def _holds_as_much_as_it_likes(system: System) -> bool:
-    with suppress(RedisError):
-        return bool(system.redis.config_set("maxmemory", 0))
-    return False
+def engine_killed(tier: Tier) -> Fault:
+    """SIGKILL of the tier's only worker, which is on a real engine."""
+
+    def inject(system: System) -> None:
+        time.sleep(ENGINE_AFTER_S)
+        system.processes[f"{tier}-engine"].send_signal(SIGKILL)
+
+    return Fault(f"engine_{tier}_killed", inject)
+
+
+def engine_slept(tier: Tier) -> Fault:
+    """The tier's only worker, which is on a real engine, stops for longer than its leases."""
+
+    def inject(system: System) -> None:
+        time.sleep(ENGINE_AFTER_S)
+        worker = system.processes[f"{tier}-engine"]
+        worker.send_signal(SIGSTOP)
+        time.sleep(PAST_LEASE_S)
+        worker.send_signal(SIGCONT)
+
+    return Fault(f"engine_{tier}_slept", inject)
+
+
+def _remove(system: System, names: Sequence[str]) -> None:
+    for name in names:
+        system.remove(name)
 
 
 FAULTS = (
     Fault("none"),
     *(
-        killed_at(tier, step, countdown)
-        for tier in ("edge", "cloud")
-        for step, countdown in (
-            ("popped", 5),
-            ("before_start", 5),
-            ("mid_draft", 40),
-            ("before_commit", 5),
-            ("after_commit", 5),
-        )
+        killed_at(tier, step, countdown=40 if step == "mid_draft" else 5)
+        for tier in Tier
+        for step in ("before_start", "mid_draft", "before_commit", "after_commit")
     ),
     Fault("edge_killed", kill("edge"), shows="recoveries"),
     Fault("cloud_killed", kill("cloud"), shows="recoveries"),
@@ -165,3 +181,4 @@ FAULTS = (
     Fault("poison_prompt", poison=("kill",), shows="recoveries"),
     Fault("redis_full", fill_redis),
 )
+ENGINE_FAULTS = (engine_killed(Tier.EDGE), engine_killed(Tier.CLOUD), engine_slept(Tier.EDGE))

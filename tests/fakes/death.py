@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 #: Steps of a job at which a worker can be told to die, in their order.
-STEPS = ("popped", "before_start", "mid_draft", "before_commit", "after_commit")
+STEPS = ("before_start", "mid_draft", "before_commit", "after_commit")
 
 
 class Death:

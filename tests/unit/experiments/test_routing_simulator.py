@@ -29,7 +29,7 @@ def talks():
     ]
 
 
-def asks(rate=2.0, num_requests=150, num_workers=3):
+def arrivals(rate=2.0, num_requests=150, num_workers=3):
     return traffic(talks(), rate=rate, num_requests=num_requests, num_workers=num_workers)
 
 
@@ -40,20 +40,22 @@ def played(policy, traffic, num_workers=3, machine=MACHINE):
 @pytest.mark.parametrize("policy", RoutingPolicy)
 @pytest.mark.parametrize("rate", [0.5, 20.0])
 def test_every_request_is_answered_once_and_never_before_it_came(policy, rate):
-    sent = asks(rate)
+    sent = arrivals(rate)
     outcome = played(policy, sent)
-    assert sorted(flight.ask.at_s for flight in outcome.flights) == [ask.at_s for ask in sent]
+    assert sorted(request.arrival.at_s for request in outcome.requests) == [arrival.at_s for arrival in sent]
     assert min(outcome.first_token_s) > 0
-    assert all(0 <= flight.cached_tokens < flight.prompt_tokens for flight in outcome.flights)
+    assert all(0 <= request.cached_tokens < request.prompt_tokens for request in outcome.requests)
 
 
 def test_the_same_traffic_gives_the_same_figures():
-    assert played(RoutingPolicy.PREFIX, asks()).first_token_s == played(RoutingPolicy.PREFIX, asks()).first_token_s
+    assert (
+        played(RoutingPolicy.PREFIX, arrivals()).first_token_s == played(RoutingPolicy.PREFIX, arrivals()).first_token_s
+    )
 
 
 def test_no_policy_caches_more_than_one_infinite_cache_would():
-    sent = asks()
-    sizes = [len(canonical_bytes(ask.messages)) for ask in sent]
+    sent = arrivals()
+    sizes = [len(canonical_bytes(arrival.messages)) for arrival in sent]
     best = sum(share * size for share, size in zip(best_shares(sent), sizes, strict=True)) / sum(sizes)
     shares = {policy: played(policy, sent).cached_share for policy in RoutingPolicy}
     assert max(shares.values()) <= best
@@ -61,21 +63,21 @@ def test_no_policy_caches_more_than_one_infinite_cache_would():
 
 
 def test_one_worker_of_its_own_never_waits_at_a_low_rate():
-    sent = asks(rate=0.01, num_requests=40)
+    sent = arrivals(rate=0.01, num_requests=40)
     outcome = played(RoutingPolicy.PREFIX, sent, num_workers=1)
-    whole_s = [flight.prompt_tokens * MACHINE.prompt_token_s for flight in outcome.flights]
+    whole_s = [request.prompt_tokens * MACHINE.prompt_token_s for request in outcome.requests]
     # A step more for each piece that the prompt is read in; nothing else is in the way.
     assert all(took <= whole + 5 * MACHINE.step_s for took, whole in zip(outcome.first_token_s, whole_s, strict=True))
 
 
 def test_sixty_workers_share_two_system_prompts_without_a_hot_spot():
-    sent = asks(rate=30.0, num_requests=900, num_workers=60)
+    sent = arrivals(rate=30.0, num_requests=900, num_workers=60)
     ours, by_lot = (played(policy, sent, num_workers=60) for policy in (RoutingPolicy.PREFIX, RoutingPolicy.RANDOM))
     assert ours.load_max_over_mean < by_lot.load_max_over_mean
 
 
 def test_the_best_cache_has_seen_every_turn_but_the_newest():
-    sent = asks(num_requests=30)
+    sent = arrivals(num_requests=30)
     shares = best_shares(sent)
     assert shares[0] == 0
     assert sum(shares) / len(shares) > 0.5
@@ -86,9 +88,9 @@ def test_a_quantile_is_one_of_the_values():
 
 
 def test_with_fewer_cells_than_requests_want_they_wait_and_are_all_answered():
-    sent = asks(rate=20.0)
+    sent = arrivals(rate=20.0)
     plenty, few = (played(RoutingPolicy.RANDOM, sent, machine=replace(MACHINE, in_flight_tokens=n)) for n in (10**6, 1))
-    assert len(few.flights) == len(plenty.flights) == len(sent)
+    assert len(few.requests) == len(plenty.requests) == len(sent)
     assert quantile(few.first_token_s, 0.9) > quantile(plenty.first_token_s, 0.9)
 
 
@@ -97,6 +99,6 @@ def test_with_fewer_cells_than_requests_want_they_wait_and_are_all_answered():
 )
 def test_attention_to_what_came_before_and_more_tokens_take_time(dearer):
     usual, longer = (
-        played(RoutingPolicy.RANDOM, asks(), machine=machine) for machine in (MACHINE, replace(MACHINE, **dearer))
+        played(RoutingPolicy.RANDOM, arrivals(), machine=machine) for machine in (MACHINE, replace(MACHINE, **dearer))
     )
     assert sum(longer.first_token_s) > sum(usual.first_token_s)
