@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from schemas.drafts import TokenFigures
 from schemas.requests import ConfidenceRule, Pooling
-from workers.edge.confidence import UnknownStrategy, assess, members, pool, strategies
+from workers.edge.confidence import UnknownStrategy, assess, installed, pool, strategy_weights
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
@@ -66,14 +66,14 @@ def test_a_draft_without_tokens_is_not_sure():
 
 def test_an_unknown_strategy_is_named_with_those_that_exist():
     with pytest.raises(UnknownStrategy, match=r"'oracle' is not installed; there are .*ensemble.*margin"):
-        members(ConfidenceRule(strategy="oracle"))
+        strategy_weights(ConfidenceRule(strategy="oracle"))
 
 
 @pytest.mark.parametrize("weights", [{}, {"margin": 0.0}])
 def test_an_ensemble_of_nothing_is_refused(weights):
     with pytest.raises(UnknownStrategy, match="no strategy with a weight above 0"):
-        members(ConfidenceRule(weights=weights))
+        strategy_weights(ConfidenceRule(weights=weights))
 
 
 def test_the_registry_holds_the_five_strategies_of_the_documentation():
-    assert {"max_prob", "entropy", "temperature", "top_k_agg", "margin"} <= set(strategies())
+    assert {"max_prob", "entropy", "temperature", "top_k_agg", "margin"} <= set(installed())
