@@ -109,7 +109,7 @@ class EdgeSequence:
         if self.finish_reason:
             text += self._text.finish()
         if text and self.listener is not None:
-            self.listener(DraftText(position=self._text.num_shown - len(text), text=text))
+            self.listener(DraftText(position=len(self._text.text) - len(text), text=text))
 
     def draft(self, model: str, vocabulary: str) -> Draft:
         """The finished draft, not assessed yet. Call it only once `finish_reason` is set."""

@@ -6,21 +6,19 @@ nothing that a user may plug in.
 """
 
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Self
 
 from config.settings import EdgeSettings
 from schemas.drafts import Draft
-from schemas.events import DraftText
 from schemas.requests import Message
 from schemas.workers import CacheStatistics
-from workers.edge.edge_sequence import DraftOrder, EdgeSequence
-from workers.edge.llama import Capacity, CellsExhausted, Llama, Logits, UnusableModel
+from workers.edge.edge_sequence import DraftOrder, EdgeSequence, Listener
+from workers.edge.llama import CellsExhausted, Llama, Logits, UnusableModel
 from workers.edge.logprobs import token_logprob
 from workers.edge.prefill_budget import PrefillBudget
 from workers.edge.prefix_cache import PrefixCache
@@ -45,7 +43,7 @@ class EdgeEngine:
     """One model on one thread. Raises `UnusableModel` if the file cannot serve."""
 
     def __init__(self, settings: EdgeSettings, model_path: Path) -> None:
-        self._model = model = Llama(model_path, _capacity(settings))
+        self._model = model = Llama(model_path, settings)
         self._step_tokens = settings.step_tokens
         self.model_name = model.name
         self.vocabulary = fingerprint(model.token_texts())
@@ -57,7 +55,7 @@ class EdgeEngine:
             model,
             self._offloaded,
             num_cells=model.cells,
-            num_sequences=model.capacity.sequences,
+            num_sequences=model.num_sequences,
             enabled=self._caches_prefixes,
         )
         self._scheduler = Scheduler(slots=settings.max_in_flight, step_tokens=settings.step_tokens)
@@ -87,7 +85,7 @@ class EdgeEngine:
         """Start the thread that steps llama.cpp. Call it once."""
         self._thread.start()
 
-    def submit(self, order: DraftOrder, listener: Callable[[DraftText], None] | None = None) -> Future[Draft]:
+    def submit(self, order: DraftOrder, listener: Listener | None = None) -> Future[Draft]:
         """Ask for a draft; blocks only to tokenize the prompt and to check a grammar.
 
         `listener` is called on the engine's thread with each new piece of text and must not block. The future fails
@@ -313,17 +311,6 @@ class EdgeEngine:
             sequences, self._sequences = list(self._sequences.values()), {}
         for sequence in sequences:
             sequence.future.set_exception(error)
-
-
-def _capacity(settings: EdgeSettings) -> Capacity:
-    return Capacity(
-        cells=settings.max_in_flight_tokens,
-        sequences=settings.max_in_flight + 1,  # the prefix cache's scratch sequence
-        step_tokens=settings.step_tokens,
-        outputs=settings.max_in_flight,
-        threads=settings.model.threads or len(os.sched_getaffinity(0)),
-        gpu_layers=settings.model.gpu_layers,
-    )
 
 
 def _chunk(entry: ScheduledTokens) -> TokenChunk:

@@ -6,8 +6,8 @@ time may call `decode` or a method that touches KV cells; the vocabulary may be 
 
 import ctypes
 import logging
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLTokenizer
 
+from config.settings import EdgeSettings
 from workers.edge.step_batch import StepBatch, TokenChunk
 from workers.runtime.control_tokens import AddedToken
 from workers.runtime.failures import BeyondModel
@@ -48,21 +49,6 @@ class CellsExhausted(Exception):
     """The tokens of a step do not fit into the KV cache; nothing was computed."""
 
 
-@dataclass(frozen=True)
-class Capacity:
-    """The size of a context."""
-
-    #: KV cells, one per token, in one pool for all sequences.
-    cells: int
-    #: Sequence ids, from 0.
-    sequences: int
-    step_tokens: int
-    #: Rows of logits that one step may return.
-    outputs: int
-    threads: int
-    gpu_layers: int
-
-
 @llama.llama_log_callback  # type: ignore[untyped-decorator] # ctypes
 def _log_errors(level: int, text: bytes, _data: object) -> None:
     if level == LOG_LEVEL_ERROR:
@@ -70,12 +56,16 @@ def _log_errors(level: int, text: bytes, _data: object) -> None:
 
 
 class Llama:
-    """One model with one context. Raises `UnusableModel` if it cannot be loaded."""
+    """One model with one context: a pool of KV cells, one per token, for sequence ids 0 to `num_sequences` - 1.
 
-    def __init__(self, path: Path, capacity: Capacity) -> None:
+    Raises `UnusableModel` if it cannot be loaded.
+    """
+
+    def __init__(self, path: Path, settings: EdgeSettings) -> None:
         llama.llama_log_set(_log_errors, ctypes.c_void_p(0))
-        self.path, self.capacity = path, capacity
-        self._model = _load(path, capacity.gpu_layers)
+        self.path = path
+        self.num_sequences = settings.max_in_flight + 1  # the prefix cache's scratch sequence
+        self._model = _load(path, settings.model.gpu_layers)
         self._context: Any = None
         if llama.llama_model_has_encoder(self._model) or not llama.llama_model_has_decoder(self._model):
             self.close()
@@ -90,28 +80,28 @@ class Llama:
         self.shares_prefixes = not (
             llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
         )
-        self._context = self._new_context()
+        self._context = self._new_context(settings)
         self._memory = llama.llama_get_memory(self._context)
-        self._batch = StepBatch(llama.llama_batch(), capacity.step_tokens)
+        self._batch = StepBatch(llama.llama_batch(), settings.step_tokens)
         self._rows: tuple[int, Logits] | None = None
         self._pieces: dict[int, bytes] = {}
         self._labels: dict[int, str] = {}
 
-    def _new_context(self) -> Any:
+    def _new_context(self, settings: EdgeSettings) -> Any:
         params = llama.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = self.capacity.cells, self.capacity.sequences
-        params.n_batch = self.capacity.step_tokens
-        params.n_ubatch = min(self.capacity.step_tokens, MAX_PASS_TOKENS)
+        params.n_ctx, params.n_seq_max = settings.max_in_flight_tokens, self.num_sequences
+        params.n_batch = settings.step_tokens
+        params.n_ubatch = min(settings.step_tokens, MAX_PASS_TOKENS)
         # Fewer rows of logits than n_batch save memory; llama.cpp aborts if there is not one per sequence.
-        params.n_outputs_max = max(self.capacity.outputs, self.capacity.sequences)
-        params.n_threads = params.n_threads_batch = self.capacity.threads
+        params.n_outputs_max = self.num_sequences
+        params.n_threads = params.n_threads_batch = settings.model.threads or len(os.sched_getaffinity(0))
         params.kv_unified = True
         params.swa_full = True  # sequences of a sliding-window model can only share a prefix that is kept whole
         params.no_perf = True
         context = llama.llama_init_from_model(self._model, params)
         if not context:
             self.close()
-            raise UnusableModel(f"llama.cpp cannot make a context for {self.path} with {self.capacity.cells} KV cells")
+            raise UnusableModel(f"llama.cpp cannot make a context for {self.path} with {params.n_ctx} KV cells")
         return context
 
     def close(self) -> None:
@@ -261,7 +251,7 @@ class Llama:
         pointer = llama.llama_get_logits(self._context)
         address = ctypes.cast(pointer, ctypes.c_void_p).value or 0
         if self._rows is None or self._rows[0] != address:
-            shape = (self.capacity.outputs, self.vocab_size)
+            shape = (self.num_sequences, self.vocab_size)
             self._rows = (address, np.ctypeslib.as_array(pointer, shape=shape))
         return self._rows[1]
 

@@ -13,10 +13,10 @@ class TextStream:
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stop = tuple(stop)
+        #: The end of the text that may be the beginning of a stop string.
         self._pending = ""
-        self._shown: list[str] = []
-        #: Characters returned so far.
-        self.num_shown = 0
+        #: All the text returned so far.
+        self.text = ""
         #: Whether a stop string has appeared; the text ends before it.
         self.stopped = False
 
@@ -24,31 +24,18 @@ class TextStream:
         """Add bytes; returns new text that cannot be part of a stop string any more. Empty once `stopped`."""
         if self.stopped:
             return ""
-        self._pending += self._decoder.decode(raw)
-        found = [place for stop in self._stop if (place := self._pending.find(stop)) >= 0]
-        if found:
-            self.stopped = True
-            shown, self._pending = self._pending[: min(found)], ""
-            return self._show(shown)
-        keep = max((_overlap(self._pending, stop) for stop in self._stop), default=0)
-        cut = len(self._pending) - keep
-        shown, self._pending = self._pending[:cut], self._pending[cut:]
-        return self._show(shown)
+        text = self._pending + self._decoder.decode(raw)
+        found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        self.stopped = bool(found)
+        end = min(found) if found else len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._pending = "" if found else text[end:]
+        self.text += text[:end]
+        return text[:end]
 
     def finish(self) -> str:
         """End the text; returns what was held back as a possible beginning of a stop string."""
-        shown, self._pending = self._pending, ""
-        return self._show(shown)
-
-    @property
-    def text(self) -> str:
-        """All the text returned so far."""
-        return "".join(self._shown)
-
-    def _show(self, text: str) -> str:
-        if text:
-            self._shown.append(text)
-            self.num_shown += len(text)
+        text, self._pending = self._pending, ""
+        self.text += text
         return text
 
 
