@@ -142,7 +142,7 @@ def _users_scores(entry: EntryPoint, figures: TokenFigures, limit_s: float) -> S
     def run() -> None:
         try:
             scores.set_result(np.array([float(score) for score in entry.load()(figures)]))
-        except BaseException as error:  # noqa: BLE001 - a user's code; whatever it raises goes to whoever waits
+        except BaseException as error:  # noqa: BLE001 - a user's code may raise anything
             scores.set_exception(error)
 
     threading.Thread(target=run, name=f"confidence-{entry.name}", daemon=True).start()

@@ -56,7 +56,7 @@ class EdgeSequence:
     early_escalation: EarlyEscalation | None
     #: Its KV cells while it is running.
     kv: KVSequence | None = None
-    #: Prompt tokens that the prefix cache spared.
+    #: Prompt tokens that came from the prefix cache instead of being computed.
     cached_tokens: int = 0
     preempted: bool = False
     finish_reason: FinishReason | None = None

@@ -258,9 +258,9 @@ class EdgeEngine:
         """Let sequences in prefill share what others have computed meanwhile."""
         for sequence in self._scheduler.running:
             if sequence.kv is not None and sequence.pending > 1:
-                spared = self._cache.extend(sequence.kv, sequence.tokens)
+                num_shared = self._cache.extend(sequence.kv, sequence.tokens)
                 if not sequence.preempted:
-                    sequence.cached_tokens += spared
+                    sequence.cached_tokens += num_shared
 
     def _preempt(self) -> None:
         """Send the newest sequence back to wait. What it has computed is offloaded, and restored if it still can be."""

@@ -92,11 +92,11 @@ class PrefixCache:
         return sequence
 
     def extend(self, sequence: KVSequence, tokens: Sequence[int]) -> int:
-        """Share what others have computed of `tokens` meanwhile; returns the number of tokens that this spares."""
-        spared = self._share_prefix(sequence, tokens)
+        """Share what others have computed of `tokens` meanwhile; returns the number of tokens."""
+        num_shared = self._share_prefix(sequence, tokens)
         if not sequence.resumed:
-            self._tokens_saved += spared
-        return spared
+            self._tokens_saved += num_shared
+        return num_shared
 
     def advance(self, sequence: KVSequence, num_tokens: int) -> None:
         """Count cells for the sequence's next `num_tokens` tokens, which have just been computed."""
@@ -155,13 +155,13 @@ class PrefixCache:
         if sequence.namespace is None or sequence.num_computed > sequence.num_indexed:
             return 0
         match = self._tree.match(sequence.namespace, tokens[:-1])
-        spared = match.length - sequence.num_computed
-        if spared <= 0 or match.sequence is None:
+        num_shared = match.length - sequence.num_computed
+        if num_shared <= 0 or match.sequence is None:
             return 0
         self._cells.copy(match.sequence, sequence.id, sequence.num_computed, match.length)
         self._tree.place(sequence.namespace, sequence.id, tokens[: match.length])
         sequence.num_computed = sequence.num_indexed = match.length
-        return spared
+        return num_shared
 
     def _restore(self, sequence: KVSequence, namespace: str, tokens: Sequence[int]) -> None:
         """Restore the offloaded part of the prompt beyond what the sequence has, as far as there is room for it."""

@@ -3,7 +3,7 @@
 llama.cpp's attention reads every cell in use, so a prefix that stayed in the cells would slow down every decode.
 Offloaded it costs only memory, and restoring it takes a hundredth of computing it again (docs/log.md, "What idle cells
 cost"). What several prefixes have in common is kept once: each prefix is a chain of segments, as in a radix tree.
-Eviction takes the least recently used segment that no other continues, of whatever cache namespace; nothing is shared
+Eviction takes the least recently used segment that no other continues, of any cache namespace; nothing is shared
 between namespaces. Pure; knows no llama.cpp and no requests.
 """
 

@@ -7,7 +7,7 @@ nothing about llama.cpp, about eviction order or about requests.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 
 @dataclass(eq=False, slots=True)
@@ -21,8 +21,7 @@ class _Node:
     sequences: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """A prefix of `length` tokens, and a sequence that has all of it (None if the length is 0)."""
 
     length: int
@@ -143,7 +142,7 @@ def _common_length(edge: tuple[int, ...], tokens: Sequence[int], start: int) -> 
     piece = tuple(tokens[start : start + len(edge)])
     if piece == edge:
         return len(edge)
-    return next((i for i, (ours, theirs) in enumerate(zip(edge, piece, strict=False)) if ours != theirs), len(piece))
+    return next((i for i, (own, other) in enumerate(zip(edge, piece, strict=False)) if own != other), len(piece))
 
 
 def _sequences_below(node: _Node) -> Iterator[int]:

@@ -91,7 +91,7 @@ def _arrival(sequence: EdgeSequence) -> int:
 
 
 def _without_held_back(prompts: list[EdgeSequence]) -> list[EdgeSequence]:
-    """Without those whose next tokens an older one is about to compute. The oldest is never held back."""
+    """Without prompts whose next tokens an older one is about to compute. The oldest is never held back."""
     free: list[EdgeSequence] = []
     for prompt in prompts:
         end = prompt.computed + MIN_SHARED_TOKENS

@@ -43,8 +43,8 @@ class SequenceBuilder:
                     f"logit_bias: the edge model has no token {token}; its ids are below {self._model.vocab_size}"
                 )
         grammar = self._grammars.compile(order.sampling, order.cache_namespace)
-        wanted = order.may_escalate_early and self._early.enabled
-        early = EarlyEscalation(order.rule, self._early, limit) if wanted and scorable else None
+        may_escalate = order.may_escalate_early and scorable
+        early = EarlyEscalation(order.rule, self._early, limit) if may_escalate else None
         return EdgeSequence(order, arrival, tokens, limit, future, listener, grammar, early)
 
     def prompt_of(self, messages: Sequence[Message]) -> list[int]:
