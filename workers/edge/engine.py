@@ -47,8 +47,8 @@ class EdgeEngine:
         self._step_tokens = settings.step_tokens
         self.model_name = model.name
         self.vocabulary = fingerprint(model.token_texts())
-        self.context_tokens = min(settings.model.context_tokens, model.trained_context, model.cells)
-        self._builder = SequenceBuilder(model, self.context_tokens, settings.early_escalation)
+        context_tokens = min(settings.model.context_tokens, model.trained_context, model.cells)
+        self._builder = SequenceBuilder(model, context_tokens, settings.early_escalation)
         self._offloaded = OffloadedPrefixes(settings.kv_cache.max_size)
         self._caches_prefixes = settings.kv_cache.enabled and model.shares_prefixes
         self._cache = PrefixCache(
