@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workers.edge.confidence import installed
 
-#: Seconds that `sleepy` takes; `stuck` takes for ever.
+#: Seconds that `sleepy` takes; `stuck` and `spinning` take for ever.
 SLEEPY_S = 3.0
 MODULE = f"""
 import os
@@ -33,10 +33,14 @@ def stuck(figures):
     while True:
         time.sleep(1)
 
+def spinning(figures):
+    while True:
+        pass
+
 def wordy(figures):
     return ["quite"] * len(figures)
 """
-NAMES = ["cautious", "counted", "broken", "sleepy", "stuck", "wordy"]
+NAMES = ["cautious", "counted", "broken", "sleepy", "stuck", "spinning", "wordy"]
 METADATA = "Metadata-Version: 2.1\nName: own-strategy\nVersion: 1.0\n"
 
 

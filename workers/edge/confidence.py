@@ -3,13 +3,15 @@
 A strategy turns figures into one score in [0, 1] per token; the rule says how the scores are pooled over the draft.
 Besides the built-in strategies there are those that other packages announce as entry points (group
 `firstdraft.confidence_strategies`): functions from `TokenFigures` to one score per token. They are a user's code, so
-they run on a thread of their own and for a limited time; never call `assess` on an engine's thread.
+they run on a thread of their own and for a limited time; never call `assess` on an engine's thread. A strategy that
+computes in Python still competes for the interpreter's lock while it runs.
 
 Sources: Hendrycks and Gimpel (ICLR 2017) for the maximum probability; Guo et al. (ICML 2017) for temperature scaling;
 Malinin and Gales (ICLR 2021) for entropy and length normalisation; Scheffer et al. (IDA 2001) for the margin; Gupta et
 al. (ICLR 2024) for quantiles over tokens.
 """
 
+import ctypes
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -136,19 +138,27 @@ def _scores(name: str, figures: TokenFigures) -> npt.ArrayLike:
 
 
 def _users_scores(entry: EntryPoint, figures: TokenFigures, limit_s: float) -> Scores:
-    """What another package's strategy returns. Python cannot end its thread: one that hangs lasts as long as we do."""
+    """The scores of another package's strategy. Raises `StrategyFailed`, after `limit_s` at the latest."""
     scores: Future[Scores] = Future()
+    ending = threading.Lock()  # taken by the thread before it ends, so that no other thread has its identity until then
 
     def run() -> None:
         try:
             scores.set_result(np.array([float(score) for score in entry.load()(figures)]))
         except BaseException as error:  # noqa: BLE001 - a user's code may raise anything
             scores.set_exception(error)
+        with ending:
+            pass
 
-    threading.Thread(target=run, name=f"confidence-{entry.name}", daemon=True).start()
+    thread = threading.Thread(target=run, name=f"confidence-{entry.name}", daemon=True)
+    thread.start()
     try:
         return scores.result(limit_s)
     except BaseException as error:
-        slow = isinstance(error, TimeoutError) and not scores.done()
+        with ending:
+            slow = isinstance(error, TimeoutError) and not scores.done()
+            if slow:  # ends a loop, which would hold up others at the GIL; a call that never returns keeps its thread
+                ident = ctypes.c_ulong(thread.ident or 0)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
         reason = f"it took more than {limit_s:g} s" if slow else repr(error)
         raise StrategyFailed(f"confidence strategy {entry.name!r} failed: {reason}") from error

@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from schemas.drafts import TokenFigures
 from schemas.requests import ConfidenceRule, Pooling
 from tests.own_strategies import own_strategies
+from tests.polling import joined
 from workers.edge.confidence import (
     StrategyFailed,
     UnknownStrategy,
@@ -102,6 +105,11 @@ def test_a_package_that_cannot_be_imported_hurts_no_rule_that_does_not_name_it(t
             assess(FIGURES, ConfidenceRule(strategy="missing"))
 
 
-def test_a_strategy_has_limited_time(tmp_path):
-    with own_strategies(tmp_path), pytest.raises(StrategyFailed, match=r"'stuck' failed: it took more than 0.05 s"):
-        _users_scores(installed()["stuck"], FIGURES, limit_s=0.05)
+@pytest.mark.parametrize("strategy", ["stuck", "spinning"])
+def test_a_strategy_has_limited_time_and_leaves_no_thread_behind(tmp_path, strategy):
+    with own_strategies(tmp_path):
+        with pytest.raises(StrategyFailed, match=f"'{strategy}' failed: it took more than 0.05 s"):
+            _users_scores(installed()[strategy], FIGURES, limit_s=0.05)
+        for thread in threading.enumerate():
+            if thread.name == f"confidence-{strategy}":
+                joined(thread)
