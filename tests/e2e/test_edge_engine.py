@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from contextlib import contextmanager
+from itertools import pairwise
 
 import jsonschema
 import pytest
@@ -14,6 +15,9 @@ from schemas.requests import ConfidenceRule, Message, Sampling
 from schemas.results import FailureKind, FinishReason
 from tests.e2e.first_tokens import ALIKE, SECRETS, guessed
 from tests.e2e.joining import EMOJI, JOINING, check_joining
+from tests.own_strategies import SLEEPY_S, own_strategies
+from workers.edge.confidence import assess
+from workers.edge.drafting import FinishedDraft
 from workers.edge.engine import DraftOrder, EdgeEngine, UnusableModel
 from workers.edge.scheduler import MIN_SHARED_TOKENS
 from workers.runtime.failures import BeyondModel, EngineDied, RequestCancelled, RequestRefused
@@ -84,7 +88,7 @@ def test_a_draft_has_figures_for_each_token_and_ends_with_the_end_of_text(engine
     assert draft.finish_reason is FinishReason.STOP
     assert len(draft.figures) == len(draft.token_ids) > 3
     assert "<|im_end|>" not in draft.text
-    assert draft.confidence.parts == {"max_prob": pytest.approx(sum(draft.figures.probability) / len(draft.figures))}
+    assert draft.confidence is None  # which the job assesses, not the engine
 
 
 def test_the_listener_hears_the_whole_text_in_pieces(engine):
@@ -382,7 +386,30 @@ def test_a_hopeless_draft_is_given_up_early_and_is_unsure(engine):
     draft = draft_of(engine, "early", PROMPTS[7], max_tokens=200, early=True, rule=rule)
     assert draft.escalated_early
     assert len(draft.token_ids) < 40
-    assert not draft.confidence.sure
+    assert not assess(draft.figures, rule).sure
+
+
+def test_a_users_strategy_that_sleeps_delays_no_neighbours_token(engine, tmp_path):
+    rule = ConfidenceRule(strategy="sleepy", threshold=1.0)
+    arrivals = []
+    with own_strategies(tmp_path):
+        neighbour = engine.submit(
+            order("neighbour", PROMPTS[7], max_tokens=2000, logit_bias={2: -100.0}),
+            lambda _: arrivals.append(time.monotonic()),
+        )
+        draft = draft_of(engine, "sleepy", PROMPTS[8], max_tokens=40, early=True, rule=rule)
+        began = time.monotonic()
+        report = FinishedDraft(draft, rule).assessment
+        ended = time.monotonic()
+        engine.cancel("neighbour")
+    with pytest.raises(RequestCancelled):
+        neighbour.result(DEADLINE_S)
+    assert len(draft.token_ids) > 16  # it was not given up early, for which it would have to be scored meanwhile
+    assert ended - began >= SLEEPY_S
+    assert not report.sure
+    gaps = [later - earlier for earlier, later in pairwise(t for t in arrivals if began <= t <= ended)]
+    assert len(gaps) > 10
+    assert max(gaps) < SLEEPY_S / 3
 
 
 def test_what_is_in_flight_when_the_engine_closes_fails_and_nothing_is_taken_any_more(edge_model_path):

@@ -1,1 +1,1 @@
-"""The edge tier: llama.cpp drafts, and says how sure it is."""
+"""The edge tier: a small model on llama.cpp writes drafts, each assessed for its confidence."""

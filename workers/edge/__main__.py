@@ -14,7 +14,7 @@ from workers.runtime.worker_process import Assembly
 
 
 def main() -> int:
-    """Run until told to stop. Answers the exit status."""
+    """Run until told to stop. Returns the exit status."""
     settings = read_settings()
     configure_logs(settings.log_level)
     check_tls(settings.redis)  # before the engine, which takes a while to start

@@ -1,4 +1,4 @@
-"""A conversation as the model was trained to see it: the GGUF file's own Jinja template, in a sandbox.
+"""Renders a conversation with the GGUF file's own chat template, in Jinja's sandbox.
 
 Knows no tokens. A model without a template (a base model) gets the bare texts, one paragraph each.
 """
@@ -16,18 +16,18 @@ from schemas.requests import Message
 
 
 class TemplateRefused(Exception):
-    """The model's template does not accept the conversation, a system message for example."""
+    """The model's template does not accept the conversation, for example because of a system message."""
 
 
 class ChatTemplate:
-    """Renders conversations. Raises `jinja2.TemplateSyntaxError` when it is made from a template that is none."""
+    """Renders conversations. Raises `jinja2.TemplateSyntaxError` if `source` is no valid template."""
 
     def __init__(self, source: str | None, *, bos_text: str, eos_text: str) -> None:
         self._names = {"bos_token": bos_text, "eos_token": eos_text}
         self._template = None if source is None else _environment().from_string(source)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt up to where the assistant's turn begins. Raises `TemplateRefused`."""
+        """The prompt up to the beginning of the assistant's turn. Raises `TemplateRefused`."""
         if self._template is None:
             return "\n\n".join(message.content for message in messages)
         turns = [message.model_dump() for message in messages]
@@ -38,7 +38,7 @@ class ChatTemplate:
 
 
 def _environment() -> jinja2.Environment:
-    """The names and settings that templates count on, as Hugging Face defines them."""
+    """The functions, filters and settings that templates rely on, as Hugging Face defines them."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], autoescape=False
     )

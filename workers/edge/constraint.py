@@ -1,37 +1,37 @@
-"""Grammars of answers at the edge: one model's tokenizer for llguidance, and where each answer stands in its grammar.
+"""Grammars of answers at the edge: a grammar compiled for one model's tokenizer, and its state along one answer.
 
-Owns what llguidance holds. Knows no request in flight but the one whose tokens it is told.
+Owns what llguidance holds. Knows no llama.cpp and no requests.
 """
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from schemas.requests import Sampling
-from workers.edge.llama import Llama
 from workers.edge.token_metrics import Floats
 from workers.runtime.constraint_check import MAX_TOKEN_S, ConstraintCheck
 from workers.runtime.constraints import Vocabulary, lark_of, limits, reason_of
 from workers.runtime.failures import BeyondModel
 
-#: Seconds of processor time after which one token's turn is too long; all others wait for it. A multiple of what a
-#: grammar may take when it is tried out, so that what has passed there is not refused for a slow moment here.
+#: Seconds of processor time that the grammar may take per token; every request in the batch waits for it. A multiple of
+#: the limit in the check before, so that a grammar that passed there is not refused here for one slow moment.
 MAX_STEP_S = 4 * MAX_TOKEN_S
 
 
-class Constraints:
-    """Makes grammars for one model. Safe on any thread."""
+class GrammarCompiler:
+    """Compiles grammars for one model. Thread-safe. `make_tokenizer` is called with the first grammar."""
 
-    def __init__(self, model: Llama) -> None:
-        self._model = model
+    def __init__(self, make_tokenizer: Callable[[], LLTokenizer]) -> None:
+        self._make_tokenizer = make_tokenizer
         self._making = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
         self._check: ConstraintCheck | None = None
 
-    def of(self, sampling: Sampling, namespace: str) -> "Grammar | None":
-        """The form that the answer must have, tried out before; None where any will do. Raises `BeyondModel`.
+    def compile(self, sampling: Sampling, namespace: str) -> "Grammar | None":
+        """The grammar that the answer must match; None where there is none. Raises `BeyondModel`.
 
         Blocks: milliseconds, and about a second for the first grammar of all and for one that is refused.
         """
@@ -39,31 +39,31 @@ class Constraints:
             lark = lark_of(sampling)
             if lark is None:
                 return None
-            tokenizer, check = self._made()
+            tokenizer, check = self._tools()
             check.check(lark, namespace)
         except ValueError as error:
-            raise BeyondModel(f"{_field(sampling)}: {error}") from error
+            option = "grammar" if sampling.json_schema is None else "json_schema"
+            raise BeyondModel(f"{option}: {error}") from error
         return Grammar(LLMatcher(tokenizer, lark, log_level=0, limits=limits()), tokenizer)
 
-    def _made(self) -> tuple[LLTokenizer, ConstraintCheck]:
-        """What only requests with a grammar need, made with the first of them."""
+    def _tools(self) -> tuple[LLTokenizer, ConstraintCheck]:
         with self._making:
             if self._tokenizer is None or self._check is None:
-                self._tokenizer = self._model.constraint_tokenizer()
+                self._tokenizer = self._make_tokenizer()
                 self._check = ConstraintCheck(Vocabulary.of(self._tokenizer))
             return self._tokenizer, self._check
 
     def close(self) -> None:
-        """End the process that tries grammars out. Idempotent."""
+        """End the process that checks grammars. Idempotent."""
         with self._making:
             if self._check is not None:
                 self._check.close()
 
 
 class Grammar:
-    """Where one answer stands in its grammar. Not for two threads at once.
+    """The state of one answer's grammar. Not thread-safe.
 
-    Raises `BeyondModel` where the grammar turns out to be too complex for what was written.
+    Every method may raise `BeyondModel`: a grammar can prove too complex only while the answer is written.
     """
 
     def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer) -> None:
@@ -77,7 +77,7 @@ class Grammar:
         return not self._matcher.is_stopped() and self._matcher.validate_tokens([token]) == 1
 
     def mask(self, logits: Floats) -> Floats:
-        """The row with minus infinity for each token that the grammar forbids here."""
+        """A copy of the row with minus infinity for each token that the grammar forbids here."""
         began_s = time.thread_time()
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check(began_s)
@@ -88,7 +88,7 @@ class Grammar:
         return masked
 
     def accept(self, token: int) -> None:
-        """Go on past a token that `permits` allows."""
+        """Advance past a permitted token."""
         began_s = time.thread_time()
         self._matcher.consume_token(token)
         self._check(began_s)
@@ -98,7 +98,3 @@ class Grammar:
             raise BeyondModel(f"grammar: {reason_of(self._matcher.get_error())}")
         if time.thread_time() - began_s > MAX_STEP_S:
             raise BeyondModel(f"grammar: it is too ambiguous: a token takes more than {MAX_STEP_S * 1000:g} ms")
-
-
-def _field(sampling: Sampling) -> str:
-    return "grammar" if sampling.json_schema is None else "json_schema"

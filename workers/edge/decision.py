@@ -1,4 +1,4 @@
-"""Whether a draft is the answer, or the edge can write none. Pure: a policy and a report in, a decision out."""
+"""Whether a draft is the answer or the request escalates. Pure: a policy and a report in, a decision out."""
 
 from schemas.events import Decision
 from schemas.policy import Policy, Tier
@@ -17,5 +17,5 @@ def decide(policy: Policy, report: ConfidenceReport) -> Decision:
 
 
 def beyond_edge(limit: str) -> Decision:
-    """The edge can write no draft, and the policy has a cloud tier, which may."""
+    """The decision where the edge model cannot write a draft, and the policy has a cloud tier, whose model may."""
     return Decision(escalated=True, reason=f"the edge cannot write it: {limit}")

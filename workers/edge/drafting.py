@@ -1,15 +1,27 @@
-"""The edge's job: draft, judge, then answer or escalate."""
+"""The edge's job: draft, assess, then answer or escalate."""
 
 import logging
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
 
 from broker.leases import LeasedRequest
 from broker.request_store import RequestStore
 from broker.router import Router
 from schemas.drafts import Draft
-from schemas.policy import Policy, Tier
-from schemas.results import ConfidenceReport, DraftStatistics, Models, Result, Timings, Usage
-from workers.edge.confidence import assess
+from schemas.policy import Tier
+from schemas.requests import ConfidenceRule
+from schemas.results import (
+    ConfidenceReport,
+    DraftStatistics,
+    Failure,
+    FailureKind,
+    Models,
+    Result,
+    Timings,
+    Usage,
+)
+from workers.edge.confidence import StrategyFailed, assess
 from workers.edge.decision import beyond_edge, decide
 from workers.edge.engine import DraftOrder, EdgeEngine
 from workers.runtime.failures import BeyondModel
@@ -19,8 +31,27 @@ from workers.runtime.prefix_ledger import Served
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class FinishedDraft:
+    """A draft, and the rule by which it is assessed."""
+
+    draft: Draft
+    rule: ConfidenceRule
+
+    @cached_property
+    def assessment(self) -> ConfidenceReport | StrategyFailed:
+        """How sure the draft is. Computed once, by the first call, also where a commit has to be tried again.
+
+        May block as `assess` does.
+        """
+        try:
+            return assess(self.draft.figures, self.rule)
+        except StrategyFailed as failure:
+            return failure
+
+
 class Drafting:
-    """What the edge puts into a `Stage`."""
+    """The edge tier's part of a job (`workers.runtime.job`)."""
 
     def __init__(
         self,
@@ -39,53 +70,79 @@ class Drafting:
         self._served = served
         self._early_escalation = early_escalation
 
-    def submit(self, taken: LeasedRequest) -> "Future[Draft | BeyondModel]":
-        """Hand the request to the engine; its text is published as it is written.
+    def submit(self, taken: LeasedRequest) -> "Future[FinishedDraft | BeyondModel]":
+        """Submit the request to the engine; its text is published while it is written.
 
-        Where the edge's model cannot do what an option asks and the policy has a cloud, that is the product, not a
-        failure: the cloud's may.
+        An option that the edge model cannot honour is a result instead of a failure if the policy has a cloud tier,
+        whose model may be able to.
         """
-        request, lease = taken.request, taken.lease
+        request, lease, policy = taken.request, taken.lease, taken.request.policy
+        # A draft is worth giving up only where an unsure one escalates.
+        escalates_unsure = policy.confidence_decides and policy.has(Tier.CLOUD)
         order = DraftOrder(
             request_id=lease.work_id,
             messages=request.messages,
             sampling=request.sampling,
             rule=request.confidence,
-            use_cache=request.policy.kv_caches,
+            use_cache=policy.kv_caches,
             cache_namespace=request.cache_namespace,
-            may_escalate_early=self._early_escalation and _may_be_given_up(request.policy),
+            may_escalate_early=self._early_escalation and escalates_unsure,
         )
-        drafted = self._engine.submit(order, lambda text: self._in_flight.publish(lease, text))
-        return _or_beyond(drafted, wanted=request.policy.has(Tier.CLOUD))
+        product: Future[FinishedDraft | BeyondModel] = Future()
+        product.set_running_or_notify_cancel()
 
-    def conclude(self, taken: LeasedRequest, product: Draft | BeyondModel, drafting_s: float) -> bool:
-        """Commit the answer, or hand the draft on. False where the hold was lost."""
+        def finish(drafted: "Future[Draft]") -> None:
+            error = drafted.exception()
+            if error is None:
+                product.set_result(FinishedDraft(drafted.result(), request.confidence))
+            elif isinstance(error, BeyondModel) and policy.has(Tier.CLOUD):
+                product.set_result(error)
+            else:
+                product.set_exception(error)
+
+        self._engine.submit(order, lambda text: self._in_flight.publish(lease, text)).add_done_callback(finish)
+        return product
+
+    def conclude(self, taken: LeasedRequest, product: FinishedDraft | BeyondModel, drafting_s: float) -> bool:
+        """Commit the answer, or escalate. Returns False if the lease was lost.
+
+        Runs on the job's own thread, so that a strategy of a user's which blocks or raises affects this request alone.
+        """
         if isinstance(product, BeyondModel):
             return self._leave_to_cloud(taken, product)
-        return self._judge(taken, product, drafting_s)
+        assessment = product.assessment
+        if isinstance(assessment, StrategyFailed):
+            failure = Failure(kind=FailureKind.ENGINE_ERROR, tier=Tier.EDGE, message=str(assessment))
+            log.warning("draft_not_assessed request_id=%s reason=%r", taken.lease.request_id, failure.message)
+            return self._store.fail(taken.lease, failure)
+        return self._answer_or_escalate(taken, product.draft, assessment, drafting_s)
+
+    def publish(self, taken: LeasedRequest, product: FinishedDraft | BeyondModel) -> None:
+        """Tell the prefix index what the engine's cache holds now."""
+        if isinstance(product, FinishedDraft):
+            self._served(taken.request, product.draft.text)
 
     def _leave_to_cloud(self, taken: LeasedRequest, limit: BeyondModel) -> bool:
-        """Hand the request on without a draft."""
+        """Escalate without a draft."""
         request, lease = taken.request, taken.lease
         log.info("left_to_cloud request_id=%s reason=%r", lease.request_id, str(limit))
         route = self._router.route(request, Tier.CLOUD)
         return self._store.escalate(lease, None, [*self._in_flight.unpublished(lease), beyond_edge(str(limit))], route)
 
-    def _judge(self, taken: LeasedRequest, draft: Draft, drafting_s: float) -> bool:
+    def _answer_or_escalate(
+        self, taken: LeasedRequest, draft: Draft, report: ConfidenceReport, drafting_s: float
+    ) -> bool:
         request, lease = taken.request, taken.lease
-        report = assess(draft.figures, request.confidence)
         decision = decide(request.policy, report)
         events = [*self._in_flight.unpublished(lease), decision]
         if decision.escalated:
             route = self._router.route(request, Tier.CLOUD)
             moved = self._store.escalate(lease, draft.model_copy(update={"confidence": report}), events, route)
-            event = "draft_escalated"
         else:
             moved = self._store.succeed(lease, _answer(taken, draft, report, drafting_s), events)
-            event = "draft_answered"
         log.info(
             "%s request_id=%s confidence=%.3f threshold=%.3f drafted_tokens=%d early=%s",
-            event,
+            "draft_escalated" if decision.escalated else "draft_answered",
             lease.request_id,
             report.value,
             report.threshold,
@@ -93,34 +150,6 @@ class Drafting:
             draft.escalated_early,
         )
         return moved
-
-    def publish(self, taken: LeasedRequest, product: Draft | BeyondModel) -> None:
-        """Have the prefix index told what the engine's cache holds now."""
-        if isinstance(product, Draft):
-            self._served(taken.request, product.text)
-
-
-def _or_beyond(drafted: "Future[Draft]", *, wanted: bool) -> "Future[Draft | BeyondModel]":
-    """The same, but that the model's own limits are what comes of it, where that is wanted, and no failure."""
-    product: Future[Draft | BeyondModel] = Future()
-    product.set_running_or_notify_cancel()
-
-    def pass_on(done: "Future[Draft]") -> None:
-        error = done.exception()
-        if wanted and isinstance(error, BeyondModel):
-            product.set_result(error)
-        elif error is not None:
-            product.set_exception(error)
-        else:
-            product.set_result(done.result())
-
-    drafted.add_done_callback(pass_on)
-    return product
-
-
-def _may_be_given_up(policy: Policy) -> bool:
-    """A draft is worth giving up only where being unsure sends it on."""
-    return policy.confidence_decides and policy.has(Tier.CLOUD)
 
 
 def _answer(taken: LeasedRequest, draft: Draft, report: ConfidenceReport, drafting_s: float) -> Result:

@@ -1,37 +1,25 @@
-"""One request in flight: what was read, what was written, and why it ended. Knows no other request and no engine.
+"""One request in the engine: its tokens, its text, and why it ended. Knows no other request and no llama.cpp.
 
-Owns the state that a preemption must not lose: tokens, text, figures and the random numbers still to come.
+Owns the state that must survive a preemption: tokens, text, figures and the sampler's random state.
 """
 
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from schemas.drafts import Draft, TokenFigures
 from schemas.events import DraftText
 from schemas.requests import ConfidenceRule, Message, Sampling
 from schemas.results import FinishReason, TokenLogprob
-from workers.edge.early_escalation import Outlook
-from workers.edge.sampling import Chooser
+from workers.edge.constraint import Grammar
+from workers.edge.early_escalation import EarlyEscalation
+from workers.edge.prefix_cache import KVSequence
+from workers.edge.sampling import Sampler
 from workers.edge.text_stream import TextStream
-from workers.edge.token_metrics import Floats, Row
+from workers.edge.token_metrics import Floats, TokenMetrics
 from workers.runtime.logprob_joining import joined
 
 Listener = Callable[[DraftText], None]
-
-
-class Constraint(Protocol):
-    """Which tokens an answer may go on with (`workers.edge.constraint.Grammar`). Each may raise `BeyondModel`."""
-
-    def permits(self, token: int) -> bool:
-        """Whether the answer may go on with this token."""
-
-    def mask(self, logits: Floats) -> Floats:
-        """The row with minus infinity for each token that is forbidden here."""
-
-    def accept(self, token: int) -> None:
-        """Go on past a permitted token."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +30,9 @@ class DraftOrder:
     messages: tuple[Message, ...]
     sampling: Sampling
     rule: ConfidenceRule
-    #: False neither reads nor feeds the prefix cache.
+    #: False neither reads nor fills the prefix cache.
     use_cache: bool
-    #: What it reads and feeds of the prefix cache is this namespace's alone.
+    #: The only namespace whose cached prefixes it may read and add to.
     cache_namespace: str
     #: Give up a draft that can no longer become sure.
     may_escalate_early: bool
@@ -52,106 +40,100 @@ class DraftOrder:
 
 @dataclass(eq=False)
 class EdgeSequence:
-    """A request between `submit` and its draft. `tokens` grow; all but the last that was written have KV cells."""
+    """A request from `submit` to its draft. Every one of `tokens`, except the last written one, gets KV cells."""
 
     order: DraftOrder
+    #: Place in the order of arrival; kept over a preemption.
     arrival: int
+    #: The prompt and what was written.
     tokens: list[int]
     #: Tokens that may be written: `max_tokens`, or what the context leaves.
     limit: int
     future: Future[Draft]
     listener: Listener | None
-    constraint: Constraint | None
-    outlook: Outlook | None
-    computed: int = 0
-    #: The KV sequence, while it has one.
-    kv_sequence: int | None = None
+    grammar: Grammar | None
+    #: None where the draft is always written to its end.
+    early_escalation: EarlyEscalation | None
+    #: Its KV cells while it is running.
+    kv: KVSequence | None = None
+    #: Prompt tokens that came from the prefix cache instead of being computed.
     cached_tokens: int = 0
     preempted: bool = False
     finish_reason: FinishReason | None = None
     escalated_early: bool = False
-    rows: list[Row] = field(default_factory=list)
-    #: Where they are wanted, of every token that was written.
+    #: One for each written token.
+    metrics: list[TokenMetrics] = field(default_factory=list)
+    #: One for each written token, where the request wants them.
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.tokens)
-        self.chooser = Chooser(self.order.sampling, self.tokens)
-        self._stream = TextStream(self.order.sampling.stop)
+        self.cache_namespace = self.order.cache_namespace if self.order.use_cache else None
+        self._sampler = Sampler(self.order.sampling, self.tokens)
+        self._text = TextStream(self.order.sampling.stop)
 
     @property
-    def shares(self) -> bool:
-        """Whether it may use what others of its namespace compute."""
-        return self.order.use_cache
+    def computed(self) -> int:
+        """How many of the tokens have KV cells. Any thread may ask."""
+        kv = self.kv
+        return 0 if kv is None else kv.num_computed
 
     @property
-    def namespace(self) -> str:
-        """The namespace of the prefix cache that it reads and feeds."""
-        return self.order.cache_namespace
+    def pending(self) -> int:
+        """Tokens without KV cells: 1 in decode, more in prefill."""
+        return len(self.tokens) - self.computed
 
-    @property
-    def num_written(self) -> int:
-        """Tokens written so far."""
-        return len(self.rows)
-
-    def choose(self, logits: Floats, likeliest: int) -> int:
-        """The next token, given the row of raw logits and its likeliest token. Raises `BeyondModel`."""
-        chooser, constraint = self.chooser, self.constraint
-        if constraint is None:
-            return likeliest if chooser.takes_likeliest else chooser.choose(logits)
-        if chooser.takes_likeliest and constraint.permits(likeliest):  # mostly so, and cheaper than a mask
-            token = likeliest
-        else:
-            token = chooser.choose(constraint.mask(logits))
-        constraint.accept(token)
+    def sample(self, logits: Floats) -> int:
+        """The next token, from a row of raw logits. Raises `BeyondModel`."""
+        sampler, grammar = self._sampler, self.grammar
+        if grammar is None:
+            return sampler.sample(logits)
+        token = int(logits.argmax()) if sampler.takes_argmax else None
+        if token is None or not grammar.permits(token):  # mostly it is permitted, which is cheaper than a mask
+            token = sampler.sample(grammar.mask(logits))
+        grammar.accept(token)
         return token
 
-    def write(self, token: int, row: Row, piece: bytes, *, ends_text: bool) -> None:
-        """Append a token; tells the listener of new text and sets `finish_reason` if this was the last."""
+    def append(self, token: int, metrics: TokenMetrics, piece: bytes, *, ends_text: bool) -> None:
+        """Add a written token; passes new text to the listener and sets `finish_reason` if this was the last."""
         self.tokens.append(token)
-        self.rows.append(row)
-        self.chooser.note(token)
-        text = "" if ends_text else self._stream.push(piece)
-        if ends_text or self._stream.stopped:
+        self.metrics.append(metrics)
+        self._sampler.accept(token)
+        text = "" if ends_text else self._text.push(piece)
+        if ends_text or self._text.stopped:
             self.finish_reason = FinishReason.STOP
-        elif self.num_written >= self.limit:
+        elif len(self.metrics) >= self.limit:
             self.finish_reason = FinishReason.LENGTH
-        elif self._is_hopeless():
+        elif self._should_escalate():
             self.finish_reason, self.escalated_early = FinishReason.LENGTH, True
-        self._tell(text + self._stream.finish() if self.finish_reason else text)
+        if self.finish_reason:
+            text += self._text.finish()
+        if text and self.listener is not None:
+            self.listener(DraftText(position=len(self._text.text) - len(text), text=text))
 
     def draft(self, model: str, vocabulary: str) -> Draft:
-        """What became of it. Only once `finish_reason` is set, and without confidence yet."""
+        """The finished draft, not assessed yet. Call it only once `finish_reason` is set."""
         assert self.finish_reason is not None
         return Draft(
-            text=self._stream.text,
+            text=self._text.text,
             token_ids=tuple(self.tokens[self.prompt_tokens :]),
-            figures=_table(self.rows),
+            figures=_figures(self.metrics),
             finish_reason=self.finish_reason,
             escalated_early=self.escalated_early,
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
             model=model,
             vocabulary=vocabulary,
-            logprobs=joined(self.logprobs, self._stream.text),
+            logprobs=joined(self.logprobs, self._text.text),
         )
 
-    def _is_hopeless(self) -> bool:
-        outlook = self.outlook
-        if outlook is None or not outlook.is_due(self.num_written):
+    def _should_escalate(self) -> bool:
+        early = self.early_escalation
+        if early is None or not early.is_due(len(self.metrics)):
             return False
-        return outlook.is_hopeless(_table(self.rows[outlook.num_seen :]))
-
-    def _tell(self, text: str) -> None:
-        if text and self.listener is not None:
-            self.listener(DraftText(position=self._stream.num_shown - len(text), text=text))
+        return early.should_escalate(_figures(self.metrics[early.num_scored :]))
 
 
-def _table(rows: list[Row]) -> TokenFigures:
-    return TokenFigures(
-        probability=tuple(row.probability for row in rows),
-        scaled_probability=tuple(row.scaled_probability for row in rows),
-        margin=tuple(row.margin for row in rows),
-        normalised_entropy=tuple(row.normalised_entropy for row in rows),
-        top_k_mass=tuple(row.top_k_mass for row in rows),
-    )
+def _figures(metrics: list[TokenMetrics]) -> TokenFigures:
+    """Rows to columns."""
+    return TokenFigures(**{name: tuple(getattr(row, name) for row in metrics) for name in TokenFigures.model_fields})

@@ -1,13 +1,13 @@
 """llama.cpp: the model, its vocabulary and its KV cells. The only module that imports `llama_cpp`.
 
 Owns every C handle and frees it. Knows nothing about requests, scheduling, caching or confidence. Only one thread at a
-time may call `decode` and what touches KV cells; the vocabulary may be read from any thread.
+time may call `decode` or a method that touches KV cells; the vocabulary may be read from any thread.
 """
 
 import ctypes
 import logging
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLTokenizer
 
-from workers.edge.step_batch import StepBatch
-from workers.edge.step_protocol import CellsExhausted, Feed
+from config.settings import EdgeSettings
+from workers.edge.step_batch import StepBatch, TokenChunk
 from workers.runtime.control_tokens import AddedToken
 from workers.runtime.failures import BeyondModel
 
@@ -25,39 +25,28 @@ log = logging.getLogger(__name__)
 
 #: What every GGUF file begins with.
 GGUF_MAGIC = b"GGUF"
-#: llama.cpp's log level for errors; what is below it only narrates loading.
+#: llama.cpp's log level for errors; lower levels only report how loading goes.
 LOG_LEVEL_ERROR = 4
-#: `llama_decode`'s way of saying that no cells are free.
+#: What `llama_decode` returns if too few cells are free.
 NO_CELLS = 1
 #: The most prompt tokens in one forward pass; a larger step is cut into several.
 MAX_PASS_TOKENS = 512
-#: Bytes that hold any token's text; a longer one is read again with as many as it needs.
+#: Buffer for a token's text, in bytes; a longer text is read again into a buffer of its size.
 PIECE_BYTES = 64
-#: What llguidance takes for the mark of a control token.
+#: What a control token's name begins with for llguidance.
 CONTROL_MARK = b"\xff"
-#: Bytes that hold any value of a GGUF file's metadata that is read here.
+#: Buffer for a value of the GGUF file's metadata, in bytes.
 METADATA_BYTES = 1024
 
 Logits = npt.NDArray[np.float32]
 
 
 class UnusableModel(Exception):
-    """The model file cannot serve: it is missing, no GGUF file, or not one that writes text."""
+    """The model file cannot serve: it is missing, no GGUF file, or no text generation model."""
 
 
-@dataclass(frozen=True)
-class Capacity:
-    """How much a context holds."""
-
-    #: KV cells, one a token, shared by all sequences.
-    cells: int
-    #: Sequences that the context tells apart.
-    sequences: int
-    step_tokens: int
-    #: Rows of logits that one step may ask for.
-    outputs: int
-    threads: int
-    gpu_layers: int
+class CellsExhausted(Exception):
+    """The tokens of a step do not fit into the KV cache; nothing was computed."""
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator] # ctypes
@@ -67,12 +56,16 @@ def _log_errors(level: int, text: bytes, _data: object) -> None:
 
 
 class Llama:
-    """One model with one context. Raises `UnusableModel` if it cannot be loaded."""
+    """One model with one context: a pool of KV cells, one per token, for sequence ids 0 to `num_sequences` - 1.
 
-    def __init__(self, path: Path, capacity: Capacity) -> None:
+    Raises `UnusableModel` if it cannot be loaded.
+    """
+
+    def __init__(self, path: Path, settings: EdgeSettings) -> None:
         llama.llama_log_set(_log_errors, ctypes.c_void_p(0))
-        self.path, self.capacity = path, capacity
-        self._model = _load(path, capacity.gpu_layers)
+        self.path = path
+        self.num_sequences = settings.max_in_flight + 1  # the prefix cache's scratch sequence
+        self._model = _load(path, settings.model.gpu_layers)
         self._context: Any = None
         if llama.llama_model_has_encoder(self._model) or not llama.llama_model_has_decoder(self._model):
             self.close()
@@ -83,36 +76,36 @@ class Llama:
         self.name = self._metadata("general.name") or path.stem
         template = llama.llama_model_chat_template(self._model, None)
         self.chat_template: str | None = template.decode() if template else None
-        #: Whether a prefix of a sequence can be shared or cut off; not so for models with a recurrent state.
+        #: Whether sequences can share a prefix; models with a recurrent state cannot.
         self.shares_prefixes = not (
             llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
         )
-        self._context = self._new_context()
+        self._context = self._new_context(settings)
         self._memory = llama.llama_get_memory(self._context)
-        self._batch = StepBatch(llama.llama_batch(), capacity.step_tokens)
+        self._batch = StepBatch(llama.llama_batch(), settings.step_tokens)
         self._rows: tuple[int, Logits] | None = None
         self._pieces: dict[int, bytes] = {}
         self._labels: dict[int, str] = {}
 
-    def _new_context(self) -> Any:
+    def _new_context(self, settings: EdgeSettings) -> Any:
         params = llama.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = self.capacity.cells, self.capacity.sequences
-        params.n_batch = self.capacity.step_tokens
-        params.n_ubatch = min(self.capacity.step_tokens, MAX_PASS_TOKENS)
-        # Fewer rows of logits than n_batch save memory; llama.cpp aborts below one for each sequence.
-        params.n_outputs_max = max(self.capacity.outputs, self.capacity.sequences)
-        params.n_threads = params.n_threads_batch = self.capacity.threads
+        params.n_ctx, params.n_seq_max = settings.max_in_flight_tokens, self.num_sequences
+        params.n_batch = settings.step_tokens
+        params.n_ubatch = min(settings.step_tokens, MAX_PASS_TOKENS)
+        # Fewer rows of logits than n_batch save memory; llama.cpp aborts if there is not one per sequence.
+        params.n_outputs_max = self.num_sequences
+        params.n_threads = params.n_threads_batch = settings.model.threads or len(os.sched_getaffinity(0))
         params.kv_unified = True
-        params.swa_full = True  # a prefix of a sliding-window model can only be shared if it is kept whole
+        params.swa_full = True  # sequences of a sliding-window model can only share a prefix that is kept whole
         params.no_perf = True
         context = llama.llama_init_from_model(self._model, params)
         if not context:
             self.close()
-            raise UnusableModel(f"llama.cpp cannot make a context for {self.path} with {self.capacity.cells} KV cells")
+            raise UnusableModel(f"llama.cpp cannot make a context for {self.path} with {params.n_ctx} KV cells")
         return context
 
     def close(self) -> None:
-        """Free everything. Idempotent; nothing else may be called afterwards."""
+        """Free the model and the context. Idempotent; nothing else may be called afterwards."""
         if self._context:
             llama.llama_free(self._context)
         if self._model:
@@ -121,23 +114,23 @@ class Llama:
 
     @property
     def cells(self) -> int:
-        """KV cells that there really are: llama.cpp rounds up what was asked for."""
+        """The actual number of KV cells: llama.cpp rounds up the number asked for."""
         return int(llama.llama_n_ctx(self._context))
 
     @property
     def build(self) -> str:
-        """What saved KV states depend on besides the model."""
+        """What saved KV states depend on besides the model: the versions of llama.cpp and its binding."""
         return f"llama-cpp-python {llama.__version__}, llama.cpp {llama.llama_version().decode()}"
 
     # Vocabulary
 
     def token_texts(self) -> Iterator[str]:
-        """Each token as the vocabulary itself spells it, in the order of ids."""
+        """Each token as the vocabulary spells it, in the order of ids."""
         for token in range(self.vocab_size):
             yield llama.llama_vocab_get_text(self._vocab, token).decode(errors="surrogateescape")
 
     def added_tokens(self) -> Iterator[AddedToken]:
-        """The tokens that llama.cpp knows by their letters."""
+        """The tokens that llama.cpp matches in a text before it tokenizes the rest: control and user-defined ones."""
         control = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
         for token, text in enumerate(self.token_texts()):
             attributes = llama.llama_vocab_get_attr(self._vocab, token)
@@ -151,17 +144,17 @@ class Llama:
                 )
 
     def rendered_tokens(self, rendered: str) -> list[int]:
-        """Token ids of a rendered prompt, control tokens recognised; a begin-of-text token is never doubled."""
+        """Token ids of a rendered prompt. Control tokens are recognised; a begin-of-text token is never doubled."""
         add_special = not (self.bos_text and rendered.startswith(self.bos_text))
         return self._tokenize(rendered, add_special=add_special, parse_special=True)
 
     def text_tokens(self, text: str) -> list[int]:
-        """Token ids of a text, which may spell control tokens and yet has none."""
+        """Token ids of a plain text: whatever in it looks like a control token stays text."""
         return self._tokenize(text, add_special=False, parse_special=False)
 
     @property
     def first_token(self) -> int | None:
-        """The begin-of-text token, where the vocabulary puts it in front of a prompt."""
+        """The begin-of-text token, if this vocabulary's prompts begin with it."""
         return llama.llama_vocab_bos(self._vocab) if llama.llama_vocab_get_add_bos(self._vocab) else None
 
     def _tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
@@ -184,18 +177,18 @@ class Llama:
         return "" if token < 0 else self._read_piece(token, special=True).decode(errors="replace")
 
     def ends_text(self, token: int) -> bool:
-        """Whether the model says with this token that it has finished."""
+        """Whether the model ends its text with this token."""
         return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def piece(self, token: int) -> bytes:
-        """The token's bytes in the answer, perhaps a part of a character; control tokens have none."""
+        """The bytes that the token adds to an answer, perhaps only a part of a character; none for a control token."""
         known = self._pieces.get(token)
         if known is None:
             known = self._pieces[token] = self._read_piece(token, special=False)
         return known
 
     def label(self, token: int) -> str:
-        """The token for a person to read, control tokens included."""
+        """The token as text for people, control tokens included."""
         known = self._labels.get(token)
         if known is None:
             known = self._labels[token] = self._read_piece(token, special=True).decode(errors="replace")
@@ -215,11 +208,11 @@ class Llama:
         return room.value.decode(errors="replace") if size > 0 else None
 
     def constraint_tokenizer(self) -> LLTokenizer:
-        """The vocabulary as llguidance reads it. Blocks for half a second; it must not outlive the model."""
+        """The vocabulary for llguidance. Blocks for half a second. The tokenizer must not outlive the model."""
         ends = [token for token in range(self.vocab_size) if self.ends_text(token)]
         if not ends:
             raise BeyondModel("grammar: the model has no token that ends a text")
-        # As `llguidance.llamacpp` does it, which calls what llama-cpp-python has renamed.
+        # `llguidance.llamacpp` does the same, but calls functions that llama-cpp-python has renamed.
         tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined] # its stub lacks it
             tokens=[self._named(token) for token in range(self.vocab_size)],
             vocab_ptr=self._vocab,
@@ -230,23 +223,23 @@ class Llama:
         return tokenizer
 
     def _named(self, token: int) -> bytes:
-        """A token's bytes as llguidance takes them: a control token's name begins with a byte that no text has."""
+        """A token's bytes for llguidance: a control token's name begins with a byte that no text has."""
         name = self._read_piece(token, special=True)
         attributes = llama.llama_vocab_get_attr(self._vocab, token)
-        looks_special = name.startswith(b"<") and name.endswith(b">")
-        if attributes & llama.LLAMA_TOKEN_ATTR_CONTROL:
-            return CONTROL_MARK + name
-        return CONTROL_MARK + name if attributes & llama.LLAMA_TOKEN_ATTR_USER_DEFINED and looks_special else name
+        bracketed = name.startswith(b"<") and name.endswith(b">")
+        is_control = attributes & llama.LLAMA_TOKEN_ATTR_CONTROL
+        is_control |= attributes & llama.LLAMA_TOKEN_ATTR_USER_DEFINED and bracketed
+        return CONTROL_MARK + name if is_control else name
 
     # One step
 
-    def decode(self, feeds: Sequence[Feed]) -> Logits:
-        """Run one step; blocks, without holding the GIL.
+    def decode(self, chunks: Sequence[TokenChunk]) -> Logits:
+        """Run one step; blocks without holding the GIL.
 
-        Returns one row of raw logits for each feed that asked for one, in order: a view that the next call overwrites.
-        Raises `CellsExhausted` if the tokens do not fit, nothing having changed, and `RuntimeError` if llama.cpp fails.
+        Returns a row of raw logits for each chunk that wants one, in order: a view that the next call overwrites.
+        Raises `CellsExhausted` if the tokens do not fit, having changed nothing, and `RuntimeError` if llama.cpp fails.
         """
-        outputs = self._batch.fill(feeds)
+        outputs = self._batch.fill(chunks)
         code = llama.llama_decode(self._context, self._batch.handle)
         if code == NO_CELLS:
             raise CellsExhausted(f"{self._batch.handle.n_tokens} tokens do not fit into the KV cache")
@@ -258,7 +251,7 @@ class Llama:
         pointer = llama.llama_get_logits(self._context)
         address = ctypes.cast(pointer, ctypes.c_void_p).value or 0
         if self._rows is None or self._rows[0] != address:
-            shape = (self.capacity.outputs, self.vocab_size)
+            shape = (self.num_sequences, self.vocab_size)
             self._rows = (address, np.ctypeslib.as_array(pointer, shape=shape))
         return self._rows[1]
 
@@ -268,24 +261,20 @@ class Llama:
         """Let sequence `target` share the cells of `source` at positions [start, end)."""
         llama.llama_memory_seq_cp(self._memory, source, target, start, end)
 
-    def remove(self, sequence: int) -> None:
-        """Take the sequence out of its cells; cells without a sequence are free."""
-        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+    def remove(self, sequence_id: int, start: int = 0, end: int = -1) -> None:
+        """Take the sequence out of its cells at positions [start, end), by default all. A cell of none is free."""
+        llama.llama_memory_seq_rm(self._memory, sequence_id, start, end)
 
-    def cut(self, sequence: int, start: int, end: int) -> None:
-        """Take the sequence out of its cells at positions [start, end)."""
-        llama.llama_memory_seq_rm(self._memory, sequence, start, end)
-
-    def state(self, sequence: int) -> bytearray:
+    def state(self, sequence_id: int) -> bytearray:
         """A copy of the sequence's cells, for a context of the same model and build; empty if llama.cpp gives none."""
-        state = bytearray(llama.llama_state_seq_get_size(self._context, sequence))
+        state = bytearray(llama.llama_state_seq_get_size(self._context, sequence_id))
         memory = (ctypes.c_uint8 * len(state)).from_buffer(state)
-        return state if llama.llama_state_seq_get_data(self._context, memory, len(state), sequence) else bytearray()
+        return state if llama.llama_state_seq_get_data(self._context, memory, len(state), sequence_id) else bytearray()
 
-    def restore(self, sequence: int, state: bytearray) -> bool:
-        """Read into an empty sequence what `state` gave; False, the sequence being empty, if there is no room."""
+    def restore(self, sequence_id: int, state: bytearray) -> bool:
+        """Fill an empty sequence from `state`. Returns False, leaving it empty, if there is no room."""
         memory = (ctypes.c_uint8 * len(state)).from_buffer(state)
-        return bool(llama.llama_state_seq_set_data(self._context, memory, len(state), sequence))
+        return bool(llama.llama_state_seq_set_data(self._context, memory, len(state), sequence_id))
 
 
 def quantize(source: Path, target: Path) -> None:

@@ -1,58 +1,58 @@
-"""Prefixes that no request uses, kept as bytes outside of the KV cells until one does.
+"""Prefixes that no running request uses, offloaded from the KV cells to memory.
 
-llama.cpp's attention passes over every cell in use, so a prefix that waits in the cells slows down whoever writes;
-copied out it costs memory alone, and copying it back a hundredth of reading it again (docs/log.md, "What idle cells
-cost"). What several prefixes begin with is kept once: each is a chain of segments, as in a radix tree. The least
-recently used segment without others behind it goes first, whatever its cache namespace; nothing is shared across
-namespaces. Pure; knows no llama.cpp and no requests.
+llama.cpp's attention reads every cell in use, so a prefix that stayed in the cells would slow down every decode.
+Offloaded it costs only memory, and restoring it takes a hundredth of computing it again (docs/log.md, "What idle cells
+cost"). What several prefixes have in common is kept once: each prefix is a chain of segments, as in a radix tree.
+Eviction takes the least recently used segment that no other continues, of any cache namespace; nothing is shared
+between namespaces. Pure; knows no llama.cpp and no requests.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from workers.edge.radix_tree import RadixTree
 
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Segment:
-    """The cells of `tokens`, which are at positions from `start` on; what is before them is the parent's."""
+    """The state of the cells of `tokens`, at positions from `start` on; its parent has what comes before."""
 
-    number: int
+    id: int
     start: int
     tokens: tuple[int, ...]
     state: bytearray
     parent: "Segment | None"
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Positions from `segment.start` to before `end` of a segment."""
+class Piece(NamedTuple):
+    """Positions [segment.start, end) of a segment."""
 
     segment: Segment
     end: int
 
 
 class OffloadedPrefixes:
-    """At most `max_tokens` tokens, what is shared counted once. `match_length` is safe on any thread."""
+    """At most `max_tokens` tokens, shared ones counted once. Not thread-safe, except `match_length`."""
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self._tree = RadixTree()
-        #: Least recently used first. Whatever is used, what it rests on is used right after it: no segment ever comes
-        #: before one that rests on it, so that the first is always one on which nothing rests.
+        #: Least recently used first. A use touches the segment first and its ancestors after it, so that a segment
+        #: never comes before one that continues it: the first can always be evicted.
         self._segments: OrderedDict[int, Segment] = OrderedDict()
-        self._num_ever = 0
+        self._last_id = 0
         #: Bytes of all states.
         self.num_bytes = 0
-        #: Segments that went for want of room.
+        #: Segments that were dropped for lack of room.
         self.evictions = 0
 
     def __len__(self) -> int:
         return len(self._segments)
 
     def __iter__(self) -> Iterator[Segment]:
-        """Least recently used first; a segment always before those that it rests on."""
+        """Least recently used first; a segment always before its parent."""
         return iter(tuple(self._segments.values()))
 
     @property
@@ -61,27 +61,28 @@ class OffloadedPrefixes:
         return self._tree.num_tokens
 
     def namespace_of(self, segment: Segment) -> str:
-        """The namespace whose segment it is."""
-        return self._tree.namespace_of(segment.number)
+        """The cache namespace that the segment belongs to."""
+        return self._tree.namespace_of(segment.id)
 
     def tokens_of(self, segment: Segment) -> tuple[int, ...]:
-        """All tokens up to the segment's end."""
-        return self._tree.tokens_of(segment.number)
+        """All tokens of the prefix that ends with the segment."""
+        return self._tree.tokens_of(segment.id)
 
     def match_length(self, namespace: str, tokens: Sequence[int]) -> int:
-        """How many of these first tokens are here for the namespace."""
+        """The length of the namespace's longest prefix of `tokens`. Any thread may ask; it may be outdated at once."""
         return self._tree.match_length(namespace, tokens)
 
     def find(self, namespace: str, tokens: Sequence[int]) -> list[Piece]:
-        """The namespace's longest prefix of `tokens` here, piece after piece; it is the most recently used one now."""
+        """The pieces of the namespace's longest prefix of `tokens`, in order. They count as used now."""
         pieces = self._pieces(namespace, tokens)
         self._touch(pieces)
         return pieces
 
-    def park(self, namespace: str, tokens: Sequence[int], read: Callable[[int], bytearray]) -> None:
-        """Keep the cells of `tokens`. `read` gives the state of those at positions from its argument on.
+    def offload(self, namespace: str, tokens: Sequence[int], read: Callable[[int], bytearray]) -> None:
+        """Keep the cells of `tokens`; evicts what there is no more room for.
 
-        Only what is not here yet is read; an empty state is not kept.
+        `read(start)` returns the state of the cells from position `start` on. Only what is not here yet is read; an
+        empty state is not kept.
         """
         pieces = self.find(namespace, tokens)
         start = pieces[-1].end if pieces else 0
@@ -90,8 +91,8 @@ class OffloadedPrefixes:
             while self._tree.num_tokens > self.max_tokens:
                 self._evict()
 
-    def put(self, namespace: str, start: int, tokens: Sequence[int], state: bytearray) -> bool:
-        """Take in a segment with all tokens up to its end, if there is room and what it rests on is here; whether."""
+    def load(self, namespace: str, start: int, tokens: Sequence[int], state: bytearray) -> bool:
+        """Add a saved segment that ends the prefix `tokens`. Returns False if its parent is missing or room is."""
         pieces = self._pieces(namespace, tokens)
         if (pieces[-1].end if pieces else 0) != start or not start < len(tokens):
             return False
@@ -115,22 +116,22 @@ class OffloadedPrefixes:
     def _add(
         self, namespace: str, start: int, tokens: Sequence[int], state: bytearray, pieces: Sequence[Piece]
     ) -> None:
-        self._num_ever += 1
+        self._last_id += 1
         parent = pieces[-1].segment if pieces else None
-        segment = Segment(self._num_ever, start, tuple(tokens[start:]), state, parent)
-        self._segments[segment.number] = segment
-        self._tree.place(namespace, segment.number, tokens)
+        segment = Segment(self._last_id, start, tuple(tokens[start:]), state, parent)
+        self._segments[segment.id] = segment
+        self._tree.place(namespace, segment.id, tokens)
         self.num_bytes += len(state)
         self._touch(pieces)
 
     def _touch(self, pieces: Sequence[Piece]) -> None:
         segment = pieces[-1].segment if pieces else None
         while segment is not None:
-            self._segments.move_to_end(segment.number)
+            self._segments.move_to_end(segment.id)
             segment = segment.parent
 
     def _evict(self) -> None:
-        number, segment = self._segments.popitem(last=False)
-        self._tree.remove(number)
+        segment_id, segment = self._segments.popitem(last=False)
+        self._tree.remove(segment_id)
         self.num_bytes -= len(segment.state)
         self.evictions += 1

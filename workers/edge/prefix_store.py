@@ -1,18 +1,16 @@
-"""Parked prefixes on disk, so that a restarted worker is warm.
+"""Offloaded prefixes on disk, so that a restarted worker starts with a warm cache.
 
-Owns a folder: a file for each segment (`workers.edge.prefix_offload`) and a manifest that says what they belong to.
-Files of another model, another llama.cpp build or another layout are never loaded, and what was saved for a cache
-namespace comes back for that one alone. The manifest is replaced last, so that a crash while saving leaves the former
-one. Files that are not ours are left alone.
+Owns a folder: a file for each segment (`workers.edge.prefix_offload`), and a manifest of them. Files of another model,
+another llama.cpp build or another format are never loaded, and what was saved for a cache namespace is loaded for that
+one alone. The manifest is replaced last, so that a crash during a save leaves the previous one. Other files in the
+folder are left alone.
 """
 
 import hashlib
-import json
 import logging
 import secrets
 import struct
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -20,123 +18,106 @@ from workers.edge.prefix_offload import OffloadedPrefixes, Segment
 
 log = logging.getLogger(__name__)
 
-#: Name of the file that says what the others are.
+#: Name of the file that lists the others.
 MANIFEST = "manifest.json"
 #: How the names of the other files end.
 STATE_SUFFIX = ".prefix"
-#: What each of those begins with: where the segment starts, and how many tokens there are up to its end. These follow,
-#: 32 bits each, and then the state.
+#: What each of those begins with: the segment's start, and the number of tokens of the prefix that it ends. The tokens
+#: follow, 32 bits each, and then the state.
 HEADER = struct.Struct("<II")
-#: Bytes at each end of the model file that, with its size, tell it from others.
+#: Bytes read from each end of the model file for its fingerprint.
 PROBE_BYTES = 1 << 20
 
 
-class Origin(Protocol):
-    """What a state depends on (`workers.edge.llama.Llama`)."""
-
-    @property
-    def path(self) -> Path:
-        """The model's file."""
-
-    @property
-    def build(self) -> str:
-        """Everything besides the model."""
-
-
-class _Saved(BaseModel):
-    #: A name that `save` gives, and never a way out of the folder.
+class _SavedSegment(BaseModel):
+    #: A name that `save` gives, and never a path out of the folder.
     file: str = Field(pattern=r"^[0-9a-f]{16}\.prefix$")
-    #: Whose it is. Saves from before there were namespaces lack it, and are not loaded: nobody knows whose those are.
+    #: Saves from before there were namespaces lack it, and are not loaded: nobody knows whose those are.
     namespace: str
-    #: Of the namespace and the file's content: llama.cpp believes what it reads, and answers with it.
+    #: Of the namespace and the file's content: llama.cpp trusts whatever state it is given.
     digest: str
 
 
 class _Manifest(BaseModel):
     model: str
     build: str
-    #: Least recently used first; each before those that it rests on.
-    segments: list[_Saved]
+    #: Least recently used first; each before its parent.
+    segments: list[_SavedSegment]
 
 
 class PrefixStore:
-    """The folder. It is made when something is saved."""
+    """The folder, which is made by the first save. States depend on the model's file and on `build`."""
 
-    def __init__(self, folder: Path, origin: Origin) -> None:
-        self._folder, self._origin = folder, origin
+    def __init__(self, folder: Path, model_path: Path, build: str) -> None:
+        self._folder, self._model_path, self._build = folder, model_path, build
 
-    def save(self, parked: OffloadedPrefixes) -> int:
-        """Save these in place of those saved before; how many segments. Blocks. Raises `OSError`."""
+    def save(self, offloaded: OffloadedPrefixes) -> int:
+        """Replace what was saved before; returns the number of segments. Blocks. Raises `OSError`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         saved = []
-        for segment in parked:
+        for segment in offloaded:
             name = secrets.token_hex(8) + STATE_SUFFIX
-            raw = _packed(segment, parked.tokens_of(segment))
+            raw = _packed(segment, offloaded.tokens_of(segment))
             (self._folder / name).write_bytes(raw)
-            namespace = parked.namespace_of(segment)
-            saved.append(_Saved(file=name, namespace=namespace, digest=_digest(namespace, raw)))
-        manifest = _Manifest(model=fingerprint(self._origin.path), build=self._origin.build, segments=saved)
+            namespace = offloaded.namespace_of(segment)
+            saved.append(_SavedSegment(file=name, namespace=namespace, digest=_digest(namespace, raw)))
+        manifest = _Manifest(model=fingerprint(self._model_path), build=self._build, segments=saved)
         fresh = self._folder / (MANIFEST + ".new")
         fresh.write_text(manifest.model_dump_json(), encoding="utf-8")
         fresh.replace(self._folder / MANIFEST)
-        self._drop_all_but({entry.file for entry in saved})
+        kept = {entry.file for entry in saved}
+        for path in self._folder.glob("*" + STATE_SUFFIX):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
         log.info("prefixes_saved folder=%s segments=%d", self._folder, len(saved))
         return len(saved)
 
-    def load(self, parked: OffloadedPrefixes) -> int:
-        """Take what fits into an empty one, the most recently used first; how many segments. Blocks.
+    def load(self, offloaded: OffloadedPrefixes) -> int:
+        """Fill an empty `offloaded`, the most recently used first; returns the number of segments. Blocks.
 
-        What is missing, damaged or not ours is left out with a warning, whatever is in the folder, and so is what
-        rests on it.
+        Whatever the folder holds, this does not raise: a segment that is missing, damaged or foreign is left out with
+        a warning, and so are those that continue it.
         """
-        manifest = self._read_manifest()
         loaded = []
-        for entry in reversed(manifest.segments if manifest else []):
+        for entry in reversed(self._saved_segments()):
             raw = self._read(entry)
             if raw is None:
                 continue
             start, tokens, state = _unpacked(raw)
-            if parked.put(entry.namespace, start, tokens, state):
+            if offloaded.load(entry.namespace, start, tokens, state):
                 loaded.append((entry.namespace, tokens))
         for namespace, tokens in reversed(loaded):
-            parked.find(namespace, tokens)  # which makes it the most recently used
+            offloaded.find(namespace, tokens)  # which makes it the most recently used
         log.info("prefixes_loaded folder=%s segments=%d", self._folder, len(loaded))
         return len(loaded)
 
-    def _read_manifest(self) -> _Manifest | None:
+    def _saved_segments(self) -> list[_SavedSegment]:
+        """The manifest's entries; none if it is missing, unreadable or of another model or build."""
         path = self._folder / MANIFEST
         try:
             if not path.is_file():
-                return None
+                return []
             manifest = _Manifest.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             log.warning("prefixes_ignored folder=%s reason=%r", self._folder, f"unreadable manifest: {error}")
-            return None
-        ours = {"model": fingerprint(self._origin.path), "build": self._origin.build}
-        theirs = {"model": manifest.model, "build": manifest.build}
-        if ours != theirs:
-            log.warning(
-                "prefixes_ignored folder=%s saved=%s running=%s", self._folder, json.dumps(theirs), json.dumps(ours)
-            )
-            return None
-        return manifest
+            return []
+        running, saved = (fingerprint(self._model_path), self._build), (manifest.model, manifest.build)
+        if running != saved:
+            log.warning("prefixes_ignored folder=%s saved=%s running=%s", self._folder, saved, running)
+            return []
+        return manifest.segments
 
-    def _read(self, entry: _Saved) -> bytes | None:
-        """The file's content as it was saved, or None."""
+    def _read(self, entry: _SavedSegment) -> bytes | None:
+        """The file's content as it was saved; None, with a warning, if it is missing or damaged."""
+        reason = "it is damaged"
         try:
             raw = (self._folder / entry.file).read_bytes()
+            if _digest(entry.namespace, raw) == entry.digest:
+                return raw
         except OSError as error:
-            log.warning("prefix_ignored folder=%s file=%s reason=%r", self._folder, entry.file, str(error))
-            return None
-        if _digest(entry.namespace, raw) != entry.digest:
-            log.warning("prefix_ignored folder=%s file=%s reason=%r", self._folder, entry.file, "it is damaged")
-            return None
-        return raw
-
-    def _drop_all_but(self, kept: set[str]) -> None:
-        for path in self._folder.glob("*" + STATE_SUFFIX):
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
+            reason = str(error)
+        log.warning("prefix_ignored folder=%s file=%s reason=%r", self._folder, entry.file, reason)
+        return None
 
 
 def _packed(segment: Segment, tokens: tuple[int, ...]) -> bytes:
@@ -144,21 +125,21 @@ def _packed(segment: Segment, tokens: tuple[int, ...]) -> bytes:
 
 
 def _unpacked(raw: bytes) -> tuple[int, tuple[int, ...], bytearray]:
-    """What `_packed` was given, which the digest vouches for: start, all tokens, state."""
+    """The inverse of `_packed`: start, tokens of the prefix, state. `raw` must have matched its digest."""
     start, num = HEADER.unpack_from(raw)
     tokens = struct.unpack_from(f"<{num}i", raw, HEADER.size)
     return start, tokens, bytearray(raw[HEADER.size + 4 * num :])
 
 
 def _digest(namespace: str, raw: bytes) -> str:
-    """Hex digits of a whole file's content and whose it is."""
+    """Hex digest of a file's namespace and content."""
     digest = hashlib.blake2b(namespace.encode(errors="surrogatepass") + b"\xff")
     digest.update(raw)
     return digest.hexdigest()
 
 
 def fingerprint(model: Path) -> str:
-    """Hex digits that tell the model's file from others: of its size and of its two ends."""
+    """Hex digest that identifies the model file, of its size and both its ends."""
     size = model.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with model.open("rb") as file:

@@ -1,18 +1,18 @@
-"""A radix tree over token sequences: which live sequence holds the longest prefix of a prompt.
+"""A radix tree over token sequences: finds the sequence with the longest prefix of a prompt.
 
 Each cache namespace has a tree of its own, so that nothing is ever shared, or found, across namespaces. Owns the index
-and the number of distinct tokens in it, which is the number of KV cells that the sequences share. Knows nothing about
-llama.cpp, about eviction order or about requests.
+and the number of distinct tokens in it, which is the number of KV cells that its sequences take up together. Knows
+nothing about llama.cpp, about eviction order or about requests.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """An edge of tokens; `sequences` are those that end exactly at its end. A namespace's root has no tokens."""
+    """A node with the tokens that lead to it from its parent; `sequences` are those that end here. A root has none."""
 
     namespace: str
     tokens: tuple[int, ...]
@@ -21,22 +21,22 @@ class _Node:
     sequences: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A prefix of `length` tokens; `sequence` holds all of it (none where the length is 0)."""
+class Match(NamedTuple):
+    """A prefix of `length` tokens, and a sequence that has all of it (None if the length is 0)."""
 
     length: int
     sequence: int | None
 
 
 class RadixTree:
-    """Sequences by namespace and tokens. Sequences of one namespace with a common prefix share its nodes."""
+    """Sequences by namespace and tokens. Those of one namespace share the nodes of their common prefixes."""
 
     def __init__(self) -> None:
-        #: Of the namespaces that have a sequence.
+        #: By namespace, for those that have a sequence.
         self._roots: dict[str, _Node] = {}
+        #: The node where each sequence ends.
         self._ends: dict[int, _Node] = {}
-        #: Distinct tokens, a prefix that a namespace's sequences share counted once.
+        #: Distinct tokens: a prefix that several sequences of a namespace share is counted once.
         self.num_tokens = 0
 
     def __contains__(self, sequence: int) -> bool:
@@ -48,11 +48,11 @@ class RadixTree:
         return Match(length, next(_sequences_below(node)) if node is not None and length else None)
 
     def match_length(self, namespace: str, tokens: Sequence[int]) -> int:
-        """The length of that prefix. Safe to ask while another thread changes the tree: it may be out of date then."""
+        """The length of that prefix. Any thread may ask while another changes the tree; it may be outdated then."""
         return self._descend(namespace, tokens)[1]
 
     def _descend(self, namespace: str, tokens: Sequence[int]) -> tuple[_Node | None, int]:
-        """The node in which the longest prefix ends, and how long that is. None where the namespace has no sequence."""
+        """The node in which the longest prefix ends, and its length. None if the namespace has no sequence."""
         node, length = self._roots.get(namespace), 0
         if node is None:
             return None, 0
@@ -90,7 +90,7 @@ class RadixTree:
             self._tidy(old_end)
 
     def remove(self, sequence: int) -> int:
-        """Take the sequence out; the number of tokens that no other sequence holds, which are gone with it."""
+        """Remove the sequence; returns the number of tokens that were only its own."""
         before = self.num_tokens
         node = self._ends.pop(sequence)
         node.sequences.discard(sequence)
@@ -98,7 +98,7 @@ class RadixTree:
         return before - self.num_tokens
 
     def namespace_of(self, sequence: int) -> str:
-        """The namespace in whose tree the sequence is."""
+        """The namespace that the sequence was placed in."""
         return self._ends[sequence].namespace
 
     def tokens_of(self, sequence: int) -> tuple[int, ...]:
@@ -111,7 +111,7 @@ class RadixTree:
         return tuple(token for part in reversed(parts) for token in part)
 
     def _split(self, node: _Node, at: int) -> _Node:
-        """Cut the node in two; the new upper part keeps no sequence, so each end stays where it was."""
+        """Split the node after `at` tokens; returns the new upper node. The sequences stay with the lower one."""
         assert node.parent is not None
         upper = _Node(node.namespace, node.tokens[:at], node.parent)
         node.parent.children[upper.tokens[0]] = upper
@@ -120,9 +120,9 @@ class RadixTree:
         return upper
 
     def _tidy(self, node: _Node) -> None:
-        """Drop the node if nothing needs it; join it with its only child if nothing ends between them.
+        """Remove the node if it is an empty leaf, and so on upwards; merge it with its only child if none ends here.
 
-        A root without children goes as well: what no namespace uses any more must not stay for ever.
+        A root without children goes too, so that unused namespaces leave nothing behind.
         """
         while node.parent is not None and not node.sequences and not node.children:
             del node.parent.children[node.tokens[0]]
@@ -138,16 +138,17 @@ class RadixTree:
 
 
 def _common_length(edge: tuple[int, ...], tokens: Sequence[int], start: int) -> int:
+    """How many tokens of the edge are in `tokens` from `start` on."""
     piece = tuple(tokens[start : start + len(edge)])
     if piece == edge:
         return len(edge)
-    return next((i for i, (ours, theirs) in enumerate(zip(edge, piece, strict=False)) if ours != theirs), len(piece))
+    return next((i for i, (own, other) in enumerate(zip(edge, piece, strict=False)) if own != other), len(piece))
 
 
 def _sequences_below(node: _Node) -> Iterator[int]:
-    """Sequences that hold the whole node."""
-    rest = [node]
-    while rest:
-        here = rest.pop()
-        yield from here.sequences
-        rest.extend(here.children.values())
+    """Sequences that have all of the node's tokens."""
+    nodes = [node]
+    while nodes:
+        node = nodes.pop()
+        yield from node.sequences
+        nodes.extend(node.children.values())

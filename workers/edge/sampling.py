@@ -1,7 +1,7 @@
-"""Which token comes next: biases, penalties, temperature, top-k and top-p over one row of logits.
+"""The next token from one row of logits: bias, penalties, temperature, top-k and top-p.
 
-Pure numpy. The order is vLLM's, so that both tiers mean the same by an option: bias, penalties, temperature, top-k,
-top-p. Grammars mask the row before it gets here (`workers.edge.constraint.Grammar`).
+Pure numpy. The steps run in vLLM's order, so that an option means the same on both tiers. Grammars mask the row before
+it gets here (`workers.edge.constraint.Grammar`).
 """
 
 from collections import Counter
@@ -13,77 +13,69 @@ import numpy.typing as npt
 from schemas.requests import Sampling
 from workers.edge.token_metrics import Floats, largest
 
-#: Lower temperatures above 0 mean this one, as in vLLM: what they are divided by must not come near 0.
-LEAST_TEMPERATURE = 0.01
-#: Likeliest tokens that are looked at first when `top_p` cuts; only if they do not reach it is the whole row sorted.
+#: Lower temperatures above 0 are raised to this one, as in vLLM: logits are divided by it.
+MIN_TEMPERATURE = 0.01
+#: `top_p` looks at this many of the likeliest tokens first; only if they do not reach it is the whole row sorted.
 TOP_P_CANDIDATES = 64
 
 
-class Chooser:
-    """Chooses the tokens of one request. Its random numbers go on over a preemption."""
+class Sampler:
+    """Samples the tokens of one request. Its random state survives a preemption."""
 
     def __init__(self, sampling: Sampling, prompt: Iterable[int]) -> None:
         self._sampling = sampling
-        self._temperature = max(sampling.temperature, LEAST_TEMPERATURE)
+        self._temperature = max(sampling.temperature, MIN_TEMPERATURE)
         self._random = np.random.default_rng(sampling.seed)
-        self._written: Counter[int] = Counter()
-        self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
-        penalties = sampling.repetition_penalty != 1.0 or sampling.frequency_penalty or sampling.presence_penalty
-        #: Whether the likeliest token of the raw row is the choice.
-        self.takes_likeliest = sampling.greedy and not penalties and not sampling.logit_bias
+        self._repeats = sampling.repetition_penalty != 1.0
+        #: How often each token of the answer was written, and which tokens the prompt or the answer has.
+        self._counts: Counter[int] = Counter()
+        self._seen = set(prompt) if self._repeats else set()
+        self._penalises = bool(sampling.frequency_penalty or sampling.presence_penalty)
+        self._adjusts = bool(sampling.logit_bias) or self._repeats or self._penalises
+        #: Whether the token is the argmax of the raw row.
+        self.takes_argmax = sampling.greedy and not self._adjusts
 
-    def choose(self, logits: Floats) -> int:
-        """The next token. The row is not changed; `note` must be told what was written in the end."""
-        row = self._adjusted(logits)
-        if self._sampling.greedy:
-            return int(row.argmax())
-        return self._draw(row)
+    def sample(self, logits: Floats) -> int:
+        """The next token; the row is not changed. `accept` must be told which token was written in the end."""
+        row = self._adjusted(logits) if self._adjusts else logits
+        return int(row.argmax()) if self._sampling.greedy else self._draw(row)
 
-    def note(self, token: int) -> None:
-        """Count a token that was written, for the penalties."""
-        self._written[token] += 1
-        if self._sampling.repetition_penalty != 1.0:
+    def accept(self, token: int) -> None:
+        """Count a written token for the penalties."""
+        self._counts[token] += 1
+        if self._repeats:
             self._seen.add(token)
 
     def _adjusted(self, logits: Floats) -> Floats:
-        sampling = self._sampling
-        if self.takes_likeliest or (sampling.greedy is False and not self._has_adjustments()):
-            return logits
-        row = logits.copy()
+        sampling, row = self._sampling, logits.copy()
         for token, bias in sampling.logit_bias.items():
             row[token] += bias
-        if sampling.repetition_penalty != 1.0 and self._seen:
+        if self._seen:
             seen = np.fromiter(self._seen, np.intp, len(self._seen))
-            values = row[seen]
-            row[seen] = np.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
-        if self._written and (sampling.frequency_penalty or sampling.presence_penalty):
-            written = np.fromiter(self._written.keys(), np.intp, len(self._written))
-            counts = np.fromiter(self._written.values(), np.float32, len(self._written))
+            values, penalty = row[seen], sampling.repetition_penalty
+            row[seen] = np.where(values > 0, values / penalty, values * penalty)
+        if self._counts and self._penalises:
+            written = np.fromiter(self._counts.keys(), np.intp, len(self._counts))
+            counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))
             row[written] -= sampling.frequency_penalty * counts + sampling.presence_penalty
         return row
 
-    def _has_adjustments(self) -> bool:
-        sampling = self._sampling
-        changes = sampling.logit_bias or sampling.frequency_penalty or sampling.presence_penalty
-        return bool(changes) or sampling.repetition_penalty != 1.0
-
     def _draw(self, row: Floats) -> int:
         sampling = self._sampling
+        tokens: npt.NDArray[np.intp] | None = None
         if sampling.top_k:
-            values, places = largest(row, min(sampling.top_k, len(row)))
+            values, tokens = largest(row, min(sampling.top_k, len(row)))
             probabilities = _softmax(values, self._temperature)
-            kept = _nucleus(probabilities, sampling.top_p)
-        elif sampling.top_p < 1.0:
-            probabilities = _softmax(row, self._temperature)
-            places = _likeliest_until(row, probabilities, sampling.top_p)
-            probabilities = probabilities[places]
-            kept = len(places)
+            probabilities = probabilities[: _nucleus_size(probabilities, sampling.top_p)]
         else:
-            probabilities, places, kept = _softmax(row, self._temperature), None, len(row)
-        cumulated = np.cumsum(probabilities[:kept])
+            probabilities = _softmax(row, self._temperature)
+            if sampling.top_p < 1.0:
+                tokens = _nucleus(row, probabilities, sampling.top_p)
+                probabilities = probabilities[tokens]
+        cumulated = np.cumsum(probabilities)
         place = int(np.searchsorted(cumulated, self._random.random() * cumulated[-1], side="right"))
-        place = min(place, kept - 1)
-        return place if places is None else int(places[place])
+        place = min(place, len(probabilities) - 1)
+        return place if tokens is None else int(tokens[place])
 
 
 def _softmax(logits: Floats, temperature: float) -> npt.NDArray[np.float64]:
@@ -92,14 +84,14 @@ def _softmax(logits: Floats, temperature: float) -> npt.NDArray[np.float64]:
     return total
 
 
-def _nucleus(probabilities: npt.NDArray[np.float64], top_p: float) -> int:
-    """How many of the probabilities, largest first, are the smallest set that reaches `top_p`; at least one."""
+def _nucleus_size(probabilities: npt.NDArray[np.float64], top_p: float) -> int:
+    """The number of probabilities, sorted in descending order, in the smallest set that reaches `top_p`; at least 1."""
     return min(len(probabilities), int(np.searchsorted(np.cumsum(probabilities), top_p, side="left")) + 1)
 
 
-def _likeliest_until(row: Floats, probabilities: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.intp]:
-    """Places of the smallest set of likeliest tokens that reaches `top_p`, likeliest first."""
-    _, places = largest(row, min(TOP_P_CANDIDATES, len(row)))
-    if probabilities[places].sum() < top_p:
-        places = np.argsort(-row, kind="stable")
-    return places[: _nucleus(probabilities[places], top_p)]
+def _nucleus(row: Floats, probabilities: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.intp]:
+    """The smallest set of the likeliest tokens that reaches `top_p`, likeliest first."""
+    _, tokens = largest(row, min(TOP_P_CANDIDATES, len(row)))
+    if probabilities[tokens].sum() < top_p:
+        tokens = np.argsort(-row, kind="stable")
+    return tokens[: _nucleus_size(probabilities[tokens], top_p)]

@@ -1,144 +1,106 @@
-"""Who takes part in the next step, and with how many tokens.
+"""Which sequences take part in the next step, and with how many tokens.
 
 Pure: decides from counts of tokens and the order of arrival; runs nothing, shares no cells, knows no llama.cpp.
-Promises: no request starves (admission is in order of arrival, and the oldest prompt always progresses), none is lost
-(each is waiting or running until it is removed), and a step never exceeds its budget of tokens.
+Guarantees: no sequence starves (admission is in order of arrival, and the oldest prompt always progresses), none is
+lost (each is waiting or running until it is removed), and a step never exceeds its token budget.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable
+from typing import NamedTuple
 
-#: A prompt waits for another that is being read if they agree in at least this many tokens to come: it can then
-#: share them instead of computing them too.
+from workers.edge.edge_sequence import EdgeSequence
+
+#: A prompt waits for an older one in prefill if at least this many of its next tokens are the same: it can then share
+#: their cells instead of computing them too.
 MIN_SHARED_TOKENS = 32
 
 
-class Runnable(Protocol):
-    """What the scheduler sees of a request."""
+class ScheduledTokens(NamedTuple):
+    """The next `num_tokens` tokens of a sequence take part in the step."""
 
-    @property
-    def arrival(self) -> int:
-        """Place in the order of arrival; kept over a preemption."""
-
-    @property
-    def tokens(self) -> Sequence[int]:
-        """Prompt and what was written."""
-
-    @property
-    def computed(self) -> int:
-        """How many of the tokens have cells; fewer than there are."""
-
-    @property
-    def shares(self) -> bool:
-        """Whether it may use what others of its namespace compute."""
-
-    @property
-    def namespace(self) -> str:
-        """The cache namespace: only requests of the same one share what they compute."""
-
-
-RunnableT = TypeVar("RunnableT", bound=Runnable)
-
-
-@dataclass(frozen=True, slots=True)
-class Share(Generic[RunnableT]):
-    """The next `num_tokens` tokens of a request take part in the step."""
-
-    request: RunnableT
+    sequence: EdgeSequence
     num_tokens: int
 
 
-class Scheduler(Generic[RunnableT]):
-    """Requests waiting and running. Not for two threads at once."""
+class Scheduler:
+    """Sequences waiting and running. Not thread-safe."""
 
     def __init__(self, *, slots: int, step_tokens: int) -> None:
         self._slots, self._step_tokens = slots, step_tokens
-        self._waiting: list[RunnableT] = []
-        self._running: list[RunnableT] = []
-
-    @property
-    def running(self) -> tuple[RunnableT, ...]:
-        """Requests with a slot, in no particular order."""
-        return tuple(self._running)
-
-    @property
-    def waiting(self) -> tuple[RunnableT, ...]:
-        """Requests without a slot, in the order of arrival."""
-        return tuple(self._waiting)
+        #: In the order of arrival.
+        self.waiting: list[EdgeSequence] = []
+        #: Those with a slot, in no particular order.
+        self.running: list[EdgeSequence] = []
 
     @property
     def crowded(self) -> bool:
-        """Whether others wait, or every slot is taken, so that they wait where requests come from."""
-        return bool(self._waiting) or len(self._running) >= self._slots
+        """Whether sequences wait here, or every slot is taken, so that requests wait at the router instead."""
+        return bool(self.waiting) or len(self.running) >= self._slots
 
-    def add(self, request: RunnableT) -> None:
-        """Let the request wait at its place in the order of arrival."""
-        self._waiting.append(request)
-        self._waiting.sort(key=_arrival)
+    def add(self, sequence: EdgeSequence) -> None:
+        """Let the sequence wait at its place in the order of arrival."""
+        self.waiting.append(sequence)
+        self.waiting.sort(key=_arrival)
 
-    def remove(self, request: RunnableT) -> None:
-        """Forget the request, wherever it is."""
-        self._waiting = [other for other in self._waiting if other is not request]
-        self._running = [other for other in self._running if other is not request]
+    def remove(self, sequence: EdgeSequence) -> None:
+        """Forget the sequence, wherever it is. Idempotent."""
+        for sequences in (self.waiting, self.running):
+            if sequence in sequences:
+                sequences.remove(sequence)
 
-    def admit(self, enter: Callable[[RunnableT], bool]) -> None:
-        """Give free slots to the longest waiting; `enter` says whether there is room and takes it.
+    def admit(self, allocate: Callable[[EdgeSequence], bool]) -> None:
+        """Give free slots to the sequences that wait longest; `allocate` takes cells, or says that there is no room.
 
-        Nobody overtakes one that does not fit yet, so that a long prompt is not put off for ever by short ones.
+        None overtakes one that does not fit yet, so that short prompts cannot put off a long one for ever.
         """
-        while self._waiting and len(self._running) < self._slots and enter(self._waiting[0]):
-            self._running.append(self._waiting.pop(0))
+        while self.waiting and len(self.running) < self._slots and allocate(self.waiting[0]):
+            self.running.append(self.waiting.pop(0))
 
-    def plan(self, prompt_tokens: int) -> list[Share[RunnableT]]:
-        """The next step: every request that writes, and at most `prompt_tokens` (at least one) tokens of prompts.
+    def schedule(self, prompt_tokens: int) -> list[ScheduledTokens]:
+        """The next step: every sequence in decode, and at most `prompt_tokens` (at least one) tokens of prompts.
 
-        Half of those go to the oldest prompt, so that it ends; the rest to the prompts that are nearest to their end,
-        so that a short one need not wait for a long one.
+        Half of those go to the oldest prompt, so that it ends; the rest to the prompts with the fewest tokens left, so
+        that a short one need not wait for a long one.
         """
-        writing = [Share(request, 1) for request in self._running if _pending(request) == 1]
-        reading = _not_held_back(sorted((r for r in self._running if _pending(r) > 1), key=_arrival))
-        budget = min(self._step_tokens - len(writing), max(1, prompt_tokens))
-        if not reading or budget <= 0:
-            return writing
-        shares = dict.fromkeys(range(len(reading)), 0)
-        shares[0] = min(_pending(reading[0]), (budget + 1) // 2)
-        left = budget - shares[0]
-        for place in sorted(shares, key=lambda place: _pending(reading[place])):
-            more = min(left, _pending(reading[place]) - shares[place])
-            shares[place] += more
+        decoding = [ScheduledTokens(sequence, 1) for sequence in self.running if sequence.pending == 1]
+        prompts = _without_held_back(sorted((s for s in self.running if s.pending > 1), key=_arrival))
+        budget = min(self._step_tokens - len(decoding), max(1, prompt_tokens))
+        if not prompts or budget <= 0:
+            return decoding
+        counts = [0] * len(prompts)
+        counts[0] = min(prompts[0].pending, (budget + 1) // 2)
+        left = budget - counts[0]
+        for place in sorted(range(len(prompts)), key=lambda place: prompts[place].pending):
+            more = min(left, prompts[place].pending - counts[place])
+            counts[place] += more
             left -= more
-        return writing + [Share(reading[place], count) for place, count in shares.items() if count]
+        return decoding + [ScheduledTokens(*entry) for entry in zip(prompts, counts, strict=True) if entry[1]]
 
-    def preempt(self) -> RunnableT | None:
-        """Send the newest of at least two running requests back to wait; None if it is the only one."""
-        if len(self._running) < 2:
+    def preempt(self) -> EdgeSequence | None:
+        """Send the newest of at least two running sequences back to wait; None if there is only one."""
+        if len(self.running) < 2:
             return None
-        newest = max(self._running, key=_arrival)
-        self.remove(newest)
+        newest = max(self.running, key=_arrival)
+        self.running.remove(newest)
         self.add(newest)
         return newest
 
 
-def _arrival(request: Runnable) -> int:
-    return request.arrival
+def _arrival(sequence: EdgeSequence) -> int:
+    return sequence.arrival
 
 
-def _pending(request: Runnable) -> int:
-    return len(request.tokens) - request.computed
-
-
-def _not_held_back(reading: list[RunnableT]) -> list[RunnableT]:
-    """Without those whose next tokens an older one is about to compute. The oldest is never held back."""
-    free: list[RunnableT] = []
-    for request in reading:
-        end = request.computed + MIN_SHARED_TOKENS
-        ahead = (older for older in free if _may_share(older, request) and older.computed <= request.computed)
-        if len(request.tokens) <= end or not any(older.tokens[:end] == request.tokens[:end] for older in ahead):
-            free.append(request)
+def _without_held_back(prompts: list[EdgeSequence]) -> list[EdgeSequence]:
+    """Without prompts whose next tokens an older one is about to compute. The oldest is never held back."""
+    free: list[EdgeSequence] = []
+    for prompt in prompts:
+        end = prompt.computed + MIN_SHARED_TOKENS
+        ahead = (older for older in free if _may_share(older, prompt) and older.computed <= prompt.computed)
+        if len(prompt.tokens) <= end or not any(older.tokens[:end] == prompt.tokens[:end] for older in ahead):
+            free.append(prompt)
     return free
 
 
-def _may_share(one: Runnable, other: Runnable) -> bool:
-    """Also a wait would tell of another namespace's prompt: it lasts as long as what the two have in common."""
-    return one.shares and other.shares and one.namespace == other.namespace
+def _may_share(one: EdgeSequence, other: EdgeSequence) -> bool:
+    """Only within a namespace: the length of a wait would reveal how much of another's prompt is the same."""
+    return one.cache_namespace is not None and one.cache_namespace == other.cache_namespace

@@ -1,10 +1,10 @@
-"""Figures per token from raw logits: one pass over the rows of a step, nothing of the size of the vocabulary kept.
+"""Figures per token from raw logits: one pass over a row, which keeps nothing of the vocabulary's size.
 
 Pure numpy; knows no tokens' text, no requests and no engine.
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +12,14 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.intp]
 
-#: Logits taken through all figures before the next are read: 32 KiB a time stay in a core's own cache, and sums of so
-#: few are exact enough in single precision and below the size at which BLAS would start threads of its own.
+#: Logits per chunk of a pass: 32 KiB stay in the core's L1 cache. Sums over so few are exact enough in single
+#: precision, and BLAS starts no threads of its own for them.
 CHUNK = 8192
-#: Logits in a block, of which only the largest is looked at when the k largest of a row are sought.
+#: Logits per block when the k largest of a row are searched: of most blocks, only the maximum is read again.
 BLOCK = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class TokenMetrics(NamedTuple):
     """Figures of one token, as in `schemas.drafts.TokenFigures`, and what its log-probabilities need."""
 
     probability: float
@@ -33,7 +32,7 @@ class Row:
 
 
 class Meter:
-    """Measures rows of one vocabulary. Holds scratch memory: not for two threads at once."""
+    """Measures rows of logits over one vocabulary. Not thread-safe: it holds scratch memory."""
 
     def __init__(self, vocab_size: int, *, temperature: float, top_k: int) -> None:
         self._scratch = np.empty(CHUNK, np.float32)
@@ -44,14 +43,14 @@ class Meter:
         self._mass_k = min(top_k, vocab_size)
         self._log_size = float(np.log(vocab_size))
 
-    def measure(self, logits: Floats, chosen: int) -> Row:
+    def measure(self, logits: Floats, chosen: int) -> TokenMetrics:
         """The figures of token `chosen` in a row of raw logits."""
         best, _ = largest(logits, self._top_k)
         total, scaled_total, weighted = self._totals(logits, best[0])
         log_total = math.log(total)
         best_weights = np.exp(best - best[0])
         own = float(logits[chosen] - best[0])
-        return Row(
+        return TokenMetrics(
             probability=min(1.0, math.exp(own) / total),
             scaled_probability=min(1.0, math.exp(own * self._inverse_temperature) / scaled_total),
             margin=float(best_weights[0] - best_weights[1]) / total,
@@ -61,7 +60,7 @@ class Meter:
         )
 
     def _totals(self, logits: Floats, top: np.float32) -> tuple[float, float, float]:
-        """With x a logit minus `top`: the sums of exp(x), of exp(x over the temperature), and of x times exp(x)."""
+        """With x = logit - `top`: the sums of exp(x), of exp(x / temperature), and of x * exp(x)."""
         total = scaled_total = weighted = 0.0
         for start in range(0, len(logits), CHUNK):
             piece = logits[start : start + CHUNK]
@@ -78,9 +77,9 @@ class Meter:
 
 
 def largest(row: Floats, k: int) -> tuple[Floats, Ints]:
-    """The k largest of a row, largest first, and where they are; exact. Reads the row once.
+    """The k largest values of a row in descending order, and their indices; exact. Reads the row once.
 
-    The k largest are all in the k blocks with the largest maxima: any value elsewhere has k blocks with a larger one.
+    All of them are in the k blocks with the largest maxima: for a value in any other block, k blocks have a larger one.
     """
     whole = len(row) // BLOCK
     if whole <= k:
@@ -94,6 +93,6 @@ def largest(row: Floats, k: int) -> tuple[Floats, Ints]:
     return _ranked(row, np.where(inside, block * BLOCK + found % BLOCK, found + (whole - k) * BLOCK))
 
 
-def _ranked(row: Floats, places: Ints) -> tuple[Floats, Ints]:
-    places = places[np.argsort(-row[places], kind="stable")]
-    return row[places], places
+def _ranked(row: Floats, indices: Ints) -> tuple[Floats, Ints]:
+    indices = indices[np.argsort(-row[indices], kind="stable")]
+    return row[indices], indices

@@ -15,14 +15,11 @@ class NaiveCells:
             if source in sequences and start <= position < end:
                 sequences.add(target)
 
-    def cut(self, sequence, start, end):
+    def remove(self, sequence, start=0, end=-1):
         for position, _, sequences in self.cells:
-            if start <= position < end:
+            if start <= position and (end == -1 or position < end):
                 sequences.discard(sequence)
         self.cells = [cell for cell in self.cells if cell[2]]
-
-    def remove(self, sequence):
-        self.cut(sequence, 0, 1 << 30)
 
     def state(self, sequence):
         held = sorted((position, token) for position, token, sequences in self.cells if sequence in sequences)

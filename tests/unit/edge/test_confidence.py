@@ -1,10 +1,23 @@
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.drafts import TokenFigures
 from schemas.requests import ConfidenceRule, Pooling
-from workers.edge.confidence import UnknownStrategy, assess, members, pool, strategies
+from tests.own_strategies import own_strategies
+from tests.polling import joined
+from workers.edge.confidence import (
+    StrategyFailed,
+    UnknownStrategy,
+    _users_scores,
+    assess,
+    installed,
+    pool,
+    strategy_weights,
+)
+from workers.edge.early_escalation import EarlyEscalation
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
@@ -66,14 +79,37 @@ def test_a_draft_without_tokens_is_not_sure():
 
 def test_an_unknown_strategy_is_named_with_those_that_exist():
     with pytest.raises(UnknownStrategy, match=r"'oracle' is not installed; there are .*ensemble.*margin"):
-        members(ConfidenceRule(strategy="oracle"))
+        strategy_weights(ConfidenceRule(strategy="oracle"))
 
 
 @pytest.mark.parametrize("weights", [{}, {"margin": 0.0}])
 def test_an_ensemble_of_nothing_is_refused(weights):
     with pytest.raises(UnknownStrategy, match="no strategy with a weight above 0"):
-        members(ConfidenceRule(weights=weights))
+        strategy_weights(ConfidenceRule(weights=weights))
 
 
 def test_the_registry_holds_the_five_strategies_of_the_documentation():
-    assert {"max_prob", "entropy", "temperature", "top_k_agg", "margin"} <= set(strategies())
+    assert {"max_prob", "entropy", "temperature", "top_k_agg", "margin"} <= set(installed())
+
+
+def test_early_escalation_is_possible_only_where_every_strategy_is_built_in(tmp_path):
+    with own_strategies(tmp_path):
+        assert EarlyEscalation.is_possible(ConfidenceRule(weights={"max_prob": 0.5, "margin": 0.5}))
+        assert not EarlyEscalation.is_possible(ConfidenceRule(weights={"max_prob": 0.5, "cautious": 0.5}))
+
+
+def test_a_package_that_cannot_be_imported_hurts_no_rule_that_does_not_name_it(tmp_path):
+    with own_strategies(tmp_path):
+        assert assess(FIGURES, ConfidenceRule(strategy="margin", threshold=0.3)).sure
+        with pytest.raises(StrategyFailed, match="no_such_module"):
+            assess(FIGURES, ConfidenceRule(strategy="missing"))
+
+
+@pytest.mark.parametrize("strategy", ["stuck", "spinning"])
+def test_a_strategy_has_limited_time_and_leaves_no_thread_behind(tmp_path, strategy):
+    with own_strategies(tmp_path):
+        with pytest.raises(StrategyFailed, match=f"'{strategy}' failed: it took more than 0.05 s"):
+            _users_scores(installed()[strategy], FIGURES, limit_s=0.05)
+        for thread in threading.enumerate():
+            if thread.name == f"confidence-{strategy}":
+                joined(thread)

@@ -2,8 +2,8 @@ import pytest
 
 from workers.edge.prefill_budget import (
     CROWDED_STALL_FACTOR,
+    MAX_PREFILL_STEP_S,
     MIN_PROMPT_TOKENS,
-    MOST_READING_S,
     STALL_FACTOR,
     TILE_TOKENS,
     PrefillBudget,
@@ -25,7 +25,7 @@ def learned(write_s, prompt_s, num_writing=8, chunk=64, *, in_tiles=False):
 def test_a_step_without_writers_reads_as_much_as_it_holds_but_ends_soon(prompt_s, wanted):
     count = learned(0.02, prompt_s).prompt_tokens(0, STEP_TOKENS, crowded=False)
     assert count == pytest.approx(wanted, abs=1)
-    assert count == wanted or count * prompt_s <= MOST_READING_S
+    assert count == wanted or count * prompt_s <= MAX_PREFILL_STEP_S
 
 
 @pytest.mark.parametrize(

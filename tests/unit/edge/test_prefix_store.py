@@ -3,7 +3,6 @@
 import json
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,39 +22,33 @@ JSON = st.recursive(
 )
 
 
-@dataclass
-class Model:
-    path: Path
-    build: str = "b1"
-
-
-def origin(folder: Path, build: str = "b1") -> Model:
-    path = folder / "model.gguf"
+def store(folder: Path, build: str = "b1") -> PrefixStore:
+    path = folder.parent / "model.gguf"
     path.write_bytes(b"a model")
-    return Model(path, build)
+    return PrefixStore(folder, path, build)
 
 
 @contextmanager
 def saved():
     """A folder with these prefixes in it."""
     with tempfile.TemporaryDirectory() as name:
-        parked = OffloadedPrefixes(24)
+        offloaded = OffloadedPrefixes(24)
         for whose, prefixes in (("bob", BOBS), ("alice", PREFIXES)):
             for tokens in prefixes:
-                parked.park(whose, tokens, lambda start, tokens=tokens: bytearray(tokens[start:]))
+                offloaded.offload(whose, tokens, lambda start, tokens=tokens: bytearray(tokens[start:]))
         folder = Path(name) / "prefixes"
-        assert PrefixStore(folder, origin(Path(name))).save(parked) == len(PREFIXES) + len(BOBS)
+        assert store(folder).save(offloaded) == len(PREFIXES) + len(BOBS)
         yield folder
 
 
 def loaded(folder: Path, build: str = "b1", room: int = 24, whose: str = "alice") -> set[tuple[int, ...]]:
     """The prefixes that a new worker starts with for the namespace."""
-    parked = OffloadedPrefixes(room)
-    num = PrefixStore(folder, origin(folder.parent, build)).load(parked)
-    assert len(parked) == num
-    for segment in parked:
+    offloaded = OffloadedPrefixes(room)
+    num = store(folder, build).load(offloaded)
+    assert len(offloaded) == num
+    for segment in offloaded:
         assert bytes(segment.state) == bytes(segment.tokens)
-    return {parked.tokens_of(segment) for segment in parked if parked.namespace_of(segment) == whose}
+    return {offloaded.tokens_of(segment) for segment in offloaded if offloaded.namespace_of(segment) == whose}
 
 
 def test_what_was_saved_is_there_again_for_whose_it_is():

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from schemas.requests import Sampling
-from workers.edge.sampling import Chooser
+from workers.edge.sampling import Sampler
 
 ROW = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], np.float32)
 
 
 def shares(sampling, row=ROW, draws=20_000):
-    chooser = Chooser(sampling, [])
-    counts = np.bincount([chooser.choose(row) for _ in range(draws)], minlength=len(row))
+    sampler = Sampler(sampling, [])
+    counts = np.bincount([sampler.sample(row) for _ in range(draws)], minlength=len(row))
     return counts / draws
 
 
@@ -46,54 +46,54 @@ def test_top_k_comes_before_top_p_as_in_vllm():
 
 
 def test_the_same_seed_draws_the_same_tokens_and_another_does_not():
-    choosers = [Chooser(Sampling(temperature=1.0, seed=seed), []) for seed in (5, 5, 6)]
-    first, again, other = ([chooser.choose(ROW) for _ in range(50)] for chooser in choosers)
+    samplers = [Sampler(Sampling(temperature=1.0, seed=seed), []) for seed in (5, 5, 6)]
+    first, again, other = ([sampler.sample(ROW) for _ in range(50)] for sampler in samplers)
     assert first == again != other
 
 
 def test_greedy_takes_the_likeliest_after_a_bias():
-    assert Chooser(Sampling(logit_bias={0: -100.0}), []).choose(ROW) == 1
-    assert Chooser(Sampling(logit_bias={5: 100.0, 0: 1.0}), []).choose(ROW) == 5
+    assert Sampler(Sampling(logit_bias={0: -100.0}), []).sample(ROW) == 1
+    assert Sampler(Sampling(logit_bias={5: 100.0, 0: 1.0}), []).sample(ROW) == 5
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-30, 1e-5, 0.01])
 def test_a_temperature_next_to_nothing_draws_the_likeliest_and_no_infinities(temperature):
-    chooser = Chooser(Sampling(temperature=temperature, seed=1), [])
+    sampler = Sampler(Sampling(temperature=temperature, seed=1), [])
     with np.errstate(all="raise", under="ignore"):
-        assert {chooser.choose(ROW) for _ in range(50)} == {0}
+        assert {sampler.sample(ROW) for _ in range(50)} == {0}
 
 
 def test_the_least_repetition_penalty_leaves_finite_logits():
-    chooser = Chooser(Sampling(repetition_penalty=0.01, temperature=1.0, seed=1), [0, 4])
+    sampler = Sampler(Sampling(repetition_penalty=0.01, temperature=1.0, seed=1), [0, 4])
     with np.errstate(all="raise", under="ignore"):
-        assert chooser.choose(ROW * 1e3) == 0
+        assert sampler.sample(ROW * 1e3) == 0
 
 
 def test_the_repetition_penalty_divides_positive_and_multiplies_negative_logits_of_prompt_and_answer():
-    chooser = Chooser(Sampling(repetition_penalty=2.0), [0])
-    assert chooser.choose(np.array([2.0, 1.1, -1.0], np.float32)) == 1
-    chooser.note(1)
-    assert chooser.choose(np.array([2.0, 1.1, 1.05], np.float32)) == 2
-    chooser.note(2)
-    assert chooser.choose(np.array([-1.0, -3.0, -1.5], np.float32)) == 0
+    sampler = Sampler(Sampling(repetition_penalty=2.0), [0])
+    assert sampler.sample(np.array([2.0, 1.1, -1.0], np.float32)) == 1
+    sampler.accept(1)
+    assert sampler.sample(np.array([2.0, 1.1, 1.05], np.float32)) == 2
+    sampler.accept(2)
+    assert sampler.sample(np.array([-1.0, -3.0, -1.5], np.float32)) == 0
 
 
 def test_frequency_and_presence_penalties_count_the_answer_only():
-    chooser = Chooser(Sampling(frequency_penalty=0.6), [0, 0, 0])
-    assert chooser.choose(ROW) == 0
-    chooser.note(0)
-    assert chooser.choose(ROW) == 0
-    chooser.note(0)
-    assert chooser.choose(ROW) == 1
-    present = Chooser(Sampling(presence_penalty=1.5), [])
-    present.note(0)
-    assert present.choose(ROW) == 1
+    sampler = Sampler(Sampling(frequency_penalty=0.6), [0, 0, 0])
+    assert sampler.sample(ROW) == 0
+    sampler.accept(0)
+    assert sampler.sample(ROW) == 0
+    sampler.accept(0)
+    assert sampler.sample(ROW) == 1
+    present = Sampler(Sampling(presence_penalty=1.5), [])
+    present.accept(0)
+    assert present.sample(ROW) == 1
 
 
 def test_choosing_leaves_the_row_as_it_was():
     row = ROW.copy()
-    chooser = Chooser(Sampling(repetition_penalty=1.5, logit_bias={1: 2.0}, temperature=1.0), [0])
-    chooser.choose(row)
+    sampler = Sampler(Sampling(repetition_penalty=1.5, logit_bias={1: 2.0}, temperature=1.0), [0])
+    sampler.sample(row)
     assert (row == ROW).all()
 
 
@@ -102,4 +102,4 @@ def test_choosing_leaves_the_row_as_it_was():
     [(Sampling(), True), (Sampling(temperature=1), False), (Sampling(presence_penalty=1), False)],
 )
 def test_plain_greedy_is_known_to_take_the_likeliest(sampling, likeliest):
-    assert Chooser(sampling, []).takes_likeliest is likeliest
+    assert Sampler(sampling, []).takes_argmax is likeliest

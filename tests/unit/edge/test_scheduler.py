@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.edge.scheduler import MIN_SHARED_TOKENS, Scheduler, Share
+from workers.edge.scheduler import MIN_SHARED_TOKENS, ScheduledTokens, Scheduler
 
 STEP_TOKENS = 16
 SLOTS = 4
@@ -17,8 +17,7 @@ class Request:
     tokens: list[int]
     to_write: int = 3
     computed: int = 0
-    shares: bool = False
-    namespace: str = "alice"
+    cache_namespace: str | None = None
     written: int = field(default=0)
 
     @property
@@ -43,23 +42,23 @@ class World:
 
     def step(self, prompt_tokens):
         self.scheduler.admit(lambda request: len(request.tokens) <= self.free)
-        shares = self.scheduler.plan(prompt_tokens)
-        while sum(share.num_tokens for share in shares) > self.free:
+        scheduled = self.scheduler.schedule(prompt_tokens)
+        while sum(entry.num_tokens for entry in scheduled) > self.free:
             preempted = self.scheduler.preempt()
             assert preempted is not None
             assert preempted.arrival == max(r.arrival for r in [*self.scheduler.running, preempted])
             preempted.computed = 0
-            shares = self.scheduler.plan(prompt_tokens)
-        assert 0 < sum(share.num_tokens for share in shares) <= STEP_TOKENS
+            scheduled = self.scheduler.schedule(prompt_tokens)
+        assert 0 < sum(entry.num_tokens for entry in scheduled) <= STEP_TOKENS
         assert len(self.scheduler.running) <= SLOTS
-        for share in shares:
-            self._advance(share)
+        for entry in scheduled:
+            self._advance(entry)
         self.steps += 1
 
-    def _advance(self, share):
-        request = share.request
-        assert 0 < share.num_tokens <= request.pending
-        request.computed += share.num_tokens
+    def _advance(self, entry):
+        request = entry.sequence
+        assert 0 < entry.num_tokens <= request.pending
+        request.computed += entry.num_tokens
         if request.pending == 0:
             request.written += 1
             request.tokens.append(-request.arrival)
@@ -97,8 +96,8 @@ def test_waiting_requests_get_slots_in_the_order_of_arrival_even_if_a_later_one_
     scheduler.add(small)
     scheduler.add(large)
     scheduler.admit(lambda request: request is small)
-    assert scheduler.running == ()
-    assert scheduler.waiting == (large, small)
+    assert scheduler.running == []
+    assert scheduler.waiting == [large, small]
 
 
 def test_those_who_write_are_in_every_step_beside_a_long_prompt():
@@ -108,7 +107,7 @@ def test_those_who_write_are_in_every_step_beside_a_long_prompt():
     for request in [*writers, prompt]:
         scheduler.add(request)
     scheduler.admit(lambda _: True)
-    assert scheduler.plan(8) == [*(Share(writer, 1) for writer in writers), Share(prompt, 8)]
+    assert scheduler.schedule(8) == [*(ScheduledTokens(writer, 1) for writer in writers), ScheduledTokens(prompt, 8)]
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one_and_the_oldest_progresses():
@@ -117,29 +116,29 @@ def test_a_short_prompt_does_not_wait_for_a_long_one_and_the_oldest_progresses()
     for request in (long, short):
         scheduler.add(request)
     scheduler.admit(lambda _: True)
-    assert scheduler.plan(40) == [Share(long, 30), Share(short, 10)]
+    assert scheduler.schedule(40) == [ScheduledTokens(long, 30), ScheduledTokens(short, 10)]
 
 
 def test_a_prompt_waits_for_an_older_one_that_computes_the_same_tokens():
     scheduler = Scheduler(slots=4, step_tokens=512)
     prefix = list(range(100))
-    first, second = (Request(i, [*prefix, 1000 + i, 1, 2], shares=True) for i in (1, 2))
+    first, second = (Request(i, [*prefix, 1000 + i, 1, 2], cache_namespace="alice") for i in (1, 2))
     for request in (first, second):
         scheduler.add(request)
     scheduler.admit(lambda _: True)
-    assert scheduler.plan(512) == [Share(first, 103)]
+    assert scheduler.schedule(512) == [ScheduledTokens(first, 103)]
     second.computed = 100 - MIN_SHARED_TOKENS + 1
-    assert Share(second, second.pending) in scheduler.plan(512)
+    assert ScheduledTokens(second, second.pending) in scheduler.schedule(512)
 
 
 def test_no_prompt_waits_for_anothers_which_it_will_not_share():
     scheduler = Scheduler(slots=4, step_tokens=512)
     prompt = list(range(100))
-    hers, his = Request(1, prompt, shares=True), Request(2, [*prompt], shares=True, namespace="bob")
+    hers, his = Request(1, prompt, cache_namespace="alice"), Request(2, [*prompt], cache_namespace="bob")
     for request in (hers, his):
         scheduler.add(request)
     scheduler.admit(lambda _: True)
-    assert scheduler.plan(512) == [Share(hers, 100), Share(his, 100)]
+    assert scheduler.schedule(512) == [ScheduledTokens(hers, 100), ScheduledTokens(his, 100)]
 
 
 @pytest.mark.parametrize("num_running", [0, 1])

@@ -3,7 +3,7 @@
 Refuses what this model can never answer. Knows no KV cells and no scheduling.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 from config.settings import EarlyEscalationSettings
@@ -11,39 +11,41 @@ from schemas.drafts import Draft
 from schemas.requests import Message
 from schemas.results import FailureKind
 from workers.edge.chat_template import ChatTemplate, TemplateRefused
-from workers.edge.confidence import UnknownStrategy, members
-from workers.edge.constraint import Constraints
-from workers.edge.early_escalation import Outlook
+from workers.edge.confidence import UnknownStrategy
+from workers.edge.constraint import GrammarCompiler
+from workers.edge.early_escalation import EarlyEscalation
 from workers.edge.edge_sequence import DraftOrder, EdgeSequence, Listener
 from workers.edge.llama import Llama
 from workers.runtime.control_tokens import PromptTokens
 from workers.runtime.failures import BeyondModel, RequestRefused
 
 
-class Admission:
-    """Makes sequences for one model."""
+class SequenceBuilder:
+    """Builds sequences for one model. Thread-safe."""
 
     def __init__(self, model: Llama, context_tokens: int, early: EarlyEscalationSettings) -> None:
         self._model, self._context_tokens, self._early = model, context_tokens, early
         template = ChatTemplate(model.chat_template, bos_text=model.bos_text, eos_text=model.eos_text)
         self._prompts = PromptTokens(model, template.render, model.chat_template or "")
-        self._constraints = Constraints(model)
+        self._grammars = GrammarCompiler(model.constraint_tokenizer)
 
-    def prepare(
-        self, order: DraftOrder, arrival: int, future: Future[Draft], listener: Listener | None
-    ) -> EdgeSequence:
-        """The sequence, ready to be scheduled. Raises `RequestRefused`. Thread-safe; blocks to read a grammar."""
+    def build(self, order: DraftOrder, arrival: int, future: Future[Draft], listener: Listener | None) -> EdgeSequence:
+        """The sequence, ready to be scheduled. Raises `RequestRefused`. Blocks where there is a grammar to check."""
         tokens = self.prompt_of(order.messages)
         limit = min(order.sampling.max_tokens, self._context_tokens - len(tokens))
         try:
-            members(order.rule)
+            scorable = EarlyEscalation.is_possible(order.rule)
         except UnknownStrategy as error:
             raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, str(error)) from error
-        self._check_biases(order.sampling.logit_bias)
-        grammar = self._constraints.of(order.sampling, order.cache_namespace)
-        early = order.may_escalate_early and self._early.enabled
-        outlook = Outlook(order.rule, self._early, limit) if early else None
-        return EdgeSequence(order, arrival, tokens, limit, future, listener, grammar, outlook)
+        for token in order.sampling.logit_bias:
+            if not 0 <= token < self._model.vocab_size:
+                raise BeyondModel(
+                    f"logit_bias: the edge model has no token {token}; its ids are below {self._model.vocab_size}"
+                )
+        grammar = self._grammars.compile(order.sampling, order.cache_namespace)
+        may_escalate = order.may_escalate_early and scorable
+        early = EarlyEscalation(order.rule, self._early, limit) if may_escalate else None
+        return EdgeSequence(order, arrival, tokens, limit, future, listener, grammar, early)
 
     def prompt_of(self, messages: Sequence[Message]) -> list[int]:
         """The conversation in the model's tokens. Raises `RequestRefused` where it cannot be answered."""
@@ -61,12 +63,6 @@ class Admission:
             raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, "the prompt has no tokens")
         return tokens
 
-    def _check_biases(self, biases: Mapping[int, float]) -> None:
-        num_tokens = self._model.vocab_size
-        foreign = [token for token in biases if not 0 <= token < num_tokens]
-        if foreign:
-            raise BeyondModel(f"logit_bias: the edge model has no token {foreign[0]}; its ids are below {num_tokens}")
-
     def close(self) -> None:
-        """End what reading grammars needs. Idempotent."""
-        self._constraints.close()
+        """End the process that checks grammars. Idempotent."""
+        self._grammars.close()
