@@ -20,6 +20,7 @@ import tempfile
 import time
 import uuid
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from redis import Redis
@@ -41,7 +42,7 @@ from schemas.policy import Policy, Tier
 from schemas.requests import AcceptanceRule, AcceptedRequest, ConfidenceRule, Message, Sampling
 from schemas.results import FinishReason, Models, Result, Usage
 from workers.runtime.in_flight import InFlight
-from workers.runtime.job import JobRunner
+from workers.runtime.job import Commit, JobRunner
 from workers.runtime.rq_worker import Hooks, RQWorker
 
 #: Jobs that each side drains in each round, and rounds.
@@ -175,7 +176,7 @@ class ReadyWork:
         done.set_result("Paris")
         return done
 
-    def conclude(self, taken: LeasedRequest, product: str, took_s: float) -> bool:
+    def conclude(self, taken: LeasedRequest, product: str, took_s: float) -> Commit:
         """See `workers.runtime.job.Work`."""
         del took_s
         result = Result(
@@ -186,7 +187,7 @@ class ReadyWork:
             usage=Usage(),
             models=Models(),
         )
-        return self._store.succeed(taken.lease, result, self._in_flight.unpublished(taken.lease))
+        return partial(self._store.succeed, taken.lease, result, self._in_flight.unpublished(taken.lease))
 
     def publish(self, taken: LeasedRequest, product: str) -> None:
         """See `workers.runtime.job.Work`."""

@@ -19,7 +19,7 @@ from tests.fakes.death import Death
 from tests.fakes.engine import FakeCloud, FakeEdge
 from workers.cloud.verifying import Verifying
 from workers.edge.drafting import Drafting
-from workers.runtime.job import JobRunner
+from workers.runtime.job import Commit, JobRunner
 from workers.runtime.worker_process import Assembly
 
 
@@ -37,12 +37,17 @@ class MortalWork:
         self.reached("before_start", leased.lease.request_id)
         return self._work.submit(leased)
 
-    def conclude(self, leased: LeasedRequest, product: Any, took_s: float) -> bool:
+    def conclude(self, leased: LeasedRequest, product: Any, took_s: float) -> Commit:
         self.reached("before_commit", leased.lease.request_id)
         if "misconclude" in leased.request.messages[-1].content:
             raise RuntimeError("the fake's product cannot be committed")
-        committed = self._work.conclude(leased, product, took_s)
-        self.reached("after_commit", leased.lease.request_id)
+        commit = self._work.conclude(leased, product, took_s)
+
+        def committed() -> bool:
+            done = commit()
+            self.reached("after_commit", leased.lease.request_id)
+            return done
+
         return committed
 
     def publish(self, leased: LeasedRequest, product: Any) -> None:

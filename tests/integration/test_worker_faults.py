@@ -115,7 +115,7 @@ def test_what_breaks_between_the_engine_and_the_commit_fails_its_request_at_once
     failure = end_of(worker_store, ask(worker_store, "misconclude")).failure
     assert failure.kind == FailureKind.INTERNAL_ERROR
     assert "the fake's product cannot be committed" in failure.message
-    assert worker.said("request_not_concluded")
+    assert worker.said("request_broke")
     assert end_of(worker_store, bystander).attempt == 1
     assert "taken_over" not in worker_store.counters()
 

@@ -2,6 +2,7 @@
 
 import logging
 from concurrent.futures import Future
+from functools import partial
 
 from broker.leases import LeasedRequest
 from broker.request_store import RequestStore
@@ -10,6 +11,7 @@ from schemas.policy import Tier
 from schemas.results import DraftStatistics, Models, Result, Timings, Usage
 from workers.cloud.answer_order import AnswerOrder, CloudAnswer, CloudEngine
 from workers.runtime.in_flight import InFlight
+from workers.runtime.job import Commit
 from workers.runtime.prefix_ledger import Served
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,8 @@ class Verifying:
         )
         return self._engine.submit(order, lambda text: self._in_flight.publish(lease, text))
 
-    def conclude(self, taken: LeasedRequest, answer: CloudAnswer, verifying_s: float) -> bool:
-        """Commit the answer. False where the lease was lost."""
+    def conclude(self, taken: LeasedRequest, answer: CloudAnswer, verifying_s: float) -> Commit:
+        """The cloud's answer is the request's."""
         lease = taken.lease
         result = _result(taken, answer, verifying_s, self._engine.model_name)
         statistics = result.draft or DraftStatistics()
@@ -50,7 +52,7 @@ class Verifying:
             statistics.accepted_tokens,
             statistics.rewritten_tokens,
         )
-        return self._store.succeed(lease, result, self._in_flight.unpublished(lease))
+        return partial(self._store.succeed, lease, result, self._in_flight.unpublished(lease))
 
     def publish(self, taken: LeasedRequest, answer: CloudAnswer) -> None:
         """Report the conversation to the prefix index."""

@@ -24,7 +24,8 @@ import numpy.typing as npt
 
 from schemas.drafts import TokenFigures
 from schemas.requests import ConfidenceRule, Pooling
-from schemas.results import ConfidenceReport
+from schemas.results import ConfidenceReport, FailureKind
+from workers.runtime.failures import RequestRefused
 
 Strategy = Callable[[TokenFigures], Sequence[float]]
 Scores = npt.NDArray[np.float64]
@@ -43,8 +44,11 @@ class UnknownStrategy(ValueError):
     """A confidence strategy that no installed package announces, or an ensemble without members."""
 
 
-class StrategyFailed(Exception):
+class StrategyFailed(RequestRefused):
     """Another package's strategy could not be imported, raised, returned no numbers, or took too long."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(FailureKind.ENGINE_ERROR, message)
 
 
 def max_prob(figures: TokenFigures) -> Sequence[float]:

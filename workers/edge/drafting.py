@@ -2,52 +2,24 @@
 
 import logging
 from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 from broker.leases import LeasedRequest
 from broker.request_store import RequestStore
 from broker.router import Router
 from schemas.drafts import Draft
+from schemas.events import Decision
 from schemas.policy import Tier
-from schemas.requests import ConfidenceRule
-from schemas.results import (
-    ConfidenceReport,
-    DraftStatistics,
-    Failure,
-    FailureKind,
-    Models,
-    Result,
-    Timings,
-    Usage,
-)
-from workers.edge.confidence import StrategyFailed, assess
+from schemas.results import ConfidenceReport, DraftStatistics, Models, Result, Timings, Usage
+from workers.edge.confidence import assess
 from workers.edge.decision import beyond_edge, decide
 from workers.edge.engine import DraftOrder, EdgeEngine
 from workers.runtime.failures import BeyondModel
 from workers.runtime.in_flight import InFlight
+from workers.runtime.job import Commit
 from workers.runtime.prefix_ledger import Served
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FinishedDraft:
-    """A draft, and the rule by which it is assessed."""
-
-    draft: Draft
-    rule: ConfidenceRule
-
-    @cached_property
-    def assessment(self) -> ConfidenceReport | StrategyFailed:
-        """How sure the draft is. Computed once, by the first call, also where a commit has to be tried again.
-
-        May block as `assess` does.
-        """
-        try:
-            return assess(self.draft.figures, self.rule)
-        except StrategyFailed as failure:
-            return failure
 
 
 class Drafting:
@@ -70,7 +42,7 @@ class Drafting:
         self._served = served
         self._early_escalation = early_escalation
 
-    def submit(self, taken: LeasedRequest) -> "Future[FinishedDraft | BeyondModel]":
+    def submit(self, taken: LeasedRequest) -> "Future[Draft | BeyondModel]":
         """Submit the request to the engine; its text is published while it is written.
 
         An option that the edge model cannot honour is a result instead of a failure if the policy has a cloud tier,
@@ -88,13 +60,13 @@ class Drafting:
             cache_namespace=request.cache_namespace,
             may_escalate_early=self._early_escalation and escalates_unsure,
         )
-        product: Future[FinishedDraft | BeyondModel] = Future()
+        product: Future[Draft | BeyondModel] = Future()
         product.set_running_or_notify_cancel()
 
         def finish(drafted: "Future[Draft]") -> None:
             error = drafted.exception()
             if error is None:
-                product.set_result(FinishedDraft(drafted.result(), request.confidence))
+                product.set_result(drafted.result())
             elif isinstance(error, BeyondModel) and policy.has(Tier.CLOUD):
                 product.set_result(error)
             else:
@@ -103,53 +75,40 @@ class Drafting:
         self._engine.submit(order, lambda text: self._in_flight.publish(lease, text)).add_done_callback(finish)
         return product
 
-    def conclude(self, taken: LeasedRequest, product: FinishedDraft | BeyondModel, drafting_s: float) -> bool:
-        """Commit the answer, or escalate. Returns False if the lease was lost.
+    def conclude(self, taken: LeasedRequest, product: Draft | BeyondModel, drafting_s: float) -> Commit:
+        """Answer with the draft, or escalate. Raises `StrategyFailed`.
 
         Runs on the job's own thread, so that a strategy of a user's which blocks or raises affects this request alone.
         """
+        request, lease = taken.request, taken.lease
         if isinstance(product, BeyondModel):
-            return self._leave_to_cloud(taken, product)
-        assessment = product.assessment
-        if isinstance(assessment, StrategyFailed):
-            failure = Failure(kind=FailureKind.ENGINE_ERROR, tier=Tier.EDGE, message=str(assessment))
-            log.warning("draft_not_assessed request_id=%s reason=%r", taken.lease.request_id, failure.message)
-            return self._store.fail(taken.lease, failure)
-        return self._answer_or_escalate(taken, product.draft, assessment, drafting_s)
-
-    def publish(self, taken: LeasedRequest, product: FinishedDraft | BeyondModel) -> None:
-        """Tell the prefix index what the engine's cache holds now."""
-        if isinstance(product, FinishedDraft):
-            self._served(taken.request, product.draft.text)
-
-    def _leave_to_cloud(self, taken: LeasedRequest, limit: BeyondModel) -> bool:
-        """Escalate without a draft."""
-        request, lease = taken.request, taken.lease
-        log.info("left_to_cloud request_id=%s reason=%r", lease.request_id, str(limit))
-        route = self._router.route(request, Tier.CLOUD)
-        return self._store.escalate(lease, None, [*self._in_flight.unpublished(lease), beyond_edge(str(limit))], route)
-
-    def _answer_or_escalate(
-        self, taken: LeasedRequest, draft: Draft, report: ConfidenceReport, drafting_s: float
-    ) -> bool:
-        request, lease = taken.request, taken.lease
+            log.info("left_to_cloud request_id=%s reason=%r", lease.request_id, str(product))
+            return self._escalation(taken, None, beyond_edge(str(product)))
+        report = assess(product.figures, request.confidence)
         decision = decide(request.policy, report)
-        events = [*self._in_flight.unpublished(lease), decision]
-        if decision.escalated:
-            route = self._router.route(request, Tier.CLOUD)
-            moved = self._store.escalate(lease, draft.model_copy(update={"confidence": report}), events, route)
-        else:
-            moved = self._store.succeed(lease, _answer(taken, draft, report, drafting_s), events)
         log.info(
             "%s request_id=%s confidence=%.3f threshold=%.3f drafted_tokens=%d early=%s",
             "draft_escalated" if decision.escalated else "draft_answered",
             lease.request_id,
             report.value,
             report.threshold,
-            len(draft.token_ids),
-            draft.escalated_early,
+            len(product.token_ids),
+            product.escalated_early,
         )
-        return moved
+        if decision.escalated:
+            return self._escalation(taken, product.model_copy(update={"confidence": report}), decision)
+        events = [*self._in_flight.unpublished(lease), decision]
+        return partial(self._store.succeed, lease, _answer(taken, product, report, drafting_s), events)
+
+    def publish(self, taken: LeasedRequest, product: Draft | BeyondModel) -> None:
+        """Tell the prefix index what the engine's cache holds now."""
+        if isinstance(product, Draft):
+            self._served(taken.request, product.text)
+
+    def _escalation(self, taken: LeasedRequest, draft: Draft | None, decision: Decision) -> Commit:
+        route = self._router.route(taken.request, Tier.CLOUD)
+        events = [*self._in_flight.unpublished(taken.lease), decision]
+        return partial(self._store.escalate, taken.lease, draft, events, route)
 
 
 def _answer(taken: LeasedRequest, draft: Draft, report: ConfidenceReport, drafting_s: float) -> Result:

@@ -1,4 +1,4 @@
-"""What every tier's job does with a request that a worker has taken: the tier's work, one commit, whatever goes wrong.
+"""What every tier's job does with a request that a worker has taken: work, conclude, commit, whatever goes wrong.
 
 A tier's own part is its `Work`; this module knows neither tier's engine.
 Whatever goes wrong for one request between taking it and its commit fails that request, at once and with its reason: no
@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from broker.connection import REDIS_AWAY
@@ -23,22 +24,25 @@ from workers.runtime.in_flight import InFlight
 log = logging.getLogger(__name__)
 
 ProductT = TypeVar("ProductT")
-CommittedT = TypeVar("CommittedT")
+AnswerT = TypeVar("AnswerT")
 
-#: Seconds between tries to commit while Redis is away.
+#: Seconds between tries to reach Redis for a request whose work is done.
 REDIS_RETRY_S = 0.5
+
+#: Moves a request on. Returns whether its lease still stood.
+Commit = Callable[[], bool]
 
 
 class Work(Protocol[ProductT]):
     """What one tier does with a request."""
 
     def submit(self, leased: LeasedRequest) -> "Future[ProductT]":
-        """Hand the request to the engine."""
+        """Submit the request to the engine."""
 
-    def conclude(self, leased: LeasedRequest, product: ProductT, took_s: float) -> bool:
-        """Commit what came of it after so many seconds. Returns whether the lease still stood.
+    def conclude(self, leased: LeasedRequest, product: ProductT, took_s: float) -> Commit:
+        """Decide what becomes of the request, given what the engine made of it in so many seconds.
 
-        May be called again where Redis was away.
+        Is called again if Redis was away.
         """
 
     def publish(self, leased: LeasedRequest, product: ProductT) -> None:
@@ -55,89 +59,84 @@ class JobRunner(Generic[ProductT]):
         self._tier = tier
         self._store = store
         self._in_flight = in_flight
-        self._tiers_work = work
+        self._work = work
 
     def run_job(self, leased: LeasedRequest, share: Callable[[], None]) -> None:
-        """Work on the request and commit what came of it. `share` lets others use the engine beside it."""
-        lease = leased.lease
+        """Work on a request that was taken and commit what came of it. `share` lets others use the engine beside it."""
+        lease, product = leased.lease, None
         with self._in_flight.track(lease, leased.remaining_s, share=None if leased.alone else share):
             self._in_flight.publish(lease, Started(tier=self._tier, worker=lease.worker_id, attempt=lease.attempt))
-            began = time.monotonic()
             try:
-                product = self._work(leased)
-            except RequestRefused as refusal:
-                self._fail(lease, refusal.kind, str(refusal))
-            except RequestCancelled:
-                self._let_go(lease)
-            except EngineDied as death:
-                log.error("engine_died request_id=%s error=%s", lease.request_id, death)  # noqa: TRY400 - not this stack's
-                reason = f"its engine died: {death}"
-                self._commit(lease, lambda: self._store.surrender(lease, reason))
-            except REDIS_AWAY:  # it could not be asked for before the worker was told to stop; the lease lapses
+                product, took_s = self._result(leased)
+                commit = self._persist(partial(self._work.conclude, leased, product, took_s))
+            except REDIS_AWAY:  # and the worker was told to stop; the lease lapses
                 raise
-            except Exception as error:
-                log.exception("request_broke_the_engine request_id=%s", lease.request_id)
-                self._fail(lease, FailureKind.ENGINE_ERROR, f"{type(error).__name__}: {error}")
-            else:
-                self._conclude(leased, product, time.monotonic() - began)
+            except Exception as error:  # noqa: BLE001 - see the module's docstring
+                commit = self._commit_of(
+                    lease, error, FailureKind.ENGINE_ERROR if product is None else FailureKind.INTERNAL_ERROR
+                )
+            if not self._persist(commit):
+                log.info("commit_came_too_late request_id=%s attempt=%s", lease.request_id, lease.attempt)
+            elif product is not None:
+                self._publish(leased, product)
 
-    def _work(self, leased: LeasedRequest) -> ProductT:
-        """What the engine makes of the request. Raises what the engine does; blocks."""
-        lease = leased.lease
-        if self._in_flight.is_stopped(lease):  # its deadline has passed, or the worker is stopping
-            raise RequestCancelled(lease.request_id)
-        future = self._tiers_work.submit(leased)
-        if self._in_flight.is_stopped(lease):  # told to stop before the engine knew of it
-            self._in_flight.stop(lease)
-        return future.result()
-
-    def _conclude(self, leased: LeasedRequest, product: ProductT, took_s: float) -> None:
-        """Commit what came of the request, then tell others of it."""
-        lease = leased.lease
+    def _result(self, leased: LeasedRequest) -> tuple[ProductT, float]:
+        """What the engine makes of the request, and the seconds that it took. Raises what the engine does; blocks."""
+        lease, began = leased.lease, time.monotonic()
         try:
-            committed = self._commit(lease, lambda: self._tiers_work.conclude(leased, product, took_s))
-        except REDIS_AWAY:
-            raise
-        except Exception as error:
-            log.exception("request_not_concluded request_id=%s", lease.request_id)
-            self._fail(lease, FailureKind.INTERNAL_ERROR, f"what the engine made could not be committed: {error!r}")
-            return
-        if not committed:
-            log.info("commit_came_too_late request_id=%s attempt=%s", lease.request_id, lease.attempt)
-            return
-        try:
-            self._tiers_work.publish(leased, product)
-        except Exception:  # the request has its answer; what is published is a hint to others
-            log.exception("prefix_not_published request_id=%s", lease.request_id)
+            if self._in_flight.is_stopped(lease):  # its deadline has passed, or the worker is stopping
+                raise RequestCancelled(lease.request_id)
+            future = self._work.submit(leased)
+            if self._in_flight.is_stopped(lease):  # before the engine knew of it
+                self._in_flight.stop(lease)
+            return future.result(), time.monotonic() - began
+        finally:
+            self._in_flight.settle(lease)
 
-    def _let_go(self, lease: Lease) -> None:
-        """The engine was stopped: the deadline has passed, the worker is stopping, or the lease is lost already."""
-        if (error := self._in_flight.publishing_error(lease)) is not None:
-            self._fail(lease, FailureKind.INTERNAL_ERROR, f"its events could not be published: {error!r}")
-        elif self._in_flight.is_late(lease):
-            failure = deadline_failure(self._tier, "a worker had it in hand")
-            if self._commit(lease, lambda: self._store.fail(lease, failure)):
-                log.info("deadline_passed request_id=%s tier=%s", lease.request_id, lease.tier)
-        elif self._commit(lease, lambda: self._store.hand_back(lease)):
-            log.info("request_handed_back request_id=%s tier=%s", lease.request_id, lease.tier)
+    def _commit_of(self, lease: Lease, error: Exception, kind: FailureKind) -> Commit:
+        """The end of a request for which something raised: a failure of this kind, unless the error says more."""
+        if isinstance(error, EngineDied):
+            log.error("engine_died request_id=%s error=%s", lease.request_id, error)
+            return partial(self._surrender, lease, f"its engine died: {error}")
+        if isinstance(error, RequestRefused):
+            return self._failure(lease, error.kind, str(error))
+        if not isinstance(error, RequestCancelled):
+            log.error("request_broke request_id=%s", lease.request_id, exc_info=error)
+            return self._failure(lease, kind, f"{type(error).__name__}: {error}")
+        # The engine was stopped.
+        if (problem := self._in_flight.publishing_error(lease)) is not None:
+            return self._failure(lease, FailureKind.INTERNAL_ERROR, f"its events could not be published: {problem!r}")
+        if self._in_flight.is_late(lease):
+            log.info("deadline_passed request_id=%s tier=%s", lease.request_id, lease.tier)
+            return partial(self._store.fail, lease, deadline_failure(self._tier, "a worker had it in hand"))
+        log.info("request_handed_back request_id=%s tier=%s", lease.request_id, lease.tier)
+        return partial(self._store.hand_back, lease)
 
-    def _fail(self, lease: Lease, kind: FailureKind, message: str) -> None:
+    def _failure(self, lease: Lease, kind: FailureKind, message: str) -> Commit:
+        log.info("request_failed request_id=%s kind=%s", lease.request_id, kind)
         # An error may repeat what no message can hold (half of a surrogate pair), or say nothing.
         sayable = message.encode(errors="backslashreplace").decode() or kind.value
-        failure = Failure(kind=kind, tier=self._tier, message=sayable)
-        if self._commit(lease, lambda: self._store.fail(lease, failure)):
-            log.info("request_failed request_id=%s kind=%s", lease.request_id, kind)
+        return partial(self._store.fail, lease, Failure(kind=kind, tier=self._tier, message=sayable))
 
-    def _commit(self, lease: Lease, commit: Callable[[], CommittedT]) -> CommittedT:
-        """Commit, and where Redis is away or full, again until it is back: the work is done and worth keeping.
+    def _surrender(self, lease: Lease, reason: str) -> bool:
+        self._store.surrender(lease, reason)
+        return True
+
+    def _publish(self, leased: LeasedRequest, product: ProductT) -> None:
+        try:
+            self._work.publish(leased, product)
+        except Exception:  # the request has its answer; what is published is a hint to others
+            log.exception("prefix_not_published request_id=%s", leased.lease.request_id)
+
+    def _persist(self, step: Callable[[], AnswerT]) -> AnswerT:
+        """Do a step that needs Redis, again and again while that is away or full: the work is done and worth keeping.
 
         Once the worker is told to stop, Redis's error is raised; the lease then lapses and the work is done again.
         """
-        self._in_flight.settle(lease)
         while True:
             try:
-                return commit()
+                return step()
             except REDIS_AWAY as error:
-                log.warning("commit_waits request_id=%s error=%s", lease.request_id, error)
+                log.warning("commit_waits error=%s", error)
                 if self._in_flight.stopping.wait(REDIS_RETRY_S):
                     raise
