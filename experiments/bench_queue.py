@@ -3,15 +3,13 @@
 Every side drains the same number of waiting jobs that do nothing; ours does so with 16 in flight and with all that a
 request needs (record, lease, events, fenced commit). One process drains; this one only waits.
 Then the latency that a request gets on top of its engine's: one after the other, from the client through the gateway
-and an edge worker whose engine answers at once, and back.
+and an edge worker whose engine answers at once, and back. At last, how many commands Redis executes for a request, and
+for idle processes, and how many round trips a submission takes.
 
     python -m experiments.bench_queue
 """
 
-import json
 import math
-import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -24,7 +22,6 @@ from functools import partial
 from pathlib import Path
 
 from redis import Redis
-from rich.table import Table
 from rq import Queue
 
 from broker.connection import connect
@@ -32,8 +29,9 @@ from broker.leases import LeasedRequest, Lifetimes
 from broker.request_store import RequestStore
 from broker.rq_transport import FUNCTION_NAMES, MsgpackSerializer
 from config.environment import child_environment
+from experiments.harness.report import print_document, print_table
+from experiments.redis_commands import measure
 from experiments.waiting import end, until
-from firstdraft.cli.terminal import terminal
 from firstdraft.client.retries import RetryRule
 from firstdraft.client.statistics import percentile
 from firstdraft.client.sync import Client
@@ -74,24 +72,35 @@ def main() -> None:
                 _fill(redis, side)
                 took[side].append(_drain(redis, url, side) / NUM_JOBS * 1000)
         redis.close()
-        redis = connect(url)
-        redis.flushall()
-        redis.close()
+        _flush(url)
         latencies = _added_latencies(url)
+        _flush(url)
+        commands = measure(url)
     medians = {side: statistics.median(values) for side, values in took.items()}
-    table = Table("side", "ms a job (median)", "jobs/s", caption="includes none of the worker's start")
-    for side, ms in medians.items():
-        table.add_row(side, f"{ms:.2f}", f"{1000 / ms:.0f}")
-    terminal().print(table)
-    figures = {f"{side}_ms": ms for side, ms in medians.items()}
-    figures["vs_simple_worker"] = medians["rq_simple_worker"] / medians["ours_whole"]
-    figures["vs_fork_worker"] = medians["rq_worker"] / medians["ours_whole"]
-    figures["jobs_per_s"] = 1000 / medians["ours_whole"]
-    figures["added_p50_ms"] = percentile(latencies, 0.50) or 0.0
-    figures["added_p99_ms"] = percentile(latencies, 0.99) or 0.0
-    print(f"added to a request: {figures['added_p50_ms']:.1f} ms (median), {figures['added_p99_ms']:.1f} ms (99 %)")
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "jobs": NUM_JOBS}
-    print(json.dumps({"bench": "queue", "machine": machine, "figures": figures}))
+    print_table(
+        ["side", "ms a job (median)", "jobs/s"],
+        [(side, f"{ms:.2f}", f"{1000 / ms:.0f}") for side, ms in medians.items()],
+    )
+    added_ms = {f"added_p{share}_ms": percentile(latencies, share / 100) or 0.0 for share in (50, 99)}
+    print_table(["figure", "value"], [(name, f"{value:.2f}") for name, value in (added_ms | commands).items()])
+    print_document(
+        "queue",
+        {
+            **{f"{side}_ms": ms for side, ms in medians.items()},
+            "vs_simple_worker": medians["rq_simple_worker"] / medians["ours_whole"],
+            "vs_fork_worker": medians["rq_worker"] / medians["ours_whole"],
+            "jobs_per_s": 1000 / medians["ours_whole"],
+            **added_ms,
+            **commands,
+        },
+        jobs=NUM_JOBS,
+    )
+
+
+def _flush(url: str) -> None:
+    redis = connect(url)
+    redis.flushall()
+    redis.close()
 
 
 def _fill(redis: Redis, side: str) -> None:
