@@ -26,7 +26,7 @@ from workers.runtime.worker_process import Assembly
 class MortalWork:
     """A tier's work that tells death how far it is.
 
-    The prompt `misconclude` breaks its commit, `unpublished` what follows it.
+    The prompt `misconclude` breaks its conclusion, `uncommittable` its commit, `unpublished` what follows it.
     """
 
     def __init__(self, work: Drafting | Verifying, death: Death | None) -> None:
@@ -39,11 +39,14 @@ class MortalWork:
 
     def conclude(self, leased: LeasedRequest, product: Any, took_s: float) -> Commit:
         self.reached("before_commit", leased.lease.request_id)
-        if "misconclude" in leased.request.messages[-1].content:
+        prompt = leased.request.messages[-1].content
+        if "misconclude" in prompt:
             raise RuntimeError("the fake's product cannot be committed")
         commit = self._work.conclude(leased, product, took_s)
 
         def committed() -> bool:
+            if "uncommittable" in prompt:
+                raise RuntimeError("the fake's product cannot be committed")
             done = commit()
             self.reached("after_commit", leased.lease.request_id)
             return done

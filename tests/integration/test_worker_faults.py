@@ -107,12 +107,13 @@ def test_an_empty_answer_is_an_answer_and_kills_nobody(start_worker, worker_stor
     assert not any(worker.said("background_step_failed") for worker in workers)
 
 
+@pytest.mark.parametrize("prompt", ["misconclude", "uncommittable"])
 def test_what_breaks_between_the_engine_and_the_commit_fails_its_request_at_once_with_its_reason(
-    start_worker, worker_store
+    start_worker, worker_store, prompt
 ):
     worker = start_worker("edge")
     bystander = ask(worker_store, "slow and steady")
-    failure = end_of(worker_store, ask(worker_store, "misconclude")).failure
+    failure = end_of(worker_store, ask(worker_store, prompt)).failure
     assert failure.kind == FailureKind.INTERNAL_ERROR
     assert "the fake's product cannot be committed" in failure.message
     assert worker.said("request_broke")

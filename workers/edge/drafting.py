@@ -106,9 +106,13 @@ class Drafting:
             self._served(taken.request, product.text)
 
     def _escalation(self, taken: LeasedRequest, draft: Draft | None, decision: Decision) -> Commit:
-        route = self._router.route(taken.request, Tier.CLOUD)
         events = [*self._in_flight.unpublished(taken.lease), decision]
-        return partial(self._store.escalate, taken.lease, draft, events, route)
+
+        def commit() -> bool:
+            route = self._router.route(taken.request, Tier.CLOUD)
+            return self._store.escalate(taken.lease, draft, events, route)
+
+        return commit
 
 
 def _answer(taken: LeasedRequest, draft: Draft, report: ConfidenceReport, drafting_s: float) -> Result:

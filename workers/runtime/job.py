@@ -24,9 +24,8 @@ from workers.runtime.in_flight import InFlight
 log = logging.getLogger(__name__)
 
 ProductT = TypeVar("ProductT")
-AnswerT = TypeVar("AnswerT")
 
-#: Seconds between tries to reach Redis for a request whose work is done.
+#: Seconds between tries to commit while Redis is away.
 REDIS_RETRY_S = 0.5
 
 #: Moves a request on. Returns whether its lease still stood.
@@ -40,10 +39,7 @@ class Work(Protocol[ProductT]):
         """Submit the request to the engine."""
 
     def conclude(self, leased: LeasedRequest, product: ProductT, took_s: float) -> Commit:
-        """Decide what becomes of the request, given what the engine made of it in so many seconds.
-
-        Is called again if Redis was away.
-        """
+        """Decide what becomes of the request, given what the engine made of it in so many seconds. Never asks Redis."""
 
     def publish(self, leased: LeasedRequest, product: ProductT) -> None:
         """Tell others what the engine has read and written. Called after the commit; no request waits for it."""
@@ -68,14 +64,14 @@ class JobRunner(Generic[ProductT]):
             self._in_flight.publish(lease, Started(tier=self._tier, worker=lease.worker_id, attempt=lease.attempt))
             try:
                 product, took_s = self._result(leased)
-                commit = self._persist(partial(self._work.conclude, leased, product, took_s))
-            except REDIS_AWAY:  # and the worker was told to stop; the lease lapses
+                committed = self._persist(self._work.conclude(leased, product, took_s))
+            except REDIS_AWAY:  # and the worker is stopping: the lease lapses
                 raise
             except Exception as error:  # noqa: BLE001 - see the module's docstring
-                commit = self._commit_of(
-                    lease, error, FailureKind.ENGINE_ERROR if product is None else FailureKind.INTERNAL_ERROR
-                )
-            if not self._persist(commit):
+                kind = FailureKind.ENGINE_ERROR if product is None else FailureKind.INTERNAL_ERROR
+                product = None
+                committed = self._persist(self._end_of(lease, error, kind))
+            if not committed:
                 log.info("commit_came_too_late request_id=%s attempt=%s", lease.request_id, lease.attempt)
             elif product is not None:
                 self._publish(leased, product)
@@ -93,7 +89,7 @@ class JobRunner(Generic[ProductT]):
         finally:
             self._in_flight.settle(lease)
 
-    def _commit_of(self, lease: Lease, error: Exception, kind: FailureKind) -> Commit:
+    def _end_of(self, lease: Lease, error: Exception, kind: FailureKind) -> Commit:
         """The end of a request for which something raised: a failure of this kind, unless the error says more."""
         if isinstance(error, EngineDied):
             log.error("engine_died request_id=%s error=%s", lease.request_id, error)
@@ -128,14 +124,14 @@ class JobRunner(Generic[ProductT]):
         except Exception:  # the request has its answer; what is published is a hint to others
             log.exception("prefix_not_published request_id=%s", leased.lease.request_id)
 
-    def _persist(self, step: Callable[[], AnswerT]) -> AnswerT:
-        """Do a step that needs Redis, again and again while that is away or full: the work is done and worth keeping.
+    def _persist(self, commit: Commit) -> bool:
+        """Commit, again and again while Redis is away: the work is done and worth keeping.
 
         Once the worker is told to stop, Redis's error is raised; the lease then lapses and the work is done again.
         """
         while True:
             try:
-                return step()
+                return commit()
             except REDIS_AWAY as error:
                 log.warning("commit_waits error=%s", error)
                 if self._in_flight.stopping.wait(REDIS_RETRY_S):

@@ -12,6 +12,7 @@ from schemas.results import FailureKind
 from tests.own_strategies import own_strategies
 from tests.samples import a_draft, a_request
 from workers.edge.drafting import Drafting
+from workers.runtime.failures import RequestRefused
 
 
 class MemoryStore:
@@ -33,9 +34,6 @@ class MemoryStore:
     def escalate(self, _lease, draft, _events, _route):
         return self._commit("escalated", draft)
 
-    def fail(self, _lease, failure):
-        return self._commit("failed", failure)
-
 
 class FinishedEngine:
     """Has written every draft as soon as it is asked for."""
@@ -47,10 +45,10 @@ class FinishedEngine:
 
 
 class NoEvents:
-    def say(self, _lease, _event):
+    def publish(self, _lease, _event):
         """Nobody listens."""
 
-    def unsaid(self, _lease):
+    def unpublished(self, _lease):
         return []
 
 
@@ -65,24 +63,24 @@ def calls(tmp_path):
         yield calls
 
 
-def concluded(store, strategy, tries=1):
-    """The request is drafted and concluded, again where Redis was away."""
+def concluded(store, strategy):
+    """What the draft's conclusion is: how to commit it."""
     drafting = Drafting(FinishedEngine(), store, NoEvents(), NoRouting(), served=lambda *_: None, early_escalation=True)
     rule = ConfidenceRule(strategy=strategy, threshold=0.2)
     request = a_request().model_copy(update={"confidence": rule})
     taken = LeasedRequest(Lease("r", Tier.EDGE, 1, "w"), request, None, 1.0, 0.1, 0.0, 0.0, 60.0)
-    product = drafting.submit(taken).result(0)
-    for _ in range(tries - 1):
-        with pytest.raises(RedisAway):
-            drafting.conclude(taken, product, 0.5)
-    assert drafting.conclude(taken, product, 0.5)
-    ((outcome, value),) = store.committed
-    return outcome, value
+    return drafting.conclude(taken, drafting.submit(taken).result(0), 0.5)
 
 
 @pytest.mark.parametrize("num_away", [0, 2])
 def test_a_draft_is_assessed_once_however_often_its_commit_is_tried(calls, num_away):
-    outcome, result = concluded(MemoryStore(num_away), "counted", tries=num_away + 1)
+    store = MemoryStore(num_away)
+    commit = concluded(store, "counted")
+    for _ in range(num_away):
+        with pytest.raises(RedisAway):
+            commit()
+    assert commit()
+    ((outcome, result),) = store.committed
     assert (outcome, result.confidence.value) == ("succeeded", 0.25)
     assert calls.read_text() == "called\n"
 
@@ -90,12 +88,14 @@ def test_a_draft_is_assessed_once_however_often_its_commit_is_tried(calls, num_a
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("strategy", ["broken", "missing", "wordy"])
 def test_a_draft_that_cannot_be_assessed_fails_its_request_with_the_reason(strategy):
-    outcome, failure = concluded(MemoryStore(), strategy)
-    assert (outcome, failure.kind, failure.tier) == ("failed", FailureKind.ENGINE_ERROR, Tier.EDGE)
-    assert failure.message.startswith(f"confidence strategy '{strategy}' failed: ")
+    with pytest.raises(RequestRefused, match=f"^confidence strategy '{strategy}' failed: ") as failed:
+        concluded(MemoryStore(), strategy)
+    assert failed.value.kind == FailureKind.ENGINE_ERROR
 
 
 @pytest.mark.usefixtures("calls")
 def test_an_unsure_draft_escalates_with_its_assessment():
-    outcome, draft = concluded(MemoryStore(), "cautious")
+    store = MemoryStore()
+    assert concluded(store, "cautious")()
+    ((outcome, draft),) = store.committed
     assert (outcome, draft.confidence.value, draft.confidence.sure) == ("escalated", 0.125, False)
