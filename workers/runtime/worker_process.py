@@ -35,18 +35,18 @@ log = logging.getLogger(__name__)
 
 #: Seconds that handing back may take after the grace time.
 HAND_BACK_S = 1.5
-#: Seconds between two reports of a worker; a few of them may fail before it counts as dead.
+#: Seconds between two reports of a worker, at most; a few of them may fail before it counts as dead.
 RENEW_S = LIFE_S / 2.5
 
 
 class Reporter:
     """Says that this worker lives, and ends it when its engine does not."""
 
-    def __init__(self, presence: Presence, report: Callable[[], WorkerReport]) -> None:
+    def __init__(self, presence: Presence, report: Callable[[], WorkerReport], lease_s: float) -> None:
         self._presence = presence
         self._report = report
         #: Renews the report, once the reporter is started.
-        self.loop = Loop("reporter", self._renew, every_s=RENEW_S)
+        self.loop = Loop("reporter", self._renew, every_s=min(RENEW_S, lease_s / 3))
 
     def start(self) -> None:
         """Publish the first report and go on."""
@@ -158,7 +158,7 @@ class Assembly:
                 drain=drain,
             ),
         )
-        reporter = Reporter(self._presence, report)
+        reporter = Reporter(self._presence, report, self.lease_s)
         self.in_flight.start()
         self.reaper.loop.start()
         self.router.loop.start()

@@ -1,5 +1,4 @@
 import pickle
-import time
 from collections.abc import Callable
 
 import msgpack
@@ -24,7 +23,7 @@ def remember(request_id: str) -> None:
 
 
 def job(payload: object, functions: dict[str, Callable[[str], None]] | None = None) -> Job:
-    made = job_class(functions or {}, time.time)(id="job", connection=Redis(), serializer=MsgpackSerializer)
+    made = job_class(functions or {})(id="job", connection=Redis(), serializer=MsgpackSerializer)
     made.data = payload if isinstance(payload, bytes) else msgpack.packb(payload)
     return made
 
