@@ -4,7 +4,8 @@ Every side drains the same number of waiting jobs that do nothing; ours does so 
 request needs (record, lease, events, fenced commit). One process drains; this one only waits.
 Then the latency that a request gets on top of its engine's: one after the other, from the client through the gateway
 and an edge worker whose engine answers at once, and back. At last, how many commands Redis executes for a request, and
-for idle processes, and how many round trips a submission takes.
+for idle processes, how many round trips a submission takes, and how soon lapsed leases and passed deadlines are acted on
+while 20,000 requests wait.
 
     python -m experiments.bench_queue
 """
@@ -24,8 +25,10 @@ from pathlib import Path
 from redis import Redis
 from rq import Queue
 
+from broker import keys
 from broker.connection import connect
 from broker.leases import LeasedRequest, Lifetimes
+from broker.reaper import LOOK_S, Reaper
 from broker.request_store import RequestStore
 from broker.rq_transport import FUNCTION_NAMES, MsgpackSerializer
 from config.environment import child_environment
@@ -49,6 +52,8 @@ NUM_JOBS, NUM_ROUNDS = 300, 3
 NUM_REQUESTS, NUM_WARM_UP = 300, 30
 #: Seconds that starting a worker, and draining its jobs, may take.
 DRAIN_S = 120.0
+#: Requests that wait while it is measured how soon something is acted on: lapsed leases, and deadlines that have passed.
+NUM_WAITING, NUM_LAPSED, NUM_LATE = 20_000, 100, 1000
 #: Jobs in flight in our worker.
 IN_FLIGHT = 16
 #: The sides, in the order in which they take turns.
@@ -76,13 +81,16 @@ def main() -> None:
         latencies = _added_latencies(url)
         _flush(url)
         commands = measure(url)
+        _flush(url)
+        due_s = _seconds_until_due_is_acted_on(url)
     medians = {side: statistics.median(values) for side, values in took.items()}
     print_table(
         ["side", "ms a job (median)", "jobs/s"],
         [(side, f"{ms:.2f}", f"{1000 / ms:.0f}") for side, ms in medians.items()],
     )
     added_ms = {f"added_p{share}_ms": percentile(latencies, share / 100) or 0.0 for share in (50, 99)}
-    print_table(["figure", "value"], [(name, f"{value:.2f}") for name, value in (added_ms | commands).items()])
+    figures = added_ms | commands | {"due_acted_on_s": due_s}
+    print_table(["figure", "value"], [(name, f"{value:.2f}") for name, value in figures.items()])
     print_document(
         "queue",
         {
@@ -90,8 +98,7 @@ def main() -> None:
             "vs_simple_worker": medians["rq_simple_worker"] / medians["ours_whole"],
             "vs_fork_worker": medians["rq_worker"] / medians["ours_whole"],
             "jobs_per_s": 1000 / medians["ours_whole"],
-            **added_ms,
-            **commands,
+            **figures,
         },
         jobs=NUM_JOBS,
     )
@@ -165,6 +172,29 @@ def _added_latencies(url: str) -> list[float]:
         for process in processes:
             end(process)
     return sorted(latencies)
+
+
+def _seconds_until_due_is_acted_on(url: str) -> float:
+    """With many requests waiting, from when leases lapse and deadlines pass until one process has acted on all."""
+    redis = connect(url)
+    store = RequestStore(redis, LIFETIMES)
+    ids = [store.create(_request()) for _ in range(NUM_WAITING)]
+    lapsed = [leased.lease.request_id for leased in store.take(Tier.EDGE, "bench@1", room=NUM_LAPSED).requests]
+    reaper = Reaper(store)
+    reaper.loop.start()
+    time.sleep(LOOK_S / 2)  # between two of its looks
+    late = ids[-NUM_LATE:]
+    with redis.pipeline() as pipeline:
+        for request_id in late:
+            pipeline.hset(keys.request(request_id), "deadline_at", 1)
+        pipeline.zadd(keys.due(), dict.fromkeys([*lapsed, *late], 1.0))
+        pipeline.execute()
+    began = time.perf_counter()
+    until(lambda: not redis.zcount(keys.due(), 0, 1), "all that is due is acted on", DRAIN_S, look_s=0.01)
+    seconds = time.perf_counter() - began
+    reaper.loop.close()
+    redis.close()
+    return seconds
 
 
 def _unfinished(redis: Redis, queue_key: str) -> bool:
