@@ -3,9 +3,9 @@
 Every side drains the same number of waiting jobs that do nothing; ours does so with 16 in flight and with all that a
 request needs (record, lease, events, fenced commit). One process drains; this one only waits.
 Then the latency that a request gets on top of its engine's: one after the other, from the client through the gateway
-and an edge worker whose engine answers at once, and back. At last, how many commands Redis executes for a request, and
-for idle processes, how many round trips a submission takes, and how soon lapsed leases and passed deadlines are acted on
-while 20,000 requests wait.
+and an edge worker whose engine answers at once, and back. At last, how many commands Redis executes for a request and
+for idle processes, how many round trips a submission takes, and how soon lapsed leases and passed deadlines are acted
+on while 20,000 requests wait.
 
     python -m experiments.bench_queue
 """
@@ -52,7 +52,7 @@ NUM_JOBS, NUM_ROUNDS = 300, 3
 NUM_REQUESTS, NUM_WARM_UP = 300, 30
 #: Seconds that starting a worker, and draining its jobs, may take.
 DRAIN_S = 120.0
-#: Requests that wait while it is measured how soon something is acted on: lapsed leases, and deadlines that have passed.
+#: Requests that wait while it is measured how soon lapsed leases and passed deadlines, so many of each, are acted on.
 NUM_WAITING, NUM_LAPSED, NUM_LATE = 20_000, 100, 1000
 #: Jobs in flight in our worker.
 IN_FLIGHT = 16
