@@ -22,7 +22,7 @@ class State(StrEnum):
     DRAFTING = "drafting"
     #: Waits for a cloud worker.
     ESCALATED = "escalated"
-    #: A cloud worker verifies the draft, or writes from nothing where the policy says so.
+    #: A cloud worker verifies the draft, or writes its own answer where the policy says so.
     VERIFYING = "verifying"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
