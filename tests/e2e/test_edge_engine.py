@@ -17,7 +17,6 @@ from tests.e2e.first_tokens import ALIKE, SECRETS, guessed
 from tests.e2e.joining import EMOJI, JOINING, check_joining
 from tests.own_strategies import SLEEPY_S, own_strategies
 from workers.edge.confidence import assess
-from workers.edge.drafting import FinishedDraft
 from workers.edge.engine import DraftOrder, EdgeEngine, UnusableModel
 from workers.edge.scheduler import MIN_SHARED_TOKENS
 from workers.runtime.failures import BeyondModel, EngineDied, RequestCancelled, RequestRefused
@@ -399,7 +398,7 @@ def test_a_users_strategy_that_sleeps_delays_no_neighbours_token(engine, tmp_pat
         )
         draft = draft_of(engine, "sleepy", PROMPTS[8], max_tokens=40, early=True, rule=rule)
         began = time.monotonic()
-        report = FinishedDraft(draft, rule).assessment
+        report = assess(draft.figures, rule)
         ended = time.monotonic()
         engine.cancel("neighbour")
     with pytest.raises(RequestCancelled):
