@@ -160,7 +160,7 @@ class Router:
         self._read_at_s = time.monotonic()
 
     def _in_background(self) -> None:
-        self._record_expected()
+        self._tell_expected()
         if time.monotonic() - self._read_at_s >= REFRESH_S:
             self._read_workers()
 
@@ -176,7 +176,7 @@ class Router:
     def _held(self, prompts: Iterable[Sequence[bytes]]) -> dict[str, int]:
         """How many of the first blocks each worker holds; empty while the index does not answer."""
         held: dict[str, int] = {}
-        self._record_expected()  # in a burst with the same prefix, each request must see where the previous one went
+        self._tell_expected()  # in a burst with the same prefix, each request must see where the previous one went
         if self._index is not None and time.monotonic() >= self._index_rests_until_s:
             try:
                 for blocks in filter(None, prompts):
@@ -191,7 +191,7 @@ class Router:
             self._expected.append((worker, blocks))
             self.loop.wake()
 
-    def _record_expected(self) -> None:
+    def _tell_expected(self) -> None:
         """Record in the index the decisions that are not recorded yet. May be called from any thread."""
         while self._index is not None and (waiting := _popped(self._expected)) is not None:
             worker, blocks = waiting
