@@ -388,9 +388,9 @@ class RequestStore:
     def surrender(self, lease: Lease, reason: str, *, died: bool = True) -> bool:
         """Give up the lease and count the attempt as lost. Returns whether the request was requeued.
 
-        After `max_attempts` lost attempts the request fails, with all of them as its history; if the last ran alone, the
-        prompt is quarantined for its owner. Returns False as well if the lease was lost already. `died`: False if the
-        request never reached an engine, so that its prompt cannot be the cause. Up to four round trips.
+        After `max_attempts` lost attempts the request fails, with all of them as its history; if the last ran alone,
+        the prompt is quarantined for its owner. Returns False as well if the lease was lost already. `died`: False if
+        the request never reached an engine, so that its prompt cannot be the cause. Up to four round trips.
         """
         fields = ("worker", "lost", "request", "alone")
         raw = cast("list[bytes | None]", self._redis.hmget(keys.request(lease.request_id), *fields))
