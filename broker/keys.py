@@ -348,7 +348,7 @@ def rate_limits() -> str:
 
 
 def markdown() -> str:
-    """docs/redis-keys.md, whole."""
+    """The whole of docs/redis-keys.md."""
     rows = [
         f"| `{d.pattern}` | {d.kind} | {d.content} | {_lifetime(d)} | {d.writer} | {d.reader} |" for d in DESCRIPTIONS
     ]

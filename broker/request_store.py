@@ -1,7 +1,7 @@
 """Requests in Redis: created once, moved from state to state by the worker that has the lease, finished once.
 
-A waiting request is in five structures. One script writes all of them atomically (broker/scripts.py), so that they need
-no reconciliation. Every script but RENEW, which writes the due set only, may change any of them:
+A waiting request is in five structures, which each script (broker/scripts.py) writes together and atomically, so that
+they need no reconciliation:
 
 | structure | contains | repaired by |
 | --- | --- | --- |
