@@ -1,4 +1,4 @@
-"""All that lives in Redis: keys, states, request records, event streams, queues, worker reports.
+"""Everything that is kept in Redis: keys, states, request records, event streams, queues, worker reports.
 
-Shared by gateway and workers. Knows no Flask and no engine.
+Shared by gateway and workers. Knows neither Flask nor any engine.
 """

@@ -28,14 +28,14 @@ class ApiKeys:
     def create(self, owner: Owner, label: str = "") -> str:
         """Create a key and return it. It cannot be recovered later."""
         key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(SECRET_BYTES)
-        # Keys are listed by age, and hosts' own clocks differ.
+        # Redis's clock: keys are listed by age, and hosts' own clocks differ.
         created_at_s = float(self._redis.time()[0])
         stored = ApiKey(key_id=key_id, digest=_digest(secret), owner=owner, label=label, created_at_s=created_at_s)
         self._redis.hset(keys.api_keys(), key_id, wire.encode(stored))
         return f"{KEY_PREFIX}_{key_id}_{secret}"
 
     def find(self, text: str) -> ApiKey | None:
-        """The stored key that this text is, or None. Compares in constant time."""
+        """The stored key that matches this text, or None. Compares in constant time."""
         prefix, _, rest = text.partition("_")
         key_id, _, secret = rest.partition("_")
         if prefix != KEY_PREFIX or not key_id or not secret:

@@ -1,7 +1,7 @@
 """Daemon threads that repeat one step for the life of a process and survive its failures.
 
-A step that raises is logged and called again after a pause. A loop whose every call has failed for a while is `broken`.
-The process's health check reads that (`workers.runtime.worker_process`, `gateway.monitoring.routes`): a process that
+A step that raises is logged and called again after a pause. A loop whose calls have all failed for a while is `broken`,
+which the process's health check reads (`workers.runtime.worker_process`, `gateway.monitoring.routes`): a process that
 cannot renew its leases, for example, must be restarted. Failures because Redis is away do not count.
 """
 
@@ -25,8 +25,8 @@ LOG_EVERY_S = 60.0
 class Loop:
     """Calls `step` repeatedly on a daemon thread. Call `start` and `close` once each, `wake` from any thread.
 
-    The next call comes `every_s` seconds after the last one ended, or the number of seconds that it returned. A step
-    that blocks for long should check `closing`.
+    The next call comes `every_s` seconds after the last one ended, or after the number of seconds that the step
+    returned. A step that blocks for long should check `closing`.
     """
 
     def __init__(

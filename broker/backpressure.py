@@ -1,4 +1,4 @@
-"""How much is unfinished, what may be, and when there is room again. Pure."""
+"""Backpressure: whether new requests fit into the limits on unfinished work, and if not, when to try again. Pure."""
 
 import math
 from dataclasses import dataclass
@@ -8,29 +8,30 @@ from config.settings import BackpressureSettings
 
 @dataclass(frozen=True)
 class Load:
-    """Unfinished requests and the tokens that they can cost, in all and of one owner."""
+    """Unfinished requests and the most tokens that they can cost: of all owners, and of one."""
 
     requests: int
     tokens: int
     owner_requests: int
     owner_tokens: int
-    #: Averaged over scripts.DRAIN_WINDOW_S; 0 where nothing has finished lately.
+    #: Tokens of finished requests per second, averaged over scripts.DRAIN_WINDOW_S; 0 if none has finished lately.
     drained_tokens_per_s: float
 
 
 @dataclass(frozen=True)
 class Overload:
-    """There is no room for a request now."""
+    """New requests would exceed a limit."""
 
-    #: Whether it is the owner's own share that is used up, and not the whole.
+    #: Whether the limit is one per owner; else it is one for all owners together.
     is_owners: bool
+    #: The setting's name in `backpressure`.
     limit: str
-    #: Seconds until there should be room, by the rate at which requests finish now.
+    #: Estimated seconds until there is room, at the rate at which requests finish now.
     retry_after_s: int
 
 
 def overload(load: Load, tokens: int, limits: BackpressureSettings, *, num_requests: int = 1) -> Overload | None:
-    """What keeps requests of so many tokens out, or None where they may come in. The owner's own limits come first."""
+    """The first limit that requests of `tokens` tokens would exceed, the owner's limits first; None if they fit."""
     mean_tokens = load.tokens / load.requests if load.requests else tokens / num_requests
     checks = (
         (True, "owner_max_requests", (load.owner_requests + num_requests - limits.owner_max_requests) * mean_tokens),
@@ -46,6 +47,6 @@ def overload(load: Load, tokens: int, limits: BackpressureSettings, *, num_reque
 
 def _retry_after_s(excess_tokens: float, tokens_per_s: float, limits: BackpressureSettings) -> int:
     longest = limits.longest_retry_after_s
-    if excess_tokens >= tokens_per_s * longest:  # also where nothing has finished lately
+    if excess_tokens >= tokens_per_s * longest:  # also if nothing has finished lately
         return longest
     return max(1, math.ceil(excess_tokens / tokens_per_s))

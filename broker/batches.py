@@ -1,7 +1,7 @@
 """Batches and their progress, in Redis. Their files are elsewhere (gateway/batches/files.py).
 
-After its creation only the process that runs a batch writes it. A request to cancel it is a field of its own in the
-record, so that the two never overwrite each other.
+Once created, a batch is written by the process that runs it only. A cancellation that was requested is a separate field
+of the record, so that the two never overwrite each other.
 """
 
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds for which a batch is kept after its last change.
 KEPT_S = 30 * 24 * 3600
-#: Seconds after its creation for which a batch is listed: none is kept for longer.
+#: Seconds after its creation for which a batch is listed; no batch is kept for longer.
 LISTED_S = MAX_WINDOW_S + KEPT_S
 #: Batches that are read in one round trip.
 PAGE = 200
@@ -57,7 +57,7 @@ end
 return 1
 """
 
-#: Records when the cancellation of a batch was requested, unless it has been already or the batch does not exist.
+#: Records when the cancellation of a batch was first requested. Does nothing if the batch does not exist.
 #: KEYS: the batch. ARGV: the time in seconds.
 _ASK_TO_CANCEL = """
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSETNX', KEYS[1], 'cancelling_at', ARGV[1]) end
@@ -83,8 +83,8 @@ class BatchStore:
     def create(self, batch: Batch, most: int, idempotency: Idempotency | None = None) -> str:
         """Store a new batch, which `unfinished` then lists.
 
-        Returns its id, or that of the batch which the idempotency key made before. Raises `IdempotencyConflict`, and
-        `TooManyBatches` if the owner has `most` unfinished batches already.
+        Returns its id, or the id of the batch that was created earlier with the same idempotency key. Raises
+        `IdempotencyConflict`, and `TooManyBatches` if the owner has `most` unfinished batches already.
         """
         owner = batch.owner.name
         arguments: list[str | int | bytes] = [batch.id, wire.encode(batch), batch.created_at, KEPT_S, LISTED_S, most]
@@ -147,7 +147,7 @@ class BatchStore:
         return sorted(raw.decode() for raw in cast("set[bytes]", self._redis.smembers(keys.unfinished_batches())))
 
     def drop_expired(self, batch_ids: Iterable[str]) -> None:
-        """Remove those of the batches that have expired from the unfinished ones."""
+        """Remove the batches whose records have expired from the set of unfinished batches."""
         for batch_id in batch_ids:
             if not self._redis.exists(keys.batch(batch_id)):
                 self._redis.srem(keys.unfinished_batches(), batch_id)
@@ -193,7 +193,7 @@ class BatchStore:
         self._redis.expire(keys.unfinished_batches(), KEPT_S)
 
     def _pages(self, index: str, start: int, *, newest_first: bool) -> Iterator[list[str]]:
-        """Pages of the index's members, from this rank on."""
+        """The index's members from rank `start` on, in pages."""
         while True:
             page = cast("list[bytes]", self._redis.zrange(index, start, start + PAGE - 1, desc=newest_first))
             yield [raw.decode() for raw in page]

@@ -14,7 +14,7 @@ from redis import Redis
 from broker.connection import REDIS_AWAY
 
 #: Seconds between two queries of the server. In between, this host's monotonic clock is used, which drifts by less than
-#: a millisecond in that time. A host that was suspended has the wrong time for at most this long.
+#: a millisecond in that time. After a host was suspended, its time may be wrong for at most this long.
 REFRESH_S = 10.0
 
 
@@ -51,5 +51,5 @@ class ServerClock:
     def _query(self) -> float:
         before = self._monotonic()
         seconds, microseconds = self._redis.time()
-        # The server read its clock between query and answer: the middle is assumed.
+        # The server read its clock at some time between query and answer; the middle is the best guess.
         return seconds + microseconds / 1e6 - (before + self._monotonic()) / 2

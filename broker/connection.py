@@ -20,11 +20,11 @@ REDIS_AWAY = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OutOfMe
 #: Seconds to wait for a connection, and for the answer to a command that does not block.
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 30.0
-#: Seconds to wait for an answer of the prefix index, which is optional for a request.
+#: Seconds to wait for an answer of the prefix index, without which requests can be routed too.
 INDEX_TIMEOUT_S = 1.0
 #: Seconds after which an idle connection is checked before its next use.
 HEALTH_CHECK_S = 15
-#: The version of Redis's protocol. redis-py's own default is 2 below version 8 and 3 from there on.
+#: The version of Redis's protocol. redis-py's default is 2 before its version 8, and 3 since.
 PROTOCOL = 2
 #: Connections of a client by default.
 NUM_CONNECTIONS = 64
@@ -81,7 +81,7 @@ def connect(
 def connect_configured(settings: RedisSettings, num_threads: int = 1) -> Redis:
     """A client of the configured server. Raises `InvalidSettings` if none is configured.
 
-    `num_threads`: threads that serve requests; each has a connection of its own, beside those of background threads.
+    `num_threads`: threads that serve requests. Each gets a connection, in addition to those of background threads.
     """
     if settings.url is None:
         raise InvalidSettings("redis.url is not set: give REDIS_URL, or start everything with `firstdraft up`")

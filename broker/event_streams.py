@@ -1,4 +1,4 @@
-"""Reads event streams: one subscriber to Redis for each process, which wakes the readers in it.
+"""Reads event streams. Each process has one subscriber to Redis, which wakes the readers in that process.
 
 A notification is a hint. Readers read the stream itself, from where they stopped, so that a missed notification costs
 no more than `POLL_S`. Any process can serve any reader at any position.
@@ -20,7 +20,7 @@ from broker.background import Loop
 from schemas import wire
 from schemas.events import FINAL_KINDS, Event, event_adapter
 
-#: Seconds after which a reader reads without a notification, since it may have missed one.
+#: Seconds after which a reader reads the stream without a notification, in case it missed one.
 POLL_S = 2.0
 #: The position before a stream's first event.
 BEGINNING = "0-0"
@@ -35,7 +35,7 @@ class StreamedEvent:
 
 
 class EventSubscription:
-    """One reader's subscription: which of its requests got events. Made by `EventHub.subscribe`."""
+    """One reader's subscription to the events of some requests. Made by `EventHub.subscribe`."""
 
     def __init__(self, hub: "EventHub") -> None:
         self._hub = hub
@@ -44,7 +44,7 @@ class EventSubscription:
         self._changed = threading.Condition()
 
     def add(self, request_id: str) -> None:
-        """Subscribe to the request too. Idempotent."""
+        """Subscribe to the request as well. Idempotent."""
         self._request_ids.add(request_id)
         self._hub.register(request_id, self)
 
@@ -65,7 +65,7 @@ class EventSubscription:
             self._changed.notify()
 
     def wait(self, timeout_s: float) -> set[str]:
-        """The requests that got events since the last call, as soon as there are any; empty after the time-out."""
+        """Block until a request has new events; returns all that got any since the last call, none after a timeout."""
         with self._changed:
             self._changed.wait_for(lambda: self._notified, timeout_s)
             notified, self._notified = self._notified, set()
@@ -108,9 +108,9 @@ class EventHub:
         return ended
 
     def wait_for_end(self, request_id: str, deadline: float, given_up: Callable[[], bool] = lambda: False) -> None:
-        """Block until the request has its final event or its stream is gone, or the deadline (`time.monotonic`).
+        """Block until the request has its final event, its stream is gone, or the deadline (`time.monotonic`) passes.
 
-        Or until `given_up` says so, which is called after every `POLL_S` seconds in which nothing happened.
+        Returns early if `given_up`, which is called after every `POLL_S` seconds without an event, returns True.
         """
         with self.subscribe([request_id]) as subscription:
             while not self.endings([request_id]) and (remaining := deadline - time.monotonic()) > 0:
@@ -123,11 +123,11 @@ class EventHub:
             yield None if event_of_request is None else event_of_request[1]
 
     def follow_all(self, after: Mapping[str, str], deadline: float) -> Iterator[tuple[str, StreamedEvent] | None]:
-        """The events of several requests, each after its position, as they happen: request id and event.
+        """Yields request ids and events of several requests, each from after its position on, as they happen.
 
         Ends when every request has had its final event or its stream has expired, or at the deadline
-        (`time.monotonic`). Yields None after every `POLL_S` seconds in which nothing happened, so that the caller can
-        send a heartbeat. Blocks between events.
+        (`time.monotonic`). Yields None after every `POLL_S` seconds without an event, so that the caller can send a
+        heartbeat. Blocks between events.
         """
         unfinished = dict(after)
         with self.subscribe(unfinished) as subscription:
@@ -152,7 +152,7 @@ class EventHub:
 
     @contextmanager
     def subscribe(self, request_ids: Iterable[str] = ()) -> Iterator[EventSubscription]:
-        """A subscription for the block. It is notified of events that come after a request was added to it."""
+        """A subscription for the duration of the block. It is notified of events after a request was added to it."""
         subscription = EventSubscription(self)
         for request_id in request_ids:
             subscription.add(request_id)
@@ -167,7 +167,7 @@ class EventHub:
             self._subscriptions[request_id].add(subscription)
 
     def unregister(self, request_id: str, subscription: EventSubscription) -> None:
-        """End that."""
+        """Stop notifying the subscription of the request's events. Idempotent."""
         with self._lock:
             subscriptions = self._subscriptions.get(request_id, set())
             subscriptions.discard(subscription)

@@ -1,8 +1,8 @@
 """Idempotency keys: repeating a request with the same key and body creates nothing twice.
 
 A key maps to the id of what the first request created: a job (the first, if one body makes several), a file or a batch.
-The mapping is stored atomically with it, or before it becomes visible, so that a repetition finds it even if a process
-was killed in between.
+The mapping is stored atomically with the created object, or before the object becomes visible, so that a repetition
+finds it even if a process was killed in between.
 """
 
 import hashlib
@@ -32,15 +32,15 @@ class Idempotency:
 
     @property
     def redis_key(self) -> str:
-        """The Redis key. Hashed, so that users' text is no part of it."""
+        """The Redis key. It contains a hash of the user's key instead of the user's text."""
         return keys.idempotency(self.owner, hashlib.sha256(self.key.encode()).hexdigest())
 
     def meaning(self, made_id: str) -> str:
-        """The value that maps the key to this id."""
+        """The value to store, which maps the key to this id."""
         return f"{self.body_digest} {made_id}"
 
     def earlier(self, meaning: bytes) -> str:
-        """The id in an existing value. Raises `IdempotencyConflict` if that was stored for another body."""
+        """The id in a stored value. Raises `IdempotencyConflict` if it was stored for another body."""
         digest, _, made_id = meaning.decode(errors="replace").partition(" ")
         if digest != self.body_digest:
             raise IdempotencyConflict("this Idempotency-Key was used with another body")
@@ -48,7 +48,7 @@ class Idempotency:
 
 
 class IdempotencyKeys:
-    """For what is stored outside of Redis: its id is claimed before it becomes visible. Safe on any thread."""
+    """Idempotency keys of objects outside of Redis: an id is claimed before its object exists. Safe on any thread."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -60,7 +60,7 @@ class IdempotencyKeys:
         return None if meaning is None else idempotency.earlier(meaning)
 
     def claim(self, idempotency: Idempotency, made_id: str) -> str:
-        """Map the key to this id unless it maps to one already; returns the id that it maps to.
+        """Map the key to this id unless it maps to one already; returns the id that it then maps to.
 
         Raises `IdempotencyConflict`. If another id is returned, the caller must check that it exists: the process that
         claimed it may have been killed before it created anything.

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 #: All keys and channels start with this, so that an ACL rule can name them.
 PREFIX = "firstdraft"
-#: The prefix index's keys start with this: a cache, which may be on a server of its own that evicts.
+#: The prefix index's keys start with this. The index is a cache and may be on a separate server that evicts keys.
 INDEX_PREFIX = "firstdraft-index"
 
 
 @dataclass(frozen=True)
 class KeyDescription:
-    """What a reader of docs/redis-keys.md is told."""
+    """A key's row in docs/redis-keys.md."""
 
     pattern: str
     kind: str
@@ -22,7 +22,7 @@ class KeyDescription:
     lifetime: str
     writer: str
     reader: str
-    #: Whether the key as a whole never expires: only its members leave, or somebody deletes it.
+    #: Whether the key itself has no time to live: it ends when its last member is removed or when it is deleted.
     permanent: bool = False
 
 
@@ -45,14 +45,15 @@ def _described(
 
 @_described(
     kind="hash",
-    content="A request's record: `state`, `attempt` (counts up each time a worker takes it, and fences commits), "
-    "`owner`, `weight`, `tokens` (at most), `deadline_at`, `line` (where it waits, or that of its "
-    "worker), `work` (the tokens that it counts for there), `worker`, `route_edge` and `route_cloud` "
+    content="A request's record: `state`, `attempt` (incremented each time a worker takes it; fences commits), "
+    "`owner`, `weight`, `tokens` (the most that it can cost), `deadline_at`, `line` (the line it waits in, or that of "
+    "the worker that has it), `work` (its estimated tokens of work there), `worker`, `route_edge` and `route_cloud` "
     "(RoutingDecision), `request` (AcceptedRequest), `draft` (Draft), `result` (Result), `failure` (Failure), "
-    "`lost` and `num_lost` (LostAttempts), its start tags in the tiers' lines, `tag_*`, and the times of its states, "
-    "`at_*`, in seconds of Redis's clock.",
-    lifetime="until it has finished (its deadline sees to that), then `requests.result_ttl_s`",
-    writer="gateway (creation, cancellation), workers (all else), by the scripts in broker/scripts.py only",
+    "`lost` and `num_lost` (LostAttempts), `alone` (1: this attempt runs alone), `webhook` (URL) and `webhook_tries`, "
+    "`tag_edge` and `tag_cloud` (start tags in the tiers' lines), and `at_STATE` (when it entered each state, in "
+    "seconds of Redis's clock).",
+    lifetime="until the request finishes, at its deadline at the latest, and then `requests.result_ttl_s`",
+    writer="gateway (creation, cancellation), workers (all other changes), only by the scripts in broker/scripts.py",
     reader="gateway, workers",
     permanent=True,
 )
@@ -63,8 +64,8 @@ def request(request_id: str) -> str:
 
 @_described(
     kind="stream",
-    content="A request's events in order, one msgpack message (schemas/events.py) an entry, field `event`.",
-    lifetime="as its record",
+    content="A request's events in order: one msgpack message (schemas/events.py) per entry, in the field `event`.",
+    lifetime="as long as the request's record",
     writer="gateway, workers",
     reader="gateway",
     permanent=True,
@@ -76,36 +77,36 @@ def events(request_id: str) -> str:
 
 @_described(
     kind="channel",
-    content="The id of each request that got an event. A hint to read its stream, nothing more.",
+    content="The id of each request that got an event. Only a hint to read its stream.",
     lifetime="none (publish and subscribe)",
     writer="gateway, workers",
     reader="gateway",
 )
 def notifications() -> str:
-    """Where readers learn that there is something to read."""
+    """Notifications about new events."""
     return f"{PREFIX}:notifications"
 
 
 @_described(
     kind="sorted set",
-    content="Ids of the requests that wait in one line by their start tag, which gives each owner a fair share "
-    "(start-time fair queuing, in tokens over weight). `edge` and `cloud` are the lines that all workers of a tier "
-    "share, `edge@…` and `cloud@…` those of single workers.",
-    lifetime="members leave with their request's state; the key goes with the last",
+    content="Ids of the requests that wait in one line, by start tag, which gives each owner a fair share (start-time "
+    "fair queuing, in tokens over weight). `edge` and `cloud` are the lines that all workers of a tier share; "
+    "`edge@WORKER` and `cloud@WORKER` are those of single workers.",
+    lifetime="members are removed when their request no longer waits; the key ends with its last member",
     writer="gateway, workers",
     reader="workers",
     permanent=True,
 )
 def line(name: str) -> str:
-    """Requests that wait, the next one first."""
+    """One line of waiting requests, the next to be taken first."""
     return f"{PREFIX}:line:{name}"
 
 
 @_described(
     kind="sorted set",
-    content="Ids of all unfinished requests by the time, in Redis's clock, at which somebody must act: the deadline of "
-    "one that waits, the end of the lease of one that a worker has.",
-    lifetime="members leave when their request finishes; the key goes with the last",
+    content="Ids of all unfinished requests by the time, in Redis's clock, at which they need action: a waiting "
+    "request's deadline, or the end of the lease on a request that a worker has.",
+    lifetime="members are removed when their request finishes; the key ends with its last member",
     writer="gateway, workers",
     reader="gateway, workers (the reaper)",
     permanent=True,
@@ -117,73 +118,75 @@ def due() -> str:
 
 @_described(
     kind="channel",
-    content="An empty message whenever a request begins to wait in the line. A hint to look, nothing more.",
+    content="An empty message whenever a request is put into the line. Only a hint to look.",
     lifetime="none (publish and subscribe)",
     writer="gateway, workers",
     reader="workers",
 )
 def wake(name: str) -> str:
-    """Where idle workers learn that there is work in a line."""
+    """Notifications to idle workers about work in a line."""
     return f"{PREFIX}:wake:{name}"
 
 
 @_described(
     kind="hash",
-    content="What is unfinished, in sums: `requests` and `tokens` in all, `requests:OWNER` and `tokens:OWNER`; "
-    "`jobs:LINE` and `work:LINE`, what waits in a line or is in its worker's hands, `recent:LINE`, tokens of work ever "
-    "sent there, fading over a minute, as of `recent_at:LINE`; `rate` and `rate_at`, how many tokens a second finish; "
-    "`tag:TIER:OWNER`, the start tag of an owner's next request, and `clock:TIER`, that of the latest one taken.",
-    lifetime="fields leave at 0; the key an hour after the last unfinished request",
+    content="Sums over unfinished requests: `requests` and `tokens` in total, `requests:OWNER` and `tokens:OWNER` by "
+    "owner; `jobs:LINE` and `work:LINE` (tokens of work) of the requests that wait in a line or that its worker has; "
+    "`recent:LINE`, tokens of work sent to a line, decayed over a minute as of `recent_at:LINE`; `rate` as of "
+    "`rate_at`, tokens of requests that finish per second; `tag:TIER:OWNER`, the start tag of an owner's next request; "
+    "`clock:TIER`, the highest start tag taken so far (the virtual time).",
+    lifetime="fields are removed at 0; the key an hour after the last unfinished request",
     writer="gateway, workers",
     reader="gateway, workers",
     permanent=True,
 )
 def load() -> str:
-    """How much is unfinished."""
+    """The load: sums over unfinished requests."""
     return f"{PREFIX}:load"
 
 
 @_described(
     kind="string",
-    content="The owner of a finished request, kept when its record has expired.",
+    content="The owner of a finished request. Outlives its record, so that an expired request can be told from an "
+    "unknown one.",
     lifetime="`requests.gone_ttl_s` after its record",
     writer="gateway, workers",
     reader="gateway",
 )
 def gone(request_id: str) -> str:
-    """Whose result it was."""
+    """The owner of a request whose record has expired."""
     return f"{PREFIX}:gone:{request_id}"
 
 
 @_described(
     kind="string",
-    content="What an owner's `Idempotency-Key` (here its SHA-256) stands for: the SHA-256 of route and body, and the "
-    "id of what was made: a request, a file or a batch.",
+    content="What an owner's `Idempotency-Key` (here its SHA-256) maps to: the SHA-256 of route and body, and the id "
+    "of the request, file or batch that was created.",
     lifetime="24 hours",
     writer="gateway",
     reader="gateway",
 )
 def idempotency(owner: str, digest: str) -> str:
-    """What a key was first used for."""
+    """What an idempotency key was first used for."""
     return f"{PREFIX}:idempotency:{owner}:{digest}"
 
 
 @_described(
     kind="string",
-    content="The id of the owner's request whose prompt (here its SHA-256) a worker ended on that did nothing else.",
-    lifetime="`requests.quarantine_s`; delete it to let the prompt in again",
+    content="The id of the owner's request whose prompt (here its SHA-256) ended a worker that ran nothing else.",
+    lifetime="`requests.quarantine_s`; delete it to accept the prompt again",
     writer="gateway, workers",
     reader="gateway",
 )
 def quarantine(owner: str, digest: str) -> str:
-    """A prompt that is not accepted again from this owner."""
+    """A prompt that is no longer accepted from this owner."""
     return f"{PREFIX}:quarantine:{owner}:{digest}"
 
 
 @_described(
     kind="sorted set",
     content="Ids of finished requests whose webhook is to be called, by the time of the next try, in Redis's clock.",
-    lifetime="members leave when they are delivered or given up; the key goes with the last",
+    lifetime="members are removed when delivered or given up; the key ends with its last member",
     writer="gateway, workers",
     reader="gateway",
     permanent=True,
@@ -201,7 +204,7 @@ def outbox() -> str:
     reader="gateway",
 )
 def counters() -> str:
-    """What was counted."""
+    """The counters."""
     return f"{PREFIX}:counters"
 
 
@@ -213,30 +216,31 @@ def counters() -> str:
     reader="gateway",
 )
 def worker_report(worker: str) -> str:
-    """What one live worker says about itself."""
+    """One live worker's report."""
     return f"{PREFIX}:worker:{worker}"
 
 
 @_described(
     kind="sorted set",
-    content="Names of a tier's workers, each in one of its lives (`id@epoch`), by the time in seconds of Redis's clock "
-    "until which it counts as alive: requests are let wait in its line until then.",
-    lifetime="members leave with their worker, or when another finds them dead; the key goes with the last",
+    content="Names of a tier's workers (`id@epoch`, a new epoch for each start) by the time, in seconds of Redis's "
+    "clock, until which they count as alive and requests may be put into their lines.",
+    lifetime="members are removed when their worker stops, or when another worker finds it dead; the key ends with its "
+    "last member",
     writer="workers",
     reader="gateway, workers",
     permanent=True,
 )
 def workers(tier: str) -> str:
-    """Which workers there are."""
+    """A tier's live workers."""
     return f"{PREFIX}:workers:{tier}"
 
 
 @_described(
     kind="hash",
-    content="Who holds the KV cache of a prefix that ends with this block (broker/prefix_blocks.py): a field for each "
-    "worker in one of its lives, `id@epoch`; empty where the worker said so, else the time in milliseconds until "
-    "which it is only expected. On the index's server (`redis.index_url`).",
-    lifetime="`prefix_index.entry_ttl_s` after a worker last said so; fields of dead workers are swept away",
+    content="The workers whose KV caches hold the prefix that ends with this block (broker/prefix_blocks.py): a field "
+    "for each worker, `id@epoch`. Its value is empty if the worker reported the block; if the block is only expected "
+    "there, it is the time in milliseconds until which that counts. On the index's server (`redis.index_url`).",
+    lifetime="`prefix_index.entry_ttl_s` after a worker last reported the block; fields of dead workers are swept",
     writer="workers, gateway",
     reader="gateway",
 )
@@ -247,21 +251,22 @@ def prefix_block(block: str) -> str:
 
 @_described(
     kind="string",
-    content="There while nobody need sweep the index. On the index's server.",
+    content="Exists for a while after a step of sweeping the index: until then no worker does the next. On the index's "
+    "server.",
     lifetime="4 seconds",
     writer="workers",
     reader="workers",
 )
 def prefix_sweep() -> str:
-    """Keeps two workers from sweeping at once."""
+    """Spaces out the steps of sweeping the prefix index."""
     return f"{INDEX_PREFIX}:sweep"
 
 
 @_described(
     kind="hash",
-    content="A batch (schemas/openai_files.py): `batch`, msgpack; `cancelling_at` once somebody asked to cancel it.",
+    content="A batch (schemas/openai_files.py): `batch`, msgpack; `cancelling_at`, when cancellation was requested.",
     lifetime="30 days after its last change",
-    writer="gateway: the process that runs it; `cancelling_at` by any",
+    writer="gateway: the process that runs the batch; `cancelling_at` by any gateway process",
     reader="gateway",
 )
 def batch(batch_id: str) -> str:
@@ -271,8 +276,8 @@ def batch(batch_id: str) -> str:
 
 @_described(
     kind="sorted set",
-    content="Ids of everybody's batches by the second in which they were made.",
-    lifetime="60 days after the last was made or written; members leave 60 days after they were made",
+    content="Ids of all owners' batches by the second in which they were created.",
+    lifetime="60 days after the last write of a batch; members are removed 60 days after their creation",
     writer="gateway",
     reader="gateway",
 )
@@ -283,8 +288,8 @@ def batches() -> str:
 
 @_described(
     kind="sorted set",
-    content="Ids of an owner's batches by the second in which they were made.",
-    lifetime="60 days after the last was made or written; members leave 60 days after they were made",
+    content="Ids of an owner's batches by the second in which they were created.",
+    lifetime="60 days after the last write of a batch; members are removed 60 days after their creation",
     writer="gateway",
     reader="gateway",
 )
@@ -296,24 +301,24 @@ def batches_of(owner: str) -> str:
 @_described(
     kind="set",
     content="Ids of batches that have not ended.",
-    lifetime="30 days after the last was made or written; members leave when their batch ends or has expired",
+    lifetime="30 days after the last write of a batch; members are removed when their batch ends or has expired",
     writer="gateway",
     reader="gateway",
 )
 def unfinished_batches() -> str:
-    """Batches that someone must run."""
+    """Batches that have to be run."""
     return f"{PREFIX}:unfinished-batches"
 
 
 @_described(
     kind="set",
     content="Ids of an owner's batches that have not ended.",
-    lifetime="30 days after the last was made or written; members leave when their batch ends or has expired",
+    lifetime="30 days after the last write of a batch; members are removed when their batch ends or has expired",
     writer="gateway",
     reader="gateway",
 )
 def unfinished_batches_of(owner: str) -> str:
-    """How many of one owner's batches wait or run."""
+    """One owner's batches that wait or run, which are limited in number."""
     return f"{PREFIX}:unfinished-batches:{owner}"
 
 
@@ -326,24 +331,24 @@ def unfinished_batches_of(owner: str) -> str:
     permanent=True,
 )
 def api_keys() -> str:
-    """Who may come in."""
+    """API keys."""
     return f"{PREFIX}:api_keys"
 
 
 @_described(
     kind="string",
-    content="Counts of API keys' requests; Flask-Limiter's own, whose names go on from here.",
+    content="Numbers of requests by API key. Flask-Limiter's own keys, which start with this.",
     lifetime="as long as the window that they count in",
     writer="gateway",
     reader="gateway",
 )
 def rate_limits() -> str:
-    """How often each key came."""
+    """Counters of the rate limits."""
     return f"{PREFIX}:limits"
 
 
 def markdown() -> str:
-    """docs/redis-keys.md, whole."""
+    """The whole of docs/redis-keys.md."""
     rows = [
         f"| `{d.pattern}` | {d.kind} | {d.content} | {_lifetime(d)} | {d.writer} | {d.reader} |" for d in DESCRIPTIONS
     ]
@@ -354,7 +359,7 @@ def markdown() -> str:
             "Made from `broker/keys.py` by `python -m broker.keys > docs/redis-keys.md`; a test compares the two.",
             "RQ keeps its queues, jobs, registries and workers under `rq:*`: see RQ's own documentation. The queues",
             "are `edge` and `verify`; an RQ job holds a function's name from a fixed table and a request's id. They",
-            "show what waits and what is worked on; which request is next, the lines alone say.",
+            "show how much waits and is worked on. Only the lines decide which request is taken next.",
             "",
             "| key | type | content | lifetime | written by | read by |",
             "| --- | --- | --- | --- | --- | --- |",

@@ -1,6 +1,6 @@
-"""What a worker has of a request, and what a reader sees of it.
+"""A request as its worker has it (`Lease`, `LeasedRequest`) and as a reader sees it (`Record`).
 
-A `Lease` is the state and attempt that fence each commit of the worker that took the request up.
+A lease fences its worker's commits: a commit is refused unless the request still has the lease's state and attempt.
 """
 
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from schemas.requests import AcceptedRequest
 from schemas.results import Failure, Result
 from schemas.routing_decision import RoutingDecision
 
-#: The largest number of an attempt: what Redis's scripts count exactly.
+#: The largest attempt number: up to here the numbers of Lua, which are floating-point, are exact.
 MOST_ATTEMPTS = 2**53
 
 
 def read_attempt(raw: bytes) -> int:
-    """The number of an attempt as a record has it. Raises `ValueError` for what no script has written."""
+    """The attempt number in a record. Raises `ValueError` for a value that no script has written."""
     attempt = int(raw)
     if not 0 <= attempt <= MOST_ATTEMPTS:
         raise ValueError(f"{attempt} is not the number of an attempt")
@@ -30,7 +30,7 @@ def read_attempt(raw: bytes) -> int:
 
 @dataclass(frozen=True)
 class Lifetimes:
-    """How long things are kept, in seconds, and how often a request may be taken over."""
+    """How long leases last and results are kept, in seconds, and how many attempts a request has."""
 
     result_ttl_s: int
     lease_s: float
@@ -40,7 +40,7 @@ class Lifetimes:
 
     @classmethod
     def configured(cls, requests: RequestSettings) -> Self:
-        """As the settings say."""
+        """The lifetimes in the settings."""
         return cls(
             result_ttl_s=requests.result_ttl_s,
             lease_s=requests.lease_s,
@@ -52,28 +52,28 @@ class Lifetimes:
 
 @dataclass(frozen=True)
 class Lease:
-    """A worker's lease on a request."""
+    """A worker's claim on a request until a time."""
 
     request_id: str
     tier: Tier
     attempt: int
-    #: The worker's name in lines and routes: its id in its present life.
+    #: The worker's name (`presence.worker_name`).
     worker: str
 
     @property
     def worker_id(self) -> str:
-        """The worker as events and results name it."""
+        """The worker's id, which events and results show."""
         return self.worker.partition("@")[0]
 
     @property
     def work_id(self) -> str:
-        """What an engine knows this attempt by: the request may come back while its last one still runs there."""
+        """The attempt's id in the engine, in which the request's previous attempt may still be running."""
         return f"{self.request_id}-{self.attempt}"
 
 
 @dataclass(frozen=True)
 class LeasedRequest:
-    """A request that a worker has taken up, with what earlier stages left."""
+    """A request that a worker has taken, with the results of earlier stages."""
 
     lease: Lease
     request: AcceptedRequest
@@ -83,19 +83,19 @@ class LeasedRequest:
     queued_s: float
     drafting_s: float
     verify_queued_s: float
-    #: Seconds until the deadline; not above 0 when it has passed.
+    #: Seconds until the deadline; 0 or less if it has passed.
     remaining_s: float
-    #: Earlier attempts that ended with their workers.
+    #: Earlier attempts that were lost with their workers.
     num_lost: int = 0
-    #: Whether this attempt is to be made with nothing else in the worker's hands, from its beginning to its end.
+    #: Whether the worker runs no other request during this attempt, from its beginning to its end.
     alone: bool = False
-    #: Tokens of work that it was taken to be when it was routed.
+    #: Tokens of work that the request was estimated at when it was routed.
     work_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class Record:
-    """A request as its reader sees it."""
+    """A request as a reader sees it."""
 
     request_id: str
     owner: str
@@ -115,7 +115,7 @@ def route_field(tier: Tier) -> str:
 
 
 def record(request_id: str, raw: Mapping[bytes, bytes]) -> Record:
-    """A record's fields as a reader sees them. Raises `UndecodableMessage`."""
+    """Decodes a record's fields. Raises `UndecodableMessage`."""
     with wire.reading("record", raw):
         return Record(
             request_id=request_id,
@@ -135,7 +135,7 @@ def record(request_id: str, raw: Mapping[bytes, bytes]) -> Record:
 
 
 def leased(lease: Lease, raw: Mapping[bytes, bytes], now: float) -> LeasedRequest:
-    """A request as its record was when a worker took it up, at `now` of Redis's clock. Raises `UndecodableMessage`."""
+    """Decodes the record of a request that was taken at `now` of Redis's clock. Raises `UndecodableMessage`."""
     with wire.reading("record", raw):
         return _leased(lease, raw, now)
 

@@ -1,4 +1,4 @@
-"""Webhooks to be delivered: a queue of finished requests by the time of their next attempt."""
+"""Webhooks to be delivered: a queue of finished requests, by the time of the next attempt to deliver."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from redis import Redis
 
 from broker import keys, scripts
 
-#: Seconds for which a process that takes a webhook owns it; after that another may take it, as the first may have died.
+#: Seconds for which a process that takes a webhook owns it. Later another may take it, since the first may have died.
 CLAIM_S = 60
 #: Webhooks that are taken in one call.
 BATCH = 256

@@ -1,10 +1,10 @@
 """A conversation as chained block hashes: conversations with the same prefix share its hashes.
 
-The canonical bytes of a conversation are its messages in order, in one encoding, before any chat template. So the
-gateway needs neither tokenizer nor template, and a continued conversation begins with the bytes of the earlier one. The
-bytes are cut into blocks of a fixed size. Each hash covers its block and the hash before it, so that it identifies the
-whole prefix up to its block (as in vLLM's prefix caching). The model, the cache namespace and the block size seed the
-chain, so that hashes of different models or namespaces never match. Pure.
+The canonical bytes of a conversation are its messages in order, in one encoding, before any chat template is applied.
+So the gateway needs neither tokenizer nor template, and a continued conversation begins with the bytes of the earlier
+one. The bytes are cut into blocks of a fixed size. Each hash covers its block and the previous hash, so that it
+identifies the whole prefix up to the end of its block (as in vLLM's prefix caching). The model, the cache namespace and
+the block size seed the chain, so that hashes of different models or namespaces never match. Pure.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from schemas.requests import Message
 HASH_BYTES = 8
 #: Bytes that occur in no UTF-8 text: the end of a message's role, and of its content.
 END_OF_ROLE, END_OF_CONTENT = b"\xfe", b"\xff"
-#: Separates the parts of a chain's seed. It occurs in no UTF-8 text either, so that different seeds stay different.
+#: Separates the parts of a chain's seed. It occurs in no UTF-8 text either, so that no two seeds are the same bytes.
 END_OF_PART = b"\xff"
 
 

@@ -1,8 +1,8 @@
 """Which workers hold the KV cache of which prompt prefixes: block hashes only, never cache contents.
 
-The index is a hint: a missing or wrong entry costs time, never a wrong answer. A member is a worker's id and epoch.
-A restarted worker has a new epoch, so that entries of the old one are ignored at once, and removed by a sweep later.
-The index may be on a Redis server of its own that evicts.
+The index is a hint: a missing or wrong entry costs time, but never makes an answer wrong. Its members are workers by
+name, which is id and epoch. A restarted worker has a new epoch, so that entries of the old one are ignored at once and
+removed by a sweep later. The index may be on a separate Redis server that evicts keys.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -12,15 +12,15 @@ from redis import Redis
 
 from broker import keys
 
-#: Keys that one step of a sweep scans.
+#: Keys that one step of a sweep scans (Redis's COUNT).
 SWEEP_BATCH = 2000
 #: Seconds between two steps of a sweep, over all processes.
 SWEEP_PAUSE_S = 4
 #: Seconds for which a prompt that was just routed to a worker counts as cached there, until the worker reports it.
 ROUTED_S = 5.0
 
-#: Returns each member that holds the first block, and how many blocks in a row it holds. Finds the numbers by
-#: bisection: reads as many blocks as there are different numbers, times the logarithm of the number of blocks.
+#: Returns each member that holds the first block, and the length of the prefix that it holds, in blocks. Bisects: the
+#: number of blocks read is the number of different lengths times the logarithm of the number of blocks.
 #: KEYS: the blocks, first to last.
 _LOOK_UP = """
 local clock = redis.call('TIME')
@@ -53,7 +53,7 @@ end
 return answer
 """
 
-#: Records that a member will soon hold the blocks, for a limited time. Does not change blocks that it holds already.
+#: Records for a limited time that a member is expected to hold the blocks. Does not change blocks that it reported.
 #: KEYS: blocks. ARGV: member, milliseconds.
 _EXPECT = """
 local clock = redis.call('TIME')
@@ -76,7 +76,7 @@ class PrefixIndex:
         self._cursor = 0
 
     def update(self, member: str, held: Collection[bytes], gone: Collection[bytes]) -> None:
-        """Record the blocks that the member holds now, for `entry_ttl_s` seconds, and those that it holds no longer."""
+        """Add the blocks that the member holds, for `entry_ttl_s` seconds, and remove those that it no longer holds."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for block in held:
                 key = keys.prefix_block(block.hex())
@@ -87,12 +87,12 @@ class PrefixIndex:
             pipeline.execute()
 
     def expect(self, member: str, blocks: Sequence[bytes]) -> None:
-        """A prompt with these blocks was routed to the member: it counts as their holder for `ROUTED_S` seconds."""
+        """Count the member as holder of the blocks of a prompt that was routed to it, for `ROUTED_S` seconds."""
         if blocks:
             self._expect(keys=_keys_of(blocks), args=[member, int(ROUTED_S * 1000)])
 
     def look_up(self, blocks: Sequence[bytes]) -> dict[str, int]:
-        """How many of the first blocks each member holds. One round trip. Includes members that have died."""
+        """How many of the first blocks each member holds. One round trip. Includes dead members."""
         flat = cast("list[Any]", self._look_up(keys=_keys_of(blocks)))
         return {member.decode(): int(length) for member, length in zip(flat[::2], flat[1::2], strict=True)}
 
@@ -121,7 +121,7 @@ class PrefixIndex:
 
 
 def member_name(worker_id: str, epoch: str) -> str:
-    """The name of a worker's current epoch in the index."""
+    """A worker's name in the index."""
     return f"{worker_id}@{epoch}"
 
 

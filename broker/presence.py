@@ -1,4 +1,4 @@
-"""Which workers are alive: each renews its report, and a report that was not renewed is gone."""
+"""Which workers are alive: each renews its report, which expires otherwise."""
 
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from schemas import wire
 from schemas.policy import Tier
 from schemas.workers import WorkerReport
 
-#: Seconds for which a worker counts as alive that has not said so again: so long may requests be let wait for it.
+#: Seconds for which a worker counts as alive after a renewal. Only then are requests put into its line.
 LIFE_S = 5.0
 
 
@@ -25,9 +25,10 @@ class Presence:
         self._leave = redis.register_script(scripts.LEAVE)
 
     def renew(self, report: WorkerReport) -> dict[str, int]:
-        """Publish the report for one lease, and keep the worker's line for `LIFE_S`. Idempotent.
+        """Publish the report for the length of a lease, and keep the worker's line for `LIFE_S`. Idempotent.
 
-        Returns the workers of its tier that were found dead, and how many requests of each wait for anybody now.
+        Returns the workers of its tier that were found dead, each with the number of requests that were moved from its
+        line to the shared one.
         """
         arguments = {
             "tier": report.tier.value,
@@ -40,17 +41,17 @@ class Presence:
         return {name.decode(errors="replace"): int(moved) for name, moved in retired}
 
     def withdraw(self, report: WorkerReport) -> None:
-        """End the worker's life, so that nobody waits for it to lapse: what waits in its line waits for anybody."""
+        """Remove the worker and move the requests in its line to the shared one. Idempotent."""
         arguments = msgpack.packb({"tier": report.tier.value, "worker": worker_name(report)})
         while self._leave(args=[arguments]):
             pass
 
     def members(self) -> set[str]:
-        """All live workers, each in its present life, as the prefix index names them."""
+        """The names of all live workers."""
         return {worker_name(report) for report in self.live()}
 
     def live(self) -> list[WorkerReport]:
-        """The reports of all live workers, by id; of one in its latest life only. Two round trips."""
+        """The reports of all live workers, sorted by id; of each worker id only the latest epoch. Two round trips."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for tier in Tier:
                 pipeline.zrange(keys.workers(tier), 0, -1)
@@ -64,5 +65,5 @@ class Presence:
 
 
 def worker_name(report: WorkerReport) -> str:
-    """What a worker is called in lines, routes and the prefix index: its id in its present life."""
+    """A worker's name in lines, routes and the prefix index: `id@epoch`. Each start of the process has a new epoch."""
     return member_name(report.worker_id, report.epoch)

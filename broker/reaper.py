@@ -1,7 +1,7 @@
-"""Looks after requests that nobody looks after: lapsed leases and passed deadlines.
+"""Requeues requests whose lease has lapsed (`RequestStore.surrender`), and fails those that waited past their deadline.
 
-Any number of processes may do so at any time: whatever is due is claimed in one script, so that each request goes to
-one of them, and every change is fenced like any other.
+Any number of processes may do so at the same time: one script claims the requests that are due, so that each goes to
+one process, and every change is fenced like any other.
 """
 
 import logging
@@ -11,12 +11,12 @@ from broker.request_store import RequestStore
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks of one process: a lease that has lapsed, or a deadline, is noticed after as many at most.
+#: Seconds between two checks by one process, and thus the longest time until a lapsed lease or deadline is noticed.
 LOOK_S = 1.8
 
 
 class Reaper:
-    """Acts on what is due, again and again once its loop is started."""
+    """Acts on requests that are due, in a loop that its owner starts."""
 
     def __init__(self, store: RequestStore) -> None:
         self._store = store

@@ -1,17 +1,17 @@
-"""Requests in Redis: made once, moved on by whoever has the lease, finished once.
+"""Requests in Redis: created once, moved from state to state by the worker that has the lease, finished once.
 
-A request that waits is in five places, all of which one script writes at once (broker/scripts.py), so that nothing has
-to be reconciled. All scripts write them but RENEW, which writes what is due:
+A waiting request is in five structures, which each script (broker/scripts.py) writes together and atomically, so that
+they need no reconciliation:
 
-| structure | says | repaired by |
+| structure | contains | repaired by |
 | --- | --- | --- |
-| its record (`keys.request`) | everything about it | nothing: it is the truth |
-| a line (`keys.line`) | which request a worker takes next | TAKE drops what does not wait |
-| what is due (`keys.due`) | when somebody must act | EXPIRE drops what has finished |
-| the load (`keys.load`) | sums, for limits, routing and fair shares | it expires when nothing is unfinished |
-| a job in RQ | that there is work, for `rq info` | workers remove jobs that stand for no request |
+| record (`keys.request`) | everything about the request | nothing: it is the source of truth |
+| line (`keys.line`) | which request a worker takes next | TAKE removes requests that do not wait |
+| due set (`keys.due`) | when a request needs action | EXPIRE removes requests that have finished |
+| load (`keys.load`) | sums, for limits, routing and fair shares | it expires when no request is unfinished |
+| job in RQ | that there is work, for `rq info` | workers remove jobs without a waiting request |
 
-A commit that comes too late (the lease lapsed, the user cancelled) is refused and counted, and changes nothing.
+A commit that comes too late (after the lease lapsed or the user cancelled) is refused and counted, and changes nothing.
 """
 
 import copy
@@ -46,47 +46,47 @@ log = logging.getLogger(__name__)
 
 #: The counter of commits that came too late.
 STALE = "stale_commits"
-#: Milliseconds to wait for the append-only file to be on disk, where that is asked for.
+#: Milliseconds to wait until the append-only file is on disk, with `requests.durability: fsync`.
 FSYNC_TIMEOUT_MS = 5_000
-#: Requests that one call of `expire` looks at, and seconds until another process looks at what it claimed.
+#: The most requests that one run of EXPIRE handles, and seconds for which a process claims those that it must act on.
 EXPIRED_AT_ONCE, CLAIM_S = 200, 5.0
-#: Why an attempt was lost, as far as anyone but its worker can tell.
+#: The reason recorded for an attempt whose lease lapsed.
 LAPSED = "its worker did not renew its lease: killed, hung or cut off"
 
-#: What a commit is made of: see `scripts.COMMIT`.
+#: A script's arguments that describe how a request moves: see `scripts.COMMIT`.
 _Move = dict[str, Any]
 
 
 class NotOnDisk(Exception):
-    """The append-only file did not reach the disk in time. A request that was just stored has been taken back."""
+    """The append-only file was not on disk in time. A request that had just been stored has been cancelled."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a gateway asks Redis before it lets requests in: one round trip for all of it."""
+    """Everything in Redis on which accepting and routing requests depends, read in one round trip."""
 
     load: Load
-    #: The load of each worker that was asked for.
+    #: The load of each requested worker.
     workers: Mapping[str, WorkerLoad]
-    #: For each request, the id of the same owner's request that a worker ended on which did nothing else; or None.
+    #: For each request, the id of the owner's earlier request for which its prompt was quarantined; or None.
     quarantined: Sequence[str | None]
-    #: The id of the request for which the idempotency key stands already.
+    #: The id of the request to which the idempotency key maps already, or None.
     earlier: str | None
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a worker got when it asked for work."""
+    """The answer to a worker that asked for work."""
 
     requests: Sequence[LeasedRequest]
-    #: The next request must begin alone: the worker is to finish what it has before it asks again.
+    #: The next request must start alone: the worker has to finish all its requests before it asks again.
     must_empty: bool = False
-    #: Requests wait for other workers, none of which is worth taking now.
+    #: Requests wait in other workers' lines, but too few to steal any.
     others_wait: bool = False
 
 
 class RequestStore:
-    """Reads and moves requests. Safe to share between threads; a method is one round trip unless it says otherwise."""
+    """Reads and moves requests. Safe on any thread. A method takes one round trip unless it says otherwise."""
 
     def __init__(
         self,
@@ -105,15 +105,15 @@ class RequestStore:
         }
 
     def seen_by(self, visible: Callable[[str], bool]) -> "RequestStore":
-        """The same store for callers who may see the requests of these owners only.
+        """The same store for a caller who may see only the requests of owners for which `visible` returns True.
 
-        What they may not see is not there for `read`, `state`, `cancel`, `delete` and `is_gone`.
+        For `read`, `state`, `cancel`, `delete` and `is_gone`, other requests do not exist.
         """
-        seen = copy.copy(self)
-        seen._visible = visible  # noqa: SLF001 - it is one of us
-        return seen
+        restricted = copy.copy(self)
+        restricted._visible = visible  # noqa: SLF001 - an object of the same class
+        return restricted
 
-    # What gateways do
+    # For gateways
 
     def survey(
         self,
@@ -122,24 +122,24 @@ class RequestStore:
         workers: Sequence[str],
         idempotency: Idempotency | None = None,
     ) -> Survey:
-        """What must be known before the requests of one owner are let in. Raises `IdempotencyConflict`, `NotOnDisk`."""
+        """Read what accepting one owner's requests depends on. Raises `IdempotencyConflict`, `NotOnDisk`."""
         owner = requests[0].owner
         fields = ["requests", "tokens", f"requests:{owner}", f"tokens:{owner}", "rate", "rate_at"]
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.time()
             pipeline.hmget(keys.load(), [*fields, *_load_fields(tier, workers)])
-            pipeline.mget([keys.quarantine(one.owner, one.prompt_digest) for one in requests])
+            pipeline.mget([keys.quarantine(request.owner, request.prompt_digest) for request in requests])
             if workers:
                 pipeline.zmscore(keys.workers(tier), list(workers))
             if idempotency is not None:
                 pipeline.get(idempotency.redis_key)
             clock, sums, quarantined, *rest = pipeline.execute()
         now_s = clock[0] + clock[1] / 1e6
-        lives = rest.pop(0) if workers else []
+        alive_until = rest.pop(0) if workers else []
         meaning = rest.pop() if idempotency is not None else None
         return Survey(
             load=_load(sums[:6], now_s),
-            workers=_worker_loads(workers, sums[6:], lives, now_s),
+            workers=_worker_loads(workers, sums[6:], alive_until, now_s),
             quarantined=[None if raw is None else raw.decode() for raw in quarantined],
             earlier=self._earlier(idempotency, meaning),
         )
@@ -152,8 +152,8 @@ class RequestStore:
             pipeline.time()
             pipeline.hmget(keys.load(), _load_fields(tier, workers))
             pipeline.zmscore(keys.workers(tier), list(workers))
-            clock, sums, lives = pipeline.execute()
-        return _worker_loads(workers, sums, lives, clock[0] + clock[1] / 1e6)
+            clock, sums, alive_until = pipeline.execute()
+        return _worker_loads(workers, sums, alive_until, clock[0] + clock[1] / 1e6)
 
     def create(
         self, request: AcceptedRequest, idempotency: Idempotency | None = None, route: RoutingDecision | None = None
@@ -166,10 +166,10 @@ class RequestStore:
         requests: Sequence[tuple[AcceptedRequest, RoutingDecision | None]],
         idempotency: Idempotency | None = None,
     ) -> str:
-        """Store the requests, each to wait where its route says in the first tier of its policy: all or none.
+        """Store the requests, all or none, each in the line that its route chose in its policy's first tier.
 
-        Returns the first one's id, or that of the request for which the idempotency key stands already; then nothing
-        is stored. Raises `IdempotencyConflict` and, where that is asked for, `NotOnDisk`.
+        Returns the id of the first, or of the request to which the idempotency key maps already; then nothing is
+        stored. Raises `IdempotencyConflict` and, with `fsync`, `NotOnDisk`.
         """
         ids = [request.request_id for request, _ in requests]
         arguments: _Move = {"requests": [_creation(request, route) for request, route in requests]}
@@ -182,38 +182,38 @@ class RequestStore:
         try:
             self._wait_for_disk()
         except NotOnDisk:
-            # Unless they have been answered in the meantime; then the key goes on to stand for the answers.
             cancelled = [self.cancel(request_id) for request_id in ids]
+            # If any has been answered in the meantime, the key keeps mapping to the answers.
             if all(cancelled) and idempotency is not None:
                 self._redis.delete(idempotency.redis_key)
             raise
         return ids[0]
 
     def idempotent(self, idempotency: Idempotency) -> str | None:
-        """The id of the request for which the key stands, or None. Raises `IdempotencyConflict` and `NotOnDisk`."""
+        """The id of the request to which the key maps, or None. Raises `IdempotencyConflict` and `NotOnDisk`."""
         return self._earlier(idempotency, cast("bytes | None", self._redis.get(idempotency.redis_key)))
 
     def _earlier(self, idempotency: Idempotency | None, meaning: bytes | None) -> str | None:
         if idempotency is None or meaning is None:
             return None
         earlier = idempotency.earlier(meaning)
-        self._wait_for_disk()  # whoever submitted it first may still be waiting
+        self._wait_for_disk()  # the process that stored it may still be waiting for that
         return earlier
 
     def _wait_for_disk(self) -> None:
-        """Block until all that was written before is on disk, where that is asked for. Raises `NotOnDisk`."""
+        """With `fsync`, block until all earlier writes are on disk. Raises `NotOnDisk`."""
         if not self._fsync:
             return
-        # A later write that is on disk says that the earlier one is, on whichever connection each was made.
+        # If a later write is on disk, all earlier ones are too, whatever connection they were made on.
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.hincrby(keys.counters(), "fsynced", 1)
             pipeline.execute_command("WAITAOF", 1, 0, FSYNC_TIMEOUT_MS)  # type: ignore[no-untyped-call]
             on_disk = pipeline.execute(raise_on_error=False)[-1]
-        if not isinstance(on_disk, list) or not on_disk[0]:  # the second number is of replicas, which nobody waits for
+        if not isinstance(on_disk, list) or not on_disk[0]:  # the second number counts replicas
             raise NotOnDisk(f"the append-only file was not on disk within {FSYNC_TIMEOUT_MS} ms: {on_disk}")
 
     def read(self, request_id: str) -> Record | None:
-        """The record, or None where there is none (any more) that the caller may see. Raises `UndecodableMessage`."""
+        """The record, or None if it does not exist, has expired or is not visible. Raises `UndecodableMessage`."""
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(keys.request(request_id)))
         if b"request" not in raw:
             return None
@@ -221,7 +221,7 @@ class RequestStore:
         return found if self._visible(found.owner) else None
 
     def state(self, request_id: str) -> State | None:
-        """The state alone, or None as `read`. Raises `UndecodableMessage`."""
+        """Only the state; None under the same conditions as `read`. Raises `UndecodableMessage`."""
         raw = cast("list[bytes | None]", self._redis.hmget(keys.request(request_id), "state", "owner"))
         state, owner = raw
         if state is None or owner is None or not self._visible(owner.decode(errors="replace")):
@@ -230,12 +230,12 @@ class RequestStore:
             return State(state.decode())
 
     def is_gone(self, request_id: str) -> bool:
-        """Whether there was such a request, which finished and whose record has expired."""
+        """Whether the request finished and its record has expired; False for a request that never existed."""
         owner = cast("bytes | None", self._redis.get(keys.gone(request_id)))
         return owner is not None and self._visible(owner.decode())
 
     def cancel(self, request_id: str) -> bool:
-        """Finish the request because nobody wants it. False where it had finished, or is not there. Two round trips."""
+        """Cancel the request. False if it has finished already or does not exist. Two round trips."""
         return self.state(request_id) is not None and self._commit(
             request_id,
             before=[state for state in State if state not in states.FINISHED],
@@ -245,27 +245,27 @@ class RequestStore:
         )
 
     def delete(self, request_id: str) -> bool:
-        """Forget the request, cancelled first if it has not finished. False where it is not there. Idempotent."""
+        """Delete the request, which is cancelled first if it is unfinished. False if it does not exist. Idempotent."""
         if self.state(request_id) is None:
             return False
         self.cancel(request_id)
         self._redis.delete(keys.request(request_id), keys.events(request_id))
         return True
 
-    def count(self, what: str) -> None:
-        """Count one more of what the counters hold."""
+    def count(self, counter: str) -> None:
+        """Increment a counter."""
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.hincrby(keys.counters(), what, 1)
+            pipeline.hincrby(keys.counters(), counter, 1)
             pipeline.expire(keys.counters(), scripts.COUNTERS_TTL_S)
             pipeline.execute()
 
     def counters(self) -> dict[str, int]:
-        """What was counted since the deployment began."""
+        """All counters, which count since the deployment began."""
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(keys.counters()))
         return {name.decode(): int(value) for name, value in raw.items()}
 
     def waiting(self) -> dict[str, int]:
-        """Requests that wait for each tier, in all of its lines. Two round trips."""
+        """The number of requests that wait for each tier, in all of its lines. Two round trips."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for tier in Tier:
                 pipeline.zrange(keys.workers(tier), 0, -1)
@@ -278,15 +278,15 @@ class RequestStore:
             lengths = iter(pipeline.execute())
         return {tier.value: sum(next(lengths) for _ in lines[tier]) for tier in Tier}
 
-    # What workers do
+    # For workers
 
     def take(self, tier: Tier, worker: str, *, room: int = 1, busy: bool = False) -> Taken:
         """Take up to `room` waiting requests of the tier, each with a lease.
 
-        `worker` is its name in the lines (`presence.worker_name`); `busy`: it has requests in hand. A request that has
-        lost an attempt is only given to a worker without any, and alone; on its last attempt it is noted that it is
-        alone throughout (`LeasedRequest.alone`). A record that this version cannot read is an attempt lost: another
-        worker's may.
+        `worker` is the worker's name (`presence.worker_name`); `busy`: it has other requests. A request that has lost
+        an attempt is given only to an idle worker, and without others. If this is its last attempt, the record says
+        that it stays alone until the end (`LeasedRequest.alone`). A record that this version cannot read counts as a
+        lost attempt, since another worker's version may be able to.
         """
         arguments = {
             "tier": tier.value,
@@ -316,29 +316,29 @@ class RequestStore:
         return Taken(requests, bool(must_empty), bool(others_wait))
 
     def append(self, lease: Lease, events: Sequence[Event]) -> bool:
-        """Append to the request's stream. False where the lease is lost: stop working on it."""
+        """Append to the request's stream. False if the lease is lost: stop working on the request."""
         return not self.append_all([(lease, events)])
 
     def append_all(self, batches: Sequence[tuple[Lease, Sequence[Event]]]) -> list[Lease]:
-        """Append to several requests' streams. Returns the leases that are lost."""
+        """Append to several requests' streams. Returns the leases that are lost, to whose streams nothing was added."""
         arguments = [{**_fence(lease), "events": [wire.encode(event) for event in events]} for lease, events in batches]
         kept = cast("list[int]", self._call("APPEND", {"batches": arguments}))
         return [lease for (lease, _), is_kept in zip(batches, kept, strict=True) if not is_kept]
 
     def renew(self, leases: Iterable[Lease]) -> list[Lease]:
-        """Renew the leases. Returns those that are lost: stop working on them. Idempotent."""
-        asked = list(leases)
-        if not asked:
+        """Renew the leases. Returns those that are lost: stop working on their requests. Idempotent."""
+        leases = list(leases)
+        if not leases:
             return []
-        arguments = {"lease_s": self._lifetimes.lease_s, "leases": [_fence(lease) for lease in asked]}
-        return [asked[place] for place in cast("list[int]", self._call("RENEW", arguments))]
+        arguments = {"lease_s": self._lifetimes.lease_s, "leases": [_fence(lease) for lease in leases]}
+        return [leases[index] for index in cast("list[int]", self._call("RENEW", arguments))]
 
     def escalate(
         self, lease: Lease, draft: Draft | None, events: Sequence[Event], route: RoutingDecision | None = None
     ) -> bool:
-        """Hand the request to the cloud, with its draft where the edge could write one.
+        """Queue the request for the cloud, with the edge's draft if there is one.
 
-        `events` come before its queueing. False: the lease is lost.
+        `events` precede the `Queued` event. False if the lease is lost.
         """
         fields: dict[str, Wire | int] = {} if draft is None else {"draft": draft}
         if route is not None:
@@ -356,7 +356,7 @@ class RequestStore:
         )
 
     def succeed(self, lease: Lease, result: Result, events: Sequence[Event]) -> bool:
-        """Finish the request with its answer. `events` come before the final one. False: the lease is lost."""
+        """Finish the request with its answer. `events` precede the final event. False if the lease is lost."""
         return self._commit(
             lease.request_id,
             before=[states.WORKING[lease.tier]],
@@ -369,7 +369,7 @@ class RequestStore:
         )
 
     def fail(self, lease: Lease, failure: Failure, lost: Mapping[str, Wire | int] | None = None) -> bool:
-        """Finish the request without an answer. False where the lease is lost."""
+        """Finish the request without an answer. False if the lease is lost."""
         return self._commit(
             lease.request_id,
             before=[states.WORKING[lease.tier]],
@@ -382,15 +382,15 @@ class RequestStore:
         )
 
     def hand_back(self, lease: Lease) -> bool:
-        """Let the request wait for another worker of its tier. False where the lease is lost."""
+        """Requeue the request for any worker of its tier, without a lost attempt. False if the lease is lost."""
         return self._wait_again(lease, counter="handed_back", events=[Queued(tier=lease.tier)], refusals=STALE)
 
     def surrender(self, lease: Lease, reason: str, *, died: bool = True) -> bool:
-        """Count an attempt at the request as lost, with its worker. Whether it waits again. Two round trips or three.
+        """Give up the lease and count the attempt as lost. Returns whether the request was requeued.
 
-        After too many it fails instead, with all of them as its history; if the last was made alone, the prompt is
-        quarantined for its owner. False as well where the lease is lost already. `died` False: it never reached an
-        engine, so that the prompt cannot be to blame.
+        After `max_attempts` lost attempts the request fails, with all of them as its history; if the last ran alone,
+        the prompt is quarantined for its owner. Returns False as well if the lease was lost already. `died`: False if
+        the request never reached an engine, so that its prompt cannot be the cause. Up to four round trips.
         """
         fields = ("worker", "lost", "request", "alone")
         raw = cast("list[bytes | None]", self._redis.hmget(keys.request(lease.request_id), *fields))
@@ -418,18 +418,18 @@ class RequestStore:
         return False
 
     def _quarantine(self, request_id: str, request: bytes) -> None:
-        with suppress(UndecodableMessage):  # then no prompt of it ever reached an engine
+        with suppress(UndecodableMessage):  # then its prompt never reached an engine
             culprit = wire.decode(AcceptedRequest, request)
             name = keys.quarantine(culprit.owner, culprit.prompt_digest)
             self._redis.set(name, request_id, ex=self._lifetimes.quarantine_s)
 
-    # What any process does for all
+    # For every process
 
     def expire(self) -> list[str]:
-        """Act on every lapsed lease and every deadline that has passed for a waiting request.
+        """Surrender lapsed leases, and fail requests that waited past their deadline.
 
-        Returns the ids of the requests that wait again. Any number of processes may call this at any time; a round
-        trip for every `EXPIRED_AT_ONCE` requests, and a few for each lapsed lease.
+        Returns the ids of the requeued requests. Any number of processes may call this at any time. One round trip for
+        every `EXPIRED_AT_ONCE` requests that are due, and a few for each lapsed lease.
         """
         ends = {
             tier: self._move(
@@ -442,15 +442,15 @@ class RequestStore:
         }
         finished = dict.fromkeys(states.FINISHED, True)
         arguments = {"most": EXPIRED_AT_ONCE, "claim_s": CLAIM_S, "expired": ends, "finished": finished}
-        again = []
+        requeued = []
         num_due = EXPIRED_AT_ONCE
         while num_due == EXPIRED_AT_ONCE:
             num_due, *claimed = cast("list[Any]", self._call("EXPIRE", arguments))
-            again += [raw[0].decode() for raw in claimed if self._lapse(*raw)]
-        return again
+            requeued += [raw[0].decode() for raw in claimed if self._lapse(*raw)]
+        return requeued
 
     def _lapse(self, raw_id: bytes, state: bytes, attempt: bytes) -> bool:
-        """Take a request away from a worker that did not renew its lease. One that cannot be read holds up no other."""
+        """Surrender a lapsed lease. Returns whether the request was requeued; False if its record cannot be read."""
         request_id = raw_id.decode()
         try:
             with wire.reading("record", {b"state": state, b"attempt": attempt}):
@@ -481,7 +481,7 @@ class RequestStore:
             refusals=refusals,
         )
 
-    def _commit(  # noqa: PLR0913 - a commit is all of this
+    def _commit(  # noqa: PLR0913 - a commit has this many parts
         self,
         request_id: str,
         *,
@@ -507,7 +507,7 @@ class RequestStore:
         return bool(self._call("COMMIT", fence | move))
 
     def _move(self, after: State, *, fields: Mapping[str, Wire | int], events: Sequence[Event], counter: str) -> _Move:
-        """How a request moves, for the scripts."""
+        """How a request moves into state `after`, as the scripts take it."""
         flat: list[str | int | bytes] = []
         for name, value in fields.items():
             flat += [name, wire.encode(value) if isinstance(value, Wire) else value]
@@ -521,13 +521,13 @@ class RequestStore:
         }
 
     def _call(self, name: str, arguments: Mapping[str, Any]) -> object:
-        """Run a script. None has no place in a map of Lua's: it is left out."""
-        given = {key: value for key, value in arguments.items() if value is not None}
-        return self._scripts[name](args=[msgpack.packb(given, use_bin_type=False)])
+        """Run a script. Arguments that are None are left out, so that they are nil in Lua."""
+        packed = msgpack.packb({k: value for k, value in arguments.items() if value is not None}, use_bin_type=False)
+        return self._scripts[name](args=[packed])
 
 
 def deadline_failure(tier: Tier, meanwhile: str) -> Failure:
-    """What a request ends with whose deadline has passed."""
+    """The failure of a request whose deadline passed while `meanwhile`."""
     message = f"the deadline passed while {meanwhile}"
     return Failure(kind=FailureKind.DEADLINE_EXCEEDED, tier=tier, message=message)
 
@@ -560,7 +560,7 @@ def _creation(request: AcceptedRequest, route: RoutingDecision | None) -> _Move:
 
 
 def _placement(tier: Tier, route: RoutingDecision | None) -> _Move:
-    """Where a request waits, and the tokens of work that it counts for there."""
+    """The tier and worker that a request is queued for, and its tokens of work."""
     placement: _Move = {"tier": tier, "work": 0 if route is None else route.work_tokens}
     if route is not None and route.worker is not None:
         placement["worker"] = route.worker
@@ -568,7 +568,7 @@ def _placement(tier: Tier, route: RoutingDecision | None) -> _Move:
 
 
 def _fence(lease: Lease) -> _Move:
-    """What a lease is recognised by."""
+    """A lease as the scripts check it."""
     return {"id": lease.request_id, "attempt": lease.attempt, "state": states.WORKING[lease.tier]}
 
 
@@ -579,16 +579,16 @@ def _load_fields(tier: Tier, workers: Sequence[str]) -> list[str]:
 def _load(sums: Sequence[bytes | None], now_s: float) -> Load:
     requests, tokens, owner_requests, owner_tokens = (int(float(value or 0)) for value in sums[:4])
     rate, rate_at = (float(value or 0) for value in sums[4:])
-    faded = math.exp(min(0.0, rate_at - now_s) / scripts.DRAIN_WINDOW_S)
-    return Load(requests, tokens, owner_requests, owner_tokens, rate * faded)
+    decay = math.exp(min(0.0, rate_at - now_s) / scripts.DRAIN_WINDOW_S)
+    return Load(requests, tokens, owner_requests, owner_tokens, rate * decay)
 
 
 def _worker_loads(
-    workers: Sequence[str], sums: Sequence[bytes | None], lives: Sequence[float | None], now_s: float
+    workers: Sequence[str], sums: Sequence[bytes | None], alive_until: Sequence[float | None], now_s: float
 ) -> dict[str, WorkerLoad]:
     loads = {}
-    for place, worker in enumerate(workers):
-        work, jobs, recent, recent_at = (float(value or 0) for value in sums[4 * place : 4 * place + 4])
-        faded = math.exp(min(0.0, recent_at - now_s) / scripts.RECENT_S)
-        loads[worker] = WorkerLoad(int(work), int(jobs), recent * faded, (lives[place] or 0) > now_s)
+    for index, worker in enumerate(workers):
+        work, jobs, recent, recent_at = (float(value or 0) for value in sums[4 * index : 4 * index + 4])
+        decay = math.exp(min(0.0, recent_at - now_s) / scripts.RECENT_S)
+        loads[worker] = WorkerLoad(int(work), int(jobs), recent * decay, (alive_until[index] or 0) > now_s)
     return loads

@@ -1,8 +1,9 @@
-"""Routes requests: gathers what `routing` decides by, and tells the prefix index what was decided.
+"""Routes requests: collects the inputs of `routing`, and records its decisions in the prefix index.
 
-Two round trips at most: the workers' loads, which a caller may have asked for already, and the prefix index (which may
-be on another server). What was decided is told to the index in the background, where the list of workers is read too. A
-request is let wait for a worker only while that counts as alive (`broker.presence.LIFE_S`), whatever the list says.
+Two round trips at most: one for the workers' loads, which the caller may have read already, and one for the prefix
+index, which may be on another server. Decisions are recorded, and the list of workers is read, in the background. A
+request is put into a worker's line only while the worker counts as alive (`broker.presence.LIFE_S`), whatever the list
+says.
 """
 
 import logging
@@ -31,14 +32,14 @@ from schemas.workers import WorkerReport
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which the list of live workers is read again in the background, and after which no request is routed by
-#: it any more.
+#: Seconds after which the list of live workers is read again in the background, and seconds after which it is too old
+#: to route by, so that a request waits until it has been read.
 REFRESH_S, TOO_OLD_S = 0.5, 5.0
-#: Seconds for which the prefix index is left alone after it did not answer.
+#: Seconds for which the prefix index is not used after it did not answer.
 INDEX_REST_S = 5.0
-#: Decisions that may wait to be told to the index; where it is slower than that, the oldest are dropped.
+#: Decisions that may wait to be recorded in the index. If it is too slow, the oldest are dropped.
 MOST_EXPECTED = 1000
-#: Seconds between two steps in the background that nothing calls for.
+#: Seconds between two background steps if nothing wakes the loop.
 IDLE_S = 60.0
 
 
@@ -61,17 +62,17 @@ class Router:
         self._policy = policy
         self._max_waiting = max_waiting
         self._store = store
-        self._lots = random.Random()  # noqa: S311 - breaks ties
+        self._rng = random.Random()  # noqa: S311 - breaks ties
         self._lock = threading.Lock()
         self._live: list[WorkerReport] = []
         self._read_at_s, self._index_rests_until_s = -math.inf, 0.0
         self._expected: deque[tuple[str, Sequence[bytes]]] = deque(maxlen=MOST_EXPECTED)
-        #: Tells the prefix index what was decided and learns of new workers, once it is started.
+        #: Records decisions in the prefix index and reads the list of workers. Started by the router's owner.
         self.loop = Loop("router", self._in_background, every_s=IDLE_S)
 
     @classmethod
     def configured(cls, settings: Settings, store: RequestStore, presence: Presence, num_threads: int = 1) -> Self:
-        """As the settings say, for so many threads that route at once."""
+        """A router with the configured options, for `num_threads` threads that route at the same time."""
         prefixes, routing = settings.prefix_index, settings.routing
         index = None
         if prefixes.enabled:
@@ -86,23 +87,23 @@ class Router:
         )
 
     def to_survey(self, tier: Tier) -> list[str]:
-        """The workers whose loads `route` will want, where there are few enough to compare all."""
+        """The workers whose loads `route` will read; none if there are too many to compare all of them."""
         workers = list(self._able(tier))
         return workers if len(workers) <= COMPARED else []
 
     def route(
         self, request: AcceptedRequest, tier: Tier, known: Mapping[str, WorkerLoad] | None = None
     ) -> RoutingDecision:
-        """Where the request's part in this tier should go, and why. Raises Redis's errors, but not the index's.
+        """Choose a worker of the tier for the request. Raises Redis's errors, but not those of the prefix index.
 
-        `known`: loads of workers that were just read; where it lacks one that is compared, all are read.
+        `known`: workers' loads that were just read. If the load of a compared worker is missing, all are read.
         """
         reports = self._able(tier)
         counts_cache = self._policy is RoutingPolicy.PREFIX and request.policy.kv_caches
         blocks = self._blocks(request, reports.values()) if counts_cache else {}
         # The index also names workers that have died.
         held = {member: num for member, num in self._held(blocks.values()).items() if member in reports}
-        compared = shortlist(list(reports), held, self._lots)
+        compared = shortlist(list(reports), held, self._rng)
         loads = known or {}
         if not loads.keys() >= set(compared):
             loads = self._store.worker_loads(tier, compared)
@@ -120,7 +121,7 @@ class Router:
             if load.alive
         ]
         demand = Demand.of(len(canonical_bytes(request.messages)), request.sampling.max_tokens)
-        route = choose(demand, candidates, self._policy, self._max_waiting, self._lots)
+        route = choose(demand, candidates, self._policy, self._max_waiting, self._rng)
         if route.worker is not None:
             self._expect(route.worker, blocks.get(reports[route.worker].model, ()))
         log.info(
@@ -140,11 +141,11 @@ class Router:
         return route
 
     def _able(self, tier: Tier) -> dict[str, WorkerReport]:
-        """The live workers of the tier that can take work, by name."""
+        """The live workers of the tier that are ready for work, by name."""
         return {worker_name(report): report for report in self._workers() if report.tier == tier and report.ready}
 
     def _workers(self) -> list[WorkerReport]:
-        """Who was alive a moment ago. Read anew in the background, and at once where that was long ago."""
+        """The live workers, from a list at most `TOO_OLD_S` old. Blocks to read it if it is older."""
         age_s = time.monotonic() - self._read_at_s
         if age_s >= TOO_OLD_S:
             with self._lock:
@@ -164,7 +165,7 @@ class Router:
             self._read_workers()
 
     def _blocks(self, request: AcceptedRequest, reports: Iterable[WorkerReport]) -> Mapping[str, Sequence[bytes]]:
-        """The prompt's blocks for each model that is there: model and namespace are part of what is hashed."""
+        """The prompt's blocks for each of the workers' models: model and namespace are part of the hashes."""
         return {
             model: block_hashes(
                 request.messages, model=model, namespace=request.cache_namespace, block_bytes=self._block_bytes
@@ -173,9 +174,9 @@ class Router:
         }
 
     def _held(self, prompts: Iterable[Sequence[bytes]]) -> dict[str, int]:
-        """How many of the blocks each worker holds; empty while the index does not answer."""
+        """How many of the first blocks each worker holds; empty while the index does not answer."""
         held: dict[str, int] = {}
-        self._tell_expected()  # in a burst of one prefix each request is to see where the last one went
+        self._tell_expected()  # in a burst with the same prefix, each request must see where the previous one went
         if self._index is not None and time.monotonic() >= self._index_rests_until_s:
             try:
                 for blocks in filter(None, prompts):
@@ -185,13 +186,13 @@ class Router:
         return held
 
     def _expect(self, worker: str, blocks: Sequence[bytes]) -> None:
-        """Have the index told in the background that the worker will have these blocks."""
+        """Record in the background that the worker is expected to hold these blocks."""
         if self._index is not None and blocks:
             self._expected.append((worker, blocks))
             self.loop.wake()
 
     def _tell_expected(self) -> None:
-        """Tell the index what was decided and not told yet. Any thread may, at any time."""
+        """Record in the index the decisions that are not recorded yet. May be called from any thread."""
         while self._index is not None and (waiting := _popped(self._expected)) is not None:
             worker, blocks = waiting
             if time.monotonic() >= self._index_rests_until_s:
@@ -206,7 +207,7 @@ class Router:
 
 
 def _popped(waiting: deque[tuple[str, Sequence[bytes]]]) -> tuple[str, Sequence[bytes]] | None:
-    """The oldest, or None where another thread has taken the last."""
+    """The oldest entry, or None if there is none, perhaps because another thread took the last."""
     try:
         return waiting.popleft()
     except IndexError:

@@ -1,10 +1,10 @@
-"""Which worker a request goes to. Pure: what is known of the workers in, a worker and a reason out.
+"""Which worker a request goes to. Pure: from the workers' state to a worker and a reason.
 
-The cost of a worker is the work that waits there plus the prompt's tokens that it has not cached, over its measured
-speed. The lowest wins, so a cached prefix attracts by what it saves, and a busy worker repels by what it delays.
-What a worker was sent of late above the mean counts as well (as in Preble, Srivatsa et al., ICLR 2025): while nothing
-waits anywhere, whoever holds the system prompt that all share would otherwise get everything.
-A worker with too many jobs is passed over.
+A worker's cost is its unfinished work plus the prompt's tokens that it has not cached, divided by its measured speed.
+The worker with the lowest cost is chosen, so that a cached prefix weighs as much as it saves, and a busy worker's queue
+as much as it delays. Work recently sent to a worker counts too, relative to the mean (as in Preble, Srivatsa et al.,
+ICLR 2025): otherwise, while no worker has a queue, the one that holds a system prompt shared by all requests would get
+all of them. A worker with too many jobs is passed over.
 """
 
 import random
@@ -13,38 +13,39 @@ from dataclasses import dataclass
 
 from schemas.routing_decision import RoutingDecision, RoutingPolicy, RoutingReason
 
-#: Bytes of a prompt that count as a token; a gateway has no tokenizer, and only ratios of costs decide.
+#: Bytes of a prompt that count as a token. A gateway has no tokenizer, and only the ratios of costs matter.
 BYTES_PER_TOKEN = 4
-#: Tokens of prompt that one written token costs about as much time as, in a batch.
+#: The time to generate a token, in a batch, over the time to prefill one.
 WRITING_COST = 4
-#: Tokens that an answer is taken to have, unless it may not have so many.
+#: Expected tokens of an answer, unless the request's limit is lower.
 TYPICAL_ANSWER_TOKENS = 64
-#: Tokens of work a second that a worker is taken to do before anything was measured.
+#: Assumed tokens of work per second of a worker before any worker's speed was measured.
 UNMEASURED_SPEED = 500.0
-#: How often a prompt token that is not cached counts: the request itself waits until it is read, and so do those that
-#: come after it. With 1, a burst of one prefix spreads and every worker reads it (docs/log.md has the figures).
+#: Weight of a prompt token that is not cached: its prefill delays the request itself and those behind it. With 1, a
+#: burst with the same prefix spreads, and every worker prefills the prefix (docs/log.md has the figures).
 READING_COST = 4
-#: Speeds within this factor of the mean are taken to be the mean: what a worker was asked lately (long prompts or long
-#: answers, few at once or many) moves its measured speed as much, and whoever is asked more would look faster.
+#: Speeds within this factor of the mean count as the mean. The mix of recent requests (long prompts or long answers,
+#: few at once or many) changes a measured speed by as much, and a worker that gets more requests would look faster.
 ALIKE = 2.0
-#: Workers that are compared for one request, at most, and of those the ones that hold most of its prompt. The others
-#: are drawn by lot: the best of a few dozen is nearly as good as the best of thousands (the power of choices,
-#: Mitzenmacher, 2001), and no request costs more for there being more workers.
+#: The most workers that are compared for one request, and how many of those are chosen because they hold most of its
+#: prompt. The others are drawn at random: the best of a few dozen is nearly as good as the best of thousands (the power
+#: of choices, Mitzenmacher, 2001), and the cost of a decision does not grow with the number of workers.
 COMPARED, COMPARED_HOLDERS = 48, 16
-#: Costs this close to the lowest, as a share of the time to read the whole prompt there, tie with it: work is
-#: estimated, and the same one must not always win by a hair.
+#: Costs that exceed the lowest by less than this share of the time to prefill the whole prompt count as equal: costs
+#: are estimates, and a negligible difference must not always favour the same worker.
 TIE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class WorkerLoad:
-    """What was sent to a worker and is not done."""
+    """A worker's unfinished requests."""
 
+    #: Their tokens of work.
     tokens: int = 0
     num_jobs: int = 0
-    #: Tokens of work that were sent there at any time, faded since (scripts.RECENT_S).
+    #: Tokens of work sent to the worker, finished or not, with exponential decay (scripts.RECENT_S).
     recent_tokens: float = 0.0
-    #: Whether it counts as alive.
+    #: Whether the worker counts as alive.
     alive: bool = False
 
 
@@ -53,41 +54,42 @@ class Candidate:
     """A live worker as routing sees it."""
 
     worker: str
-    #: Jobs that it works on at once.
+    #: The most jobs that it works on at the same time.
     capacity: int
-    #: Tokens of work a second; None: not measured yet.
+    #: Tokens of work per second; None if not measured yet.
     speed: float | None = None
-    #: Tokens of work that were sent there and are not done.
+    #: Tokens of work of its unfinished jobs.
     waiting_tokens: float = 0.0
-    #: Jobs that were sent there and are not done.
+    #: Its unfinished jobs.
     num_jobs: int = 0
-    #: Tokens of work that were sent there of late, fading.
+    #: See `WorkerLoad.recent_tokens`.
     recent_tokens: float = 0.0
-    #: Tokens of the prompt that it holds.
+    #: The prompt's tokens that are in its KV cache.
     cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a request asks of a worker, in tokens."""
+    """The estimated work of a request."""
 
     prompt_tokens: int
+    #: The work of generating the answer, in prompt tokens that take as long.
     writing_tokens: int
 
     @classmethod
     def of(cls, num_bytes: int, max_tokens: int) -> "Demand":
-        """The demand of a prompt of so many bytes whose answer may have so many tokens."""
+        """The demand of a prompt of `num_bytes` bytes whose answer may have up to `max_tokens` tokens."""
         writing = WRITING_COST * min(max_tokens, TYPICAL_ANSWER_TOKENS)
         return cls(prompt_tokens=-(-num_bytes // BYTES_PER_TOKEN), writing_tokens=writing)
 
 
-def shortlist(workers: Sequence[str], held: Mapping[str, int], lots: random.Random) -> list[str]:
-    """The workers to compare for a request. `held`: how many blocks some of them lease."""
+def shortlist(workers: Sequence[str], held: Mapping[str, int], rng: random.Random) -> list[str]:
+    """The workers to compare for a request. `held`: how many of its blocks a worker has cached, if any."""
     if len(workers) <= COMPARED:
         return list(workers)
-    in_any_order = lots.sample(list(held), len(held))  # of equals, not always the same
-    holders = sorted(in_any_order, key=lambda worker: -held[worker])[:COMPARED_HOLDERS]
-    drawn = lots.sample(workers, COMPARED - len(holders))
+    shuffled = rng.sample(list(held), len(held))  # so that equal holders are chosen at random
+    holders = sorted(shuffled, key=lambda worker: -held[worker])[:COMPARED_HOLDERS]
+    drawn = rng.sample(workers, COMPARED - len(holders))
     return list(dict.fromkeys([*holders, *drawn]))
 
 
@@ -96,15 +98,15 @@ def choose(
     candidates: Sequence[Candidate],
     policy: RoutingPolicy,
     max_waiting: int,
-    lots: random.Random,
+    rng: random.Random,
 ) -> RoutingDecision:
-    """The route of a request; ties are broken by lot.
+    """Choose a worker for a request; ties are broken at random.
 
-    `max_waiting`: a worker with so many jobs beyond its capacity is passed over.
+    `max_waiting`: a worker with this many jobs beyond its capacity is passed over.
     """
-    open_ones = [candidate for candidate in candidates if candidate.num_jobs < candidate.capacity + max_waiting]
+    available = [candidate for candidate in candidates if candidate.num_jobs < candidate.capacity + max_waiting]
     most_cached = max((candidate.cached_tokens for candidate in candidates), default=0)
-    if not open_ones:
+    if not available:
         return RoutingDecision(
             worker=None,
             reason=RoutingReason.ALL_FULL if candidates else RoutingReason.NO_WORKER,
@@ -123,16 +125,16 @@ def choose(
 
     counts_cache = policy is RoutingPolicy.PREFIX
     if policy is RoutingPolicy.RANDOM:
-        chosen, reason = lots.choice(open_ones), RoutingReason.RANDOM
+        chosen, reason = rng.choice(available), RoutingReason.RANDOM
     else:
-        costs = [cost_s(candidate) for candidate in open_ones]
+        costs = [cost_s(candidate) for candidate in available]
         lowest = min(costs)
-        near = [
+        tied = [
             candidate
-            for candidate, cost in zip(open_ones, costs, strict=True)
+            for candidate, cost in zip(available, costs, strict=True)
             if cost <= lowest + TIE_SHARE * demand.prompt_tokens / _speed(candidate, usual_speed)
         ]
-        chosen = lots.choice(near)
+        chosen = rng.choice(tied)
         reason = RoutingReason.PREFIX if counts_cache and chosen.cached_tokens else RoutingReason.LEAST_LOADED
     cached = min(chosen.cached_tokens, demand.prompt_tokens)
     return RoutingDecision(
@@ -143,8 +145,8 @@ def choose(
         cached_tokens=cached,
         most_cached_tokens=most_cached,
         cost_s=cost_s(chosen),
-        num_candidates=len(open_ones),
-        num_passed_over=len(candidates) - len(open_ones),
+        num_candidates=len(available),
+        num_passed_over=len(candidates) - len(available),
     )
 
 
@@ -155,6 +157,6 @@ def _speed(candidate: Candidate, usual_speed: float) -> float:
 
 
 def _usual_speed(candidates: Sequence[Candidate]) -> float:
-    """The mean of what was measured: a worker that has just started is taken to be like the others."""
+    """The mean of the measured speeds, which a worker without one is assumed to have."""
     measured = [candidate.speed for candidate in candidates if candidate.speed]
     return sum(measured) / len(measured) if measured else UNMEASURED_SPEED

@@ -1,7 +1,7 @@
-"""RQ as the transport: two tiers' queues, msgpack, and a fixed table of function names instead of imports.
+"""RQ as the transport: one queue per tier, msgpack, and a fixed table of function names instead of imports.
 
-An RQ job holds a function's name and a request's id. Whoever can write to Redis can still name only what is in the
-worker's table: `job_class` refuses every other name and every callback, and nothing is ever unpickled.
+An RQ job holds a function's name and a request's id. A job that somebody else wrote to Redis can still name only
+functions in the worker's table: `job_class` refuses all other names and all callbacks, and nothing is ever unpickled.
 """
 
 import functools
@@ -19,14 +19,14 @@ from schemas.policy import Tier
 
 #: The names of the tiers' queues in RQ.
 QUEUE_NAMES = {Tier.EDGE: "edge", Tier.CLOUD: "verify"}
-#: The function that each tier's job names. A worker's table maps it to what it runs.
+#: The function name in each tier's jobs. A worker's table maps it to a function.
 FUNCTION_NAMES = {Tier.EDGE: "workers.edge.drafting.draft", Tier.CLOUD: "workers.cloud.verifying.verify"}
 #: Seconds that RQ keeps the job of a function that raised, for `rq info` and the dashboard.
 FAILURE_TTL_S = 3600
 
 
 class ForbiddenFunction(Exception):
-    """A job names something that is not in the worker's table. It is not run."""
+    """A job names a function that is not in the worker's table, or a callback. It is not run."""
 
 
 class MsgpackSerializer:
@@ -44,7 +44,7 @@ class MsgpackSerializer:
 
 
 class TransportJob(Job):
-    """An RQ job that never imports anything. On its own it can be queued and looked at, not performed."""
+    """An RQ job that never imports anything. This class can queue and read jobs; `job_class` makes ones that run."""
 
     functions: Mapping[str, Callable[..., None]] = {}
 
@@ -60,7 +60,7 @@ class TransportJob(Job):
 
     @property
     def request_id(self) -> str:
-        """The request that the job is about. Raises `ForbiddenFunction` for a job with any other arguments."""
+        """The job's request. Raises `ForbiddenFunction` unless the id of a request is the job's only argument."""
         arguments = self.args
         if self.kwargs or not isinstance(arguments, list) or len(arguments) != 1 or not isinstance(arguments[0], str):
             raise ForbiddenFunction(f"job {self.id} has other arguments than one request's id")
@@ -68,7 +68,7 @@ class TransportJob(Job):
 
     @property
     def should_retry(self) -> bool:
-        """False: requests have attempts of their own, and a job that is refused is refused for good."""
+        """False: requests count their own attempts, and a refused job is never retried."""
         return False
 
     @property
@@ -93,9 +93,9 @@ def job_class(functions: Mapping[str, Callable[..., None]]) -> type[TransportJob
 
 
 def clean_registries(queue: Queue, now_s: float) -> None:
-    """RQ's upkeep of the registries that our jobs come into, at `now_s` of the clock that all hosts share.
+    """Run RQ's maintenance of the registries that our jobs are in, at `now_s` of Redis's clock.
 
-    A job that no worker renews any more becomes a failed one; its request is looked after by the reaper.
+    A started job whose worker has disappeared becomes a failed one. Its request is left to the reaper.
     """
     for registry in (queue.finished_job_registry, queue.started_job_registry, queue.failed_job_registry):
         registry.cleanup(now_s)
@@ -107,25 +107,25 @@ def queue(redis: Redis, tier: Tier, jobs: type[TransportJob] = TransportJob) -> 
 
 
 def job_id(request_id: str, tier: Tier) -> str:
-    """The id of the job that shows a request in RQ."""
+    """The id of a request's job in RQ."""
     return f"{request_id}-{tier}"
 
 
 def job_fields(request_id: str, tier: Tier) -> list[str | bytes]:
-    """The hash of a request's job as RQ writes it, as names and values in turn."""
+    """The fields of the hash that RQ would write for the request's job: names and values in turn."""
     packed = zlib.compress(MsgpackSerializer.dumps((FUNCTION_NAMES[tier], None, (request_id,), {})))
     return [*_always(tier, int(time.time())), "data", packed]
 
 
 @functools.lru_cache(maxsize=4)
 def _always(tier: Tier, second: int) -> list[str | bytes]:
-    """What the jobs of a tier have in common that are made in this second."""
+    """The fields that all jobs of a tier created in the same second share."""
     del second
     job = TransportJob.create(
         FUNCTION_NAMES[tier],
-        # RQ would otherwise describe the job by its arguments.
+        # RQ's default description contains the job's arguments.
         description=FUNCTION_NAMES[tier],
-        connection=Redis(),  # which is not used
+        connection=Redis(),  # required, but not used
         status=JobStatus.QUEUED,
         origin=QUEUE_NAMES[tier],
         failure_ttl=FAILURE_TTL_S,

@@ -1,14 +1,14 @@
-"""The Lua scripts through which every request moves. Each is one atomic step, fenced by state and attempt.
+"""The Lua scripts that change requests. Each is one atomic step; changes by workers are fenced by state and attempt.
 
-Nothing else writes what the queue consists of (broker/request_store.py has the table), so that none of it can disagree
-with the rest, and two workers that both believe they have a request cannot both finish it. All times are the Redis
-server's own clock. A script takes one argument, a msgpack map, and builds the names of its keys itself: RQ does not run
-on Redis Cluster anyway. RQ's keys are written with `pcall`: they show what waits, and whatever somebody else put there
-must not keep a request from moving.
+Nothing else writes the structures of the queue (listed in broker/request_store.py), so that they always agree, and two
+workers that both believe they have a request cannot both finish it. All times are those of the Redis server's clock. A
+script takes one argument, a msgpack map, and builds the names of its keys itself, since RQ does not support Redis
+Cluster anyway. RQ's keys are written with `pcall`: they are for display only, and an error in keys that others may have
+changed must not keep a request from moving.
 
-While Redis is full, CREATE and APPEND fail as a whole, since they begin with a command that a full Redis refuses; the
-others begin with one that it takes, after which it lets a script finish. So nothing more is let in, and what was let in
-is finished.
+While Redis is out of memory, CREATE and APPEND fail as a whole, since their first write is a command that Redis then
+refuses. The first write of the others is one that it accepts, after which it lets a script finish. So no new requests
+are accepted, and those that were accepted can finish.
 """
 
 from collections.abc import Mapping
@@ -17,23 +17,24 @@ from broker import keys, states
 from broker.rq_transport import QUEUE_NAMES
 from schemas.policy import Tier
 
-#: Seconds over which the drain rate is averaged.
+#: Time constant, in seconds, of the average rate at which tokens finish.
 DRAIN_WINDOW_S = 30
-#: Seconds in which what was sent to a worker fades to a third.
+#: Time constant, in seconds, of the decaying sum of work that was sent to a worker.
 RECENT_S = 60
-#: Tokens (over weight) by which a request in the shared line must be ahead of a worker's own before that worker takes
-#: it first. Above 0, so that owners with equal shares do not take each other's cached prefixes away at every turn.
+#: A worker takes from the shared line first only if the tag there is lower than in its own line by more than this
+#: (tokens over weight). Above 0, so that owners with equal shares do not evict each other's cached prefixes all the
+#: time.
 FAIRNESS_SLACK_TOKENS = 2048
-#: Fields of the load after which owners' tags are looked through for those that mean nothing any more.
+#: Owners' outdated tags are removed whenever the load's number of fields is a multiple of this.
 FIELDS_BETWEEN_SWEEPS = 1000
-#: Seconds for which counters outlive the last count, and the load the last unfinished request.
+#: Seconds for which counters are kept after the last increment, and the load after the last unfinished request.
 COUNTERS_TTL_S = 90 * 86_400
 IDLE_LOAD_TTL_S = 3600
-#: Seconds after its deadline at which RQ may take a job for abandoned that still counts as started.
+#: Seconds after its request's deadline at which RQ may treat a started job as abandoned.
 ABANDONED_AFTER_S = 60
 #: Other workers' lines that an idle worker compares, drawn at random (the power of choices, Mitzenmacher, 2001).
 COMPARED_LINES = 8
-#: Requests that are moved out of a dead worker's line at once.
+#: The most requests that one call moves out of a dead worker's line.
 RETIRED_AT_ONCE = 500
 
 
@@ -53,7 +54,7 @@ local call = redis.call
 local clock = call('TIME')
 local now = clock[1] + clock[2] / 1000000
 local function exact(number) return string.format('%.17g', number) end
--- A number, or 0 for whatever else a damaged record may have in its place.
+-- The value as a number; 0 if it is none, as in a damaged record.
 local function num(value)
   local number = tonumber(value)
   return number and number > -2 ^ 53 and number < 2 ^ 53 and number or 0
@@ -73,23 +74,29 @@ local TIER, WAITS = {{}}, {{}}
 for tier, state in pairs(WAITING) do TIER[state] = tier; WAITS[state] = true end
 for tier, state in pairs(WORKING) do TIER[state] = tier end
 
--- RQ's view: a list and a registry of started jobs for each tier, and a hash for each job.
+-- RQ's keys: a list and a registry of started jobs for each tier, and a hash for each job.
 local QUEUE = {_by_tier(QUEUE_NAMES)}
 local function job_id(id, tier) return id .. '-' .. tier end
 local function job_key(id, tier) return 'rq:job:' .. job_id(id, tier) end
 local function job_list(tier) return 'rq:queue:' .. QUEUE[tier] end
 local function started_jobs(tier) return 'rq:wip:' .. QUEUE[tier] end
-local show = redis.pcall
+local rq_call = redis.pcall
 
+-- A full Redis refuses a script whose first write needs memory, and lets one finish that has begun to write.
+local function write_although_full() call('ZREM', DUE, '') end
+-- What is counted is told to operators only: whatever is in its place keeps no request from moving.
 local function count(name)
-  if call('HINCRBY', COUNTERS, name, 1) % 1000 == 1 then call('EXPIRE', COUNTERS, {COUNTERS_TTL_S}) end
+  redis.pcall('HINCRBY', COUNTERS, name, 1)
+  redis.pcall('EXPIRE', COUNTERS, {COUNTERS_TTL_S})
 end
+-- What is left, after some time, of a value that fades to a third in `period_s`.
+local function faded(value, at, period_s) return value * math.exp(math.min(0, at - now) / period_s) end
 local function emit(id, events)
   for _, event in ipairs(events) do call('XADD', stream_key(id), '*', 'event', event) end
   if #events > 0 then call('PUBLISH', {_lua(keys.notifications())}, id) end
 end
 
--- The load: each field is read once, and what has changed is written once, by `write_load`.
+-- The load: a script reads each field once, and writes all changed fields once, with `write_load`.
 local load, changed = {{}}, {{}}
 local function read_load(...)
   local missing = {{}}
@@ -113,7 +120,7 @@ local function write_load()
   if #written > 0 then call('HSET', LOAD, unpack(written)) end
   if #gone > 0 then call('HDEL', LOAD, unpack(gone)) end
 end
--- Counts a request, or no longer (`sign`), among what is unfinished in all and of its owner.
+-- Adds a request to the sums of unfinished requests, in total and of its owner, or subtracts it (`sign` 1 or -1).
 local function charge(owner, tokens, sign)
   read_load('requests', 'tokens', 'requests:' .. owner, 'tokens:' .. owner)
   add('requests', sign)
@@ -123,23 +130,30 @@ local function charge(owner, tokens, sign)
   if sign < 0 and load.requests <= 0 then call('EXPIRE', LOAD, {IDLE_LOAD_TTL_S}) end
   if sign > 0 and load.requests <= 1 then call('PERSIST', LOAD) end
 end
--- Counts work, in tokens, and a job to a line, or no longer.
+-- Adds a job and its work, in tokens, to the sums of a line, or subtracts them.
 local function assign(line, work, sign)
   read_load('work:' .. line, 'jobs:' .. line)
   add('work:' .. line, sign * work)
   add('jobs:' .. line, sign)
 end
 
-local FIELDS = {{'state', 'attempt', 'owner', 'tokens', 'weight', 'line', 'work', 'deadline_at', 'tag_edge',
+local FIELDS = {{'state', 'attempt', 'taken_at', 'owner', 'tokens', 'weight', 'line', 'work', 'deadline_at', 'tag_edge',
   'tag_cloud', 'webhook', 'num_lost'}}
+-- A record's fields; none for a key of another type.
 local function read_record(id)
   local record = {{}}
-  for i, value in ipairs(call('HMGET', record_key(id), unpack(FIELDS))) do record[FIELDS[i]] = value or nil end
+  for i, value in ipairs(redis.pcall('HMGET', record_key(id), unpack(FIELDS))) do record[FIELDS[i]] = value or nil end
   return record
 end
+-- Whether a lease is still the one on the request. `taken_at` tells it from another of the same attempt, made after
+-- Redis was restored to a state before the first.
+local function is_held(record, lease)
+  return record.state == lease.state and num(record.attempt) == lease.attempt
+    and (not lease.taken_at or record.taken_at == lease.taken_at)
+end
 
--- An owner whose tag the tier's clock has passed is served like one that has no tag: where there are many fields, the
--- tags of such owners are removed. Called for each owner that gets its first tag.
+-- Removes the tags of owners that the tier's clock has passed, if there are many fields: without a tag an owner is
+-- served the same. Called whenever an owner gets its first tag.
 local function forget_served(tier)
   local fields = call('HLEN', LOAD)
   if fields == 0 or fields % {FIELDS_BETWEEN_SWEEPS} ~= 0 then return end
@@ -150,52 +164,55 @@ local function forget_served(tier)
     end
   end
 end
--- The start tag of a request in a tier: its owner's next (start-time fair queuing, Goyal, Vin and Cheng, 1997).
-local function fair_tag(tier, record)
-  local owners, latest = 'tag:' .. tier .. ':' .. record.owner, 'clock:' .. tier
-  read_load(owners, latest)
-  if load[owners] == 0 then forget_served(tier) end
-  local tag = math.max(load[latest], load[owners])
-  set(owners, tag + num(record.tokens) / math.max(num(record.weight), 0.001))
+-- The start tag of an owner's next request in a line (start-time fair queuing, Goyal, Vin and Cheng, 1997). It is not
+-- later than the line's first, since lines advance at the speeds of their workers.
+local function fair_tag(tier, record, line)
+  local owner_tag, clock_tag = 'tag:' .. tier .. ':' .. record.owner, 'clock:' .. tier
+  read_load(owner_tag, clock_tag)
+  if load[owner_tag] == 0 then forget_served(tier) end
+  local start, first = load[clock_tag], call('ZRANGE', line_key(line), 0, 0, 'WITHSCORES')
+  if first[2] then start = math.min(start, num(first[2])) end
+  local tag = math.max(start, load[owner_tag])
+  set(owner_tag, tag + num(record.tokens) / math.max(num(record.weight), 0.001))
   return tag
 end
--- Lets a request wait in a worker's line, or in the one that its tier shares where no living worker is named. Gives the
--- fields that its record gets.
+-- Puts a request into the line of `worker`, or into the tier's shared line if that is nil or not alive. Returns the
+-- fields to set in its record.
 local function enqueue(id, record, tier, worker, work, job, front)
   local line = tier
   if worker and num(call('ZSCORE', workers_key(tier), worker)) > now then line = tier .. '@' .. worker end
-  local tag = record['tag_' .. tier] or fair_tag(tier, record)
+  local tag = record['tag_' .. tier] or fair_tag(tier, record, line)
   call('ZADD', line_key(line), exact(num(tag)), id)
   call('ZADD', DUE, exact(num(record.deadline_at)), id)
   assign(line, work, 1)
   if line ~= tier then
     local recent, at = 'recent:' .. line, 'recent_at:' .. line
     read_load(recent, at)
-    set(recent, load[recent] * math.exp((load[at] - now) / {RECENT_S}) + work)
+    set(recent, faded(load[recent], load[at], {RECENT_S}) + work)
     set(at, now)
   end
-  if job then show('HSET', job_key(id, tier), unpack(job)) else show('HSET', job_key(id, tier), 'status', 'queued') end
-  show(front and 'LPUSH' or 'RPUSH', job_list(tier), job_id(id, tier))
-  show('SADD', 'rq:queues', job_list(tier))
+  rq_call('HSET', job_key(id, tier), unpack(job or {{'status', 'queued'}}))
+  rq_call(front and 'LPUSH' or 'RPUSH', job_list(tier), job_id(id, tier))
+  rq_call('SADD', 'rq:queues', job_list(tier))
   call('PUBLISH', wake_channel(line), '')
   return 'line', line, 'work', work, 'tag_' .. tier, exact(num(tag))
 end
--- Takes a request out of the line that it waits in.
+-- Removes a request from the line that it waits in.
 local function dequeue(id, tier, line)
   call('ZREM', line_key(line), id)
-  show('LREM', job_list(tier), 1, job_id(id, tier))
+  rq_call('LREM', job_list(tier), 1, job_id(id, tier))
 end
 
--- Moves a request on: into the line of `to.tier`, or to its end where there is none.
+-- Moves a request to the state `to.after`: into a line of the tier `to.tier`, or if that is nil, to its end.
 local function move(id, record, to)
   local tier, line, work = TIER[record.state], record.line or '', num(record.work)
   if WAITS[record.state] then
     dequeue(id, tier, line)
   else
-    show('ZREM', started_jobs(tier), job_id(id, tier) .. ':' .. num(record.attempt))
+    rq_call('ZREM', started_jobs(tier), job_id(id, tier) .. ':' .. num(record.attempt))
   end
   assign(line, work, -1)
-  if to.tier ~= tier then show('DEL', job_key(id, tier)) end
+  if to.tier ~= tier then rq_call('DEL', job_key(id, tier)) end
   local fields = {{'state', to.after, 'at_' .. to.after, exact(now), unpack(to.fields)}}
   if to.tier then
     local placed = {{enqueue(id, record, to.tier, to.worker, to.work or work, to.job, to.front)}}
@@ -207,7 +224,7 @@ local function move(id, record, to)
     call('ZREM', DUE, id)
     charge(record.owner or '', num(record.tokens), -1)
     read_load('rate', 'rate_at')
-    set('rate', load.rate * math.exp((load.rate_at - now) / {DRAIN_WINDOW_S}) + num(record.tokens) / {DRAIN_WINDOW_S})
+    set('rate', faded(load.rate, load.rate_at, {DRAIN_WINDOW_S}) + num(record.tokens) / {DRAIN_WINDOW_S})
     set('rate_at', now)
     call('EXPIRE', record_key(id), to.ttl)
     call('EXPIRE', stream_key(id), to.ttl)
@@ -219,42 +236,46 @@ end
 """
 
 #: `requests`: each with id, state, tier, worker, work, job (fields of RQ's hash), request, event, owner, weight,
-#: tokens, deadline_s, webhook, route. `key`: name, meaning and ttl of an idempotency key. Makes the records, but for
-#: ids that are taken. Answers an empty string, or what the idempotency key stands for already; then nothing is made.
+#: tokens, deadline_s, webhook, route. `key`: name, meaning (value) and ttl of an idempotency key. Creates the requests,
+#: except those whose id exists. Returns {'', id of each that was created, ...}, or {the idempotency key's value} if it
+#: exists already; then nothing is created.
 CREATE = (
     _PRELUDE
     + """
 if a.key then
   local earlier = call('GET', a.key.name)
-  if earlier then return earlier end
+  if earlier then return {earlier} end
 end
-for _, one in ipairs(a.requests) do
-  if call('HSETNX', record_key(one.id), 'state', one.state) == 1 then
-    local record = {owner = one.owner, tokens = one.tokens, weight = one.weight, deadline_at = now + one.deadline_s}
-    charge(one.owner, one.tokens, 1)
-    local fields = {'attempt', 0, 'request', one.request, 'owner', one.owner, 'weight', exact(one.weight),
-      'tokens', one.tokens, 'deadline_at', exact(record.deadline_at), 'at_' .. one.state, exact(now)}
-    if one.route then fields[#fields + 1] = 'route_' .. one.tier; fields[#fields + 1] = one.route end
-    if one.webhook then fields[#fields + 1] = 'webhook'; fields[#fields + 1] = one.webhook end
-    for _, value in ipairs({enqueue(one.id, record, one.tier, one.worker, one.work, one.job)}) do
+local created = {''}
+for _, new in ipairs(a.requests) do
+  if call('HSETNX', record_key(new.id), 'state', new.state) == 1 then
+    local record = {owner = new.owner, tokens = new.tokens, weight = new.weight, deadline_at = now + new.deadline_s}
+    charge(new.owner, new.tokens, 1)
+    local fields = {'attempt', 0, 'request', new.request, 'owner', new.owner, 'weight', exact(new.weight),
+      'tokens', new.tokens, 'deadline_at', exact(record.deadline_at), 'at_' .. new.state, exact(now)}
+    if new.route then fields[#fields + 1] = 'route_' .. new.tier; fields[#fields + 1] = new.route end
+    if new.webhook then fields[#fields + 1] = 'webhook'; fields[#fields + 1] = new.webhook end
+    for _, value in ipairs({enqueue(new.id, record, new.tier, new.worker, new.work, new.job)}) do
       fields[#fields + 1] = value
     end
-    call('HSET', record_key(one.id), unpack(fields))
-    emit(one.id, {one.event})
+    call('HSET', record_key(new.id), unpack(fields))
+    emit(new.id, {new.event})
     count('accepted')
+    created[#created + 1] = new.id
   end
 end
 if a.key then call('SET', a.key.name, a.key.meaning, 'EX', a.key.ttl) end
 write_load()
-return ''
+return created
 """
 )
 
-#: `tier`, `worker` (its name in the lines), `worker_id`, `room`, `lease_s`, `slack`, `busy` (it has requests in hand),
-#: `solitary` (lost attempts from which on a request stays alone).
-#: Takes up to `room` waiting requests: of the worker's own line and the shared one by their tags, or, where both are
-#: empty, of the longest of some other lines, half of the difference. Answers {now, 1 if the next request must begin
-#: alone and the worker is to become empty first, 1 if requests wait in other lines, {id, attempt, line, record}, ...}.
+#: `tier`, `worker` (name), `worker_id`, `room`, `lease_s`, `slack` (FAIRNESS_SLACK_TOKENS), `busy` (the worker has
+#: requests), `solitary` (number of lost attempts from which on a request stays alone until its end), `started_at`.
+#: Takes up to `room` waiting requests: from the worker's own line and the shared one, in the order of their tags; if
+#: both are empty, it steals half of the difference from the longest of some other lines. Returns {now, 1 if the next
+#: request must start alone and the worker is not idle, 1 if requests wait in other lines, {id, attempt, line, record},
+#: ...}.
 TAKE = (
     _PRELUDE
     + f"""
@@ -267,8 +288,8 @@ local function head(line, most, newest)
   return entries
 end
 local others_wait = 0
--- What may be taken from another worker: the longest line gives half of the difference, so that a request does not
--- go to and fro.
+-- The requests to steal from the longest of the compared lines: half of the difference, so that they are not stolen
+-- back.
 local function of_others()
   local longest, most = nil, 0
   for _, other in ipairs(call('ZRANDMEMBER', workers_key(tier), {COMPARED_LINES})) do
@@ -292,7 +313,7 @@ local function next_entry()
   return first and table.remove(mine, 1)
 end
 
-local taken, must_wait = {{}}, 0
+local taken, must_empty = {{}}, 0
 while #taken < a.room do
   local entry = next_entry()
   if not entry then break end
@@ -301,63 +322,65 @@ while #taken < a.room do
   if record.state ~= waited then
     dequeue(id, tier, entry.line)
   elseif alone and (a.busy or #taken > 0) then
-    if entry.line == tier then -- no other worker is to empty itself for it as well
+    -- In its own line, so that no other worker stops taking requests for it too.
+    if entry.line == tier and num(call('ZSCORE', workers_key(tier), a.worker)) > now then
       call('ZREM', line_key(tier), id)
       call('ZADD', line_key(own), exact(entry.tag), id)
       call('HSET', record_key(id), 'line', own)
       assign(tier, num(record.work), -1)
       assign(own, num(record.work), 1)
     end
-    if entry.line == tier or entry.line == own then must_wait = 1 end
+    if entry.line == tier or entry.line == own then must_empty = 1 end
     break
   else
-    local attempt, working = num(record.attempt) + 1, WORKING[tier]
+    local attempt, working, taken_at = num(record.attempt) + 1, WORKING[tier], exact(now)
     dequeue(id, tier, entry.line)
-    show('HSET', job_key(id, tier), 'status', 'started', 'worker_name', a.worker, 'started_at', a.started_at)
+    rq_call('HSET', job_key(id, tier), 'status', 'started', 'worker_name', a.worker, 'started_at', a.started_at)
     local abandoned_at = exact(num(record.deadline_at) + {ABANDONED_AFTER_S})
-    show('ZADD', started_jobs(tier), abandoned_at, job_id(id, tier) .. ':' .. attempt)
+    rq_call('ZADD', started_jobs(tier), abandoned_at, job_id(id, tier) .. ':' .. attempt)
     call('ZADD', DUE, exact(now + a.lease_s), id)
-    call('HSET', record_key(id), 'state', working, 'at_' .. working, exact(now), 'attempt', attempt, 'line', own,
-      'worker', a.worker_id, 'alone', alone and num(record.num_lost) >= a.solitary and 1 or 0)
+    call('HSET', record_key(id), 'state', working, 'at_' .. working, taken_at, 'taken_at', taken_at, 'attempt', attempt,
+      'line', own, 'worker', a.worker_id, 'alone', alone and num(record.num_lost) >= a.solitary and 1 or 0)
     if entry.line ~= own then
       assign(entry.line, num(record.work), -1)
       assign(own, num(record.work), 1)
     end
     read_load('clock:' .. tier)
-    if entry.tag > load['clock:' .. tier] then set('clock:' .. tier, entry.tag) end
+    local is_stolen = entry.line ~= own and entry.line ~= tier -- the newest of its line, whose tag is far ahead
+    if not is_stolen and entry.tag > load['clock:' .. tier] then set('clock:' .. tier, entry.tag) end
     taken[#taken + 1] = {{id, attempt, entry.line, call('HGETALL', record_key(id))}}
     if alone then break end
   end
 end
 write_load()
-return {{exact(now), must_wait, others_wait, unpack(taken)}}
+return {{exact(now), must_empty, others_wait, unpack(taken)}}
 """
 )
 
-#: `batches`: each with id, attempt, state, events. Appends events to the streams of requests that the caller still has
-#: a lease on. Answers 1 for each batch, or 0 where the lease is lost.
+#: `batches`: each with id, attempt, taken_at, state, events. Appends the events to the requests' streams. Returns for each batch
+#: 1, or 0 if its lease is lost; then nothing is appended.
 APPEND = (
     _PRELUDE
     + """
 local answer = {}
 for i, batch in ipairs(a.batches) do
-  local record = call('HMGET', record_key(batch.id), 'state', 'attempt')
-  answer[i] = record[1] == batch.state and num(record[2]) == batch.attempt and 1 or 0
+  answer[i] = is_held(read_record(batch.id), batch) and 1 or 0
   if answer[i] == 1 then emit(batch.id, batch.events) end
 end
 return answer
 """
 )
 
-#: `id`, `attempt` (none: any), `before` (states), `refusals` (the counter of commits that come too late), and where the
-#: request moves: after, tier, worker, work, job, front, fields, events, ttl, remembered, counter. Answers 1, or 0 if it
-#: is not the caller's to move.
+#: `id`, `attempt` and `taken_at` (nil: any), `before` (allowed states), `refusals` (the counter of refused commits), and how the
+#: request moves: after (the new state), tier, worker, work, job, front, fields, events, ttl, remembered, counter.
+#: Returns 1, or 0 if the commit is refused since the request is in another state or attempt.
 COMMIT = (
     _PRELUDE
     + """
 local record, matches = read_record(a.id), false
 for _, state in ipairs(a.before) do matches = matches or state == record.state end
-if not matches or (a.attempt and num(record.attempt) ~= a.attempt) then
+a.state = record.state
+if not matches or (a.attempt and not is_held(record, a)) then
   if record.state and a.refusals then count(a.refusals) end
   return 0
 end
@@ -367,15 +390,15 @@ return 1
 """
 )
 
-#: `lease_s`, `leases`: each with id, attempt, state. Renews the leases that the caller still has. Answers the places,
-#: from 0, of those that it has lost.
+#: `lease_s`, `leases`: each with id, attempt, taken_at, state. Renews the leases. Returns the indices, from 0, of those that are
+#: lost.
 RENEW = (
     _PRELUDE
     + """
 local lost = {}
+write_although_full()
 for i, lease in ipairs(a.leases) do
-  local record = call('HMGET', record_key(lease.id), 'state', 'attempt')
-  if record[1] == lease.state and num(record[2]) == lease.attempt then
+  if is_held(read_record(lease.id), lease) then
     call('ZADD', DUE, exact(now + a.lease_s), lease.id)
   else
     lost[#lost + 1] = i - 1
@@ -385,19 +408,29 @@ return lost
 """
 )
 
-#: `most`, `claim_s`, `expired`: for each tier how a request ends whose deadline passed while it waited (see COMMIT).
-#: Ends those, and claims for `claim_s` what must be looked at otherwise: requests whose lease has lapsed, and records
-#: that cannot be read. Answers {how many were due, {id, state, attempt}, ...}.
+#: `most`, `claim_s`, `finished` (states), `expired`: for each tier the move (see COMMIT) of a request whose deadline
+#: passed while it waited, `unreadable`: the move of one whose state is none. Makes those moves, removes what is left of
+#: a request whose record is gone, and claims for `claim_s` the requests whose lease has lapsed. Returns {number of
+#: requests that were due, {id, state, attempt} of each claimed one, ...}.
 EXPIRE = (
     _PRELUDE
     + """
 local due = call('ZRANGE', DUE, '-inf', exact(now), 'BYSCORE', 'LIMIT', 0, a.most)
-local claimed = {}
+local claimed, is_gone = {}, false
+write_although_full()
 for _, id in ipairs(due) do
   local record = read_record(id)
   local tier = TIER[record.state]
-  if not record.state or (a.finished[record.state] and not tier) then
+  if not record.state then
+    is_gone = true
     call('ZREM', DUE, id)
+    call('DEL', stream_key(id))
+    for each in pairs(WAITING) do rq_call('DEL', job_key(id, each)) end
+  elseif a.finished[record.state] then
+    call('ZREM', DUE, id)
+  elseif not tier then
+    record.state = WAITING.edge -- for what `move` is to undo
+    move(id, record, a.unreadable)
   elseif tier and WAITS[record.state] and num(record.deadline_at) > 0 then
     if num(record.deadline_at) <= now then
       move(id, record, a.expired[tier])
@@ -406,46 +439,55 @@ for _, id in ipairs(due) do
     end
   else
     call('ZADD', DUE, exact(now + a.claim_s), id)
-    claimed[#claimed + 1] = {id, record.state, record.attempt or '0'}
+    claimed[#claimed + 1] = {id, record.state, num(record.attempt)}
   end
 end
 write_load()
+if is_gone and call('EXISTS', DUE) == 0 then -- nothing is unfinished: what a lost record was charged for is dropped
+  for _, field in ipairs(call('HKEYS', LOAD)) do
+    local sum = string.match(field, '^%a+')
+    if sum == 'requests' or sum == 'tokens' or sum == 'work' or sum == 'jobs' then call('HDEL', LOAD, field) end
+  end
+  call('EXPIRE', LOAD, IDLE_LOAD_TTL_S)
+end
 return {#due, unpack(claimed)}
-"""
+""".replace("IDLE_LOAD_TTL_S", str(IDLE_LOAD_TTL_S))
 )
 
-#: Shared by what ends a worker's life: lets some of its waiting requests wait for anybody, and forgets its line once it
-#: is empty.
+#: Shared by LIVE and LEAVE: moves up to RETIRED_AT_ONCE requests from a worker's line to the shared one, and removes
+#: the worker once its line is empty; the requests that it had in hand leave its sums when they move. Returns the number
+#: of moved requests.
 _RETIRE = f"""
 local function retire(tier, worker)
   local line = tier .. '@' .. worker
   local flat = call('ZRANGE', line_key(line), 0, {RETIRED_AT_ONCE} - 1, 'WITHSCORES')
   for i = 1, #flat, 2 do
-    local id = flat[i]
-    local work = num(call('HGET', record_key(id), 'work'))
+    local id, record = flat[i], read_record(flat[i])
     call('ZREM', line_key(line), id)
-    if call('HEXISTS', record_key(id), 'state') == 1 then
+    if record.state then
       call('ZADD', line_key(tier), flat[i + 1], id)
       call('HSET', record_key(id), 'line', tier)
-      assign(tier, work, 1)
+      assign(tier, num(record.work), 1)
+      assign(line, num(record.work), -1)
     end
-    assign(line, work, -1)
   end
   if #flat > 0 then call('PUBLISH', wake_channel(tier), '') end
   if #flat < {2 * RETIRED_AT_ONCE} then
     call('ZREM', workers_key(tier), worker)
-    for _, sum in ipairs({{'work:', 'jobs:', 'recent:', 'recent_at:'}}) do set(sum .. line, 0) end
+    set('recent:' .. line, 0)
+    set('recent_at:' .. line, 0)
   end
   return #flat / 2
 end
 """
 
-#: `tier`, `worker`, `report`, `report_ms`, `life_s`. Keeps a worker alive: its report for `report_ms`, its line for
-#: `life_s`; and retires workers whose lives have ended. Answers {name, requests moved} of each of those.
+#: `tier`, `worker`, `report`, `report_ms`, `life_s`. Renews a worker's report for `report_ms` and its line for
+#: `life_s`, and retires dead workers of its tier. Returns {name, number of moved requests} of each of those.
 LIVE = (
     _PRELUDE
     + _RETIRE
     + """
+write_although_full()
 call('SET', report_key(a.worker), a.report, 'PX', a.report_ms)
 call('ZADD', workers_key(a.tier), exact(now + a.life_s), a.worker)
 local retired = {}
@@ -457,8 +499,8 @@ return retired
 """
 )
 
-#: `tier`, `worker`. Ends a worker's life: what waits for it waits for anybody. Answers how many requests were moved; to
-#: be called again while it is not 0.
+#: `tier`, `worker`. Removes a worker's report and retires the worker. Returns the number of moved requests; call it
+#: again until that is 0.
 LEAVE = (
     _PRELUDE
     + _RETIRE
@@ -470,8 +512,8 @@ return moved
 """
 )
 
-#: KEYS: a sorted set of times. ARGV: seconds until the next look, how many. Claims what is due, so that only one
-#: caller has each.
+#: KEYS: a sorted set by time. ARGV: seconds for which members are claimed, the most members. Returns members that are
+#: due, each to one caller only until its claim ends.
 CLAIM_DUE = """
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
@@ -480,13 +522,14 @@ for _, id in ipairs(due) do redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]),
 return due
 """
 
-#: KEYS: a record. Counts one more try to call its webhook. Answers how many there were, or 0 where it has expired.
+#: KEYS: a record. Counts a try to call its webhook. Returns the number of tries, or 0 if the record has expired.
 COUNT_TRY = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 return redis.call('HINCRBY', KEYS[1], 'webhook_tries', 1)
 """
 
-#: KEYS: an idempotency key. ARGV: what it is to stand for, its time to live. Answers what it stands for.
+#: KEYS: an idempotency key. ARGV: a value, its time to live. Stores the value unless there is one. Returns the key's
+#: value.
 CLAIM_KEY = """
 local earlier = redis.call('GET', KEYS[1])
 if earlier then return earlier end

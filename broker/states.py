@@ -1,11 +1,11 @@
-"""The life cycle of a request: its states, which follow which, and what each tier may take up. Pure data.
+"""The life cycle of a request: its states, the transitions between them, and each tier's states. Pure data.
 
     queued ──> drafting ──> succeeded
                   │
                   └──> escalated ──> verifying ──> succeeded
 
-From every unfinished state a request may fail or be cancelled, and what a worker holds may go back to waiting.
-A request that no edge may answer starts as `escalated`.
+From every unfinished state a request may fail or be cancelled, and a request that a worker has may be requeued.
+A request whose policy has no edge tier starts as `escalated`.
 """
 
 from enum import StrEnum
@@ -22,7 +22,7 @@ class State(StrEnum):
     DRAFTING = "drafting"
     #: Waits for a cloud worker.
     ESCALATED = "escalated"
-    #: A cloud worker verifies the draft, or writes its own answer where the policy says so.
+    #: A cloud worker verifies the draft, or writes the answer without one if the policy says so.
     VERIFYING = "verifying"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -31,7 +31,7 @@ class State(StrEnum):
 
 FINISHED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
-#: What a request waits in for each tier, and what it is in while that tier has it.
+#: A request's state while it waits for a worker of each tier, and while such a worker has it.
 WAITING = {Tier.EDGE: State.QUEUED, Tier.CLOUD: State.ESCALATED}
 WORKING = {Tier.EDGE: State.DRAFTING, Tier.CLOUD: State.VERIFYING}
 
@@ -47,7 +47,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class ImpossibleTransition(Exception):
-    """A programming error: code asked for a change of state that no request may make."""
+    """A programming error: a change of state that is not in `TRANSITIONS`."""
 
 
 def check(before: State, after: State) -> None:

@@ -15,7 +15,7 @@ FSYNC_VERSION = (7, 2)
 
 
 def complaints(info: Mapping[str, Any], *, fsync: bool) -> list[str]:
-    """What is wrong with a server's configuration, from its INFO. Pure."""
+    """What is wrong with a server's configuration, given its INFO. Pure."""
     found = []
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
@@ -30,9 +30,9 @@ def complaints(info: Mapping[str, Any], *, fsync: bool) -> list[str]:
 
 
 def check_server(redis: Redis, settings: Settings) -> None:
-    """Log a warning about an unsuitable server, or raise `InvalidSettings`, as `redis.unsuitable` says.
+    """If the server is unsuitable, log a warning or raise `InvalidSettings`, depending on `redis.unsuitable`.
 
-    With `requests.durability: fsync` always raises. Raises Redis's own error if the server is away.
+    With `requests.durability: fsync` it always raises. Raises Redis's own error if the server is away.
     """
     fsync = settings.requests.durability == "fsync"
     found = complaints(redis.info("memory", "persistence", "server"), fsync=fsync)

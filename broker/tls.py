@@ -1,4 +1,4 @@
-"""Whether a Redis server speaks TLS exactly if its URL says so.
+"""Checks that a Redis URL's scheme (TLS or not) matches its server.
 
 A TLS client of a plain server times out, and a plain client of a TLS server sees its connection closed. Both look like
 a server that is temporarily away, so they are checked separately when a process starts.
@@ -19,12 +19,12 @@ from redis.retry import Retry
 from broker.connection import CONNECT_TIMEOUT_S
 from config.settings import InvalidSettings, RedisSettings
 
-#: First bytes of Redis's answer to PING, also if it refuses it.
+#: First bytes of Redis's answer to PING: a result or an error.
 ANSWERS = (b"+", b"-")
 
 
 def check_tls(settings: RedisSettings) -> None:
-    """Raise `InvalidSettings` for a URL whose scheme does not fit its server. Blocks for at most a few seconds.
+    """Raise `InvalidSettings` for a URL whose scheme does not match its server. Blocks for at most a few seconds.
 
     Does not raise for a server that cannot be reached or that refuses the password.
     """
@@ -49,7 +49,7 @@ def _check(field: str, url: str) -> None:
 
 
 def _answers(url: str) -> bool:
-    """Whether a Redis server answers at the URL, if only with an error."""
+    """Whether a Redis server answers at the URL, even with an error."""
     client = Redis.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -78,7 +78,7 @@ def _speaks_plainly(address: tuple[str, int]) -> bool:
 
 
 def _speaks_tls(address: tuple[str, int]) -> bool:
-    """Whether it answers a TLS handshake, if only with an alert. Its certificate is not checked."""
+    """Whether the server answers a TLS handshake, even with an alert. Its certificate is not checked."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -1,4 +1,4 @@
-"""docs/modules.md: what each module of the product owns, in the words of its own docstring.
+"""Generates docs/modules.md: the first paragraph of every module's docstring.
 
 python -m tests.module_table > docs/modules.md
 """
@@ -7,7 +7,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-#: The packages of the product, from what users touch down to what everything knows.
+#: The packages of the product, from the top layer to the bottom.
 PACKAGES = ("firstdraft", "gateway", "workers", "broker", "schemas", "config")
 
 
@@ -17,13 +17,13 @@ def modules() -> list[Path]:
 
 
 def summary(module: Path) -> str:
-    """The first sentence of a module's docstring; empty where there is none."""
+    """The first paragraph of a module's docstring; empty if it has none."""
     docstring = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
     return docstring.split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
 
 
 def markdown() -> str:
-    """The page, whole."""
+    """The whole page."""
     rows = ["# Modules", "", "Made by `python -m tests.module_table > docs/modules.md`; a test compares the two.", ""]
     for package in PACKAGES:
         rows += [f"## {package}", "", "| module | owns |", "| --- | --- |"]

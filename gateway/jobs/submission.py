@@ -1,4 +1,4 @@
-"""From a body to a stored request: what every route that takes prompts does."""
+"""From a body to a stored request, for every route that takes prompts."""
 
 import logging
 import uuid
@@ -17,26 +17,26 @@ log = logging.getLogger(__name__)
 
 
 class Overloaded(Exception):
-    """There is no room for the request now."""
+    """The request would exceed a limit on unfinished work now."""
 
     def __init__(self, overload: Overload) -> None:
-        whose = "Your" if overload.is_owners else "All"
-        super().__init__(f"{whose} unfinished jobs reach backpressure.{overload.limit}.")
+        jobs = "Your unfinished jobs" if overload.is_owners else "All unfinished jobs"
+        super().__init__(f"{jobs} reach backpressure.{overload.limit}.")
         self.overload = overload
 
 
 class ResultExpired(Exception):
-    """An `Idempotency-Key` stands for a request whose result is kept no longer. Nothing was submitted."""
+    """An `Idempotency-Key` maps to a request whose result has expired. Nothing was submitted."""
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """Requests that are stored, in the order of their bodies."""
+    """Stored requests, in the order of their bodies."""
 
     requests: Sequence[AcceptedRequest]
-    #: Whether they came with an `Idempotency-Key`: whoever gave it may ask for them again.
+    #: Whether they came with an `Idempotency-Key`, so that the client may submit them again.
     keyed: bool = False
-    #: Whether an earlier request with the same key submitted them; they may have finished.
+    #: Whether they were submitted earlier with the same key; they may have finished.
     replayed: bool = False
 
 
@@ -62,20 +62,21 @@ def submit_all(
     note: str = "",
     key: Idempotency | None = None,
 ) -> Submitted:
-    """Accept the requests and store them to wait for a worker, all or none. Three round trips to Redis.
+    """Accept the requests and queue them for a worker, all or none. Three round trips to Redis.
 
     Raises `Refused`, `Overloaded`, `IdempotencyConflict`, `ResultExpired`, `NotOnDisk` or Redis's own error; then
-    nothing was accepted. `owner`: who asks, if None. `request_ids`: new ones where None; one that was stored before is
-    left as it is. `note`: see `AcceptedRequest.note`. `key`: where it stands for earlier requests, those are answered.
+    nothing was accepted. `owner`: if None, that of the HTTP request. `request_ids`: new ids where None; an id that is
+    stored already is left unchanged. `note`: see `AcceptedRequest.note`. `key`: if it maps to earlier requests, those
+    are returned.
 
-    The load is looked at before the requests are stored: it may pass a limit by as many as are submitted at one moment.
+    Limits are checked before the requests are stored, so that requests submitted at the same moment may exceed them.
     """
     store = services.store
     owner = owner or asking_owner() or NOBODY
     ids = _ids(len(bodies), request_ids)
     try:
-        accepted = [_accepted(services, body, one, owner, note) for body, one in zip(bodies, ids, strict=True)]
-    except Refused:  # which settings may do that were others when the same body was accepted
+        accepted = [_accepted(services, body, new_id, owner, note) for body, new_id in zip(bodies, ids, strict=True)]
+    except Refused:  # earlier, under other settings, the same body may have been accepted
         if (earlier := submitted_before(services, key, len(bodies))) is not None:
             return earlier
         raise
@@ -84,7 +85,7 @@ def submit_all(
     if survey.earlier is not None:
         return _replayed(services, survey.earlier, len(bodies))
     for culprit in filter(None, survey.quarantined):
-        reason = f"it is quarantined: a worker that did nothing else ended on it, in your job {culprit}"
+        reason = f"it is quarantined: it ended a worker that ran nothing else, in your job {culprit}"
         raise Refused("messages", "a prompt that was tried before", reason)
     num_tokens = sum(request.num_tokens_at_most for request in accepted)
     full = overload(survey.load, num_tokens, services.backpressure, num_requests=len(accepted))
@@ -102,7 +103,7 @@ def submit_all(
 
 
 def submitted_before(services: Services, key: Idempotency | None, num: int) -> Submitted | None:
-    """The requests for which the key stands, of a body that makes so many; None where it stands for nothing yet.
+    """The `num` requests of one body to which the key maps; None if the key is new.
 
     Raises `IdempotencyConflict`, `ResultExpired` or `NotOnDisk`.
     """
@@ -114,7 +115,7 @@ def _replayed(services: Services, first_id: str, num: int) -> Submitted:
     records = [services.store.read(request_id) for request_id in _siblings(first_id, num)]
     requests = [record.request for record in records if record is not None]
     if len(requests) < num:
-        raise ResultExpired(f"The Idempotency-Key stands for job {first_id!r}, whose result is kept no longer.")
+        raise ResultExpired(f"The Idempotency-Key maps to job {first_id!r}, whose result has expired.")
     log.info("request_replayed request_id=%s", first_id)
     return Submitted(requests, keyed=True, replayed=True)
 
@@ -125,11 +126,11 @@ def _accepted(services: Services, body: JobRequest, request_id: str, owner: Owne
 
 
 def _ids(num: int, chosen: Sequence[str | None]) -> list[str]:
-    """The ids that were chosen, or new ones: the first by chance, the others made of it."""
+    """The chosen ids, or new ones where None."""
     new = _siblings(uuid.uuid4().hex, num)
     return [given or made for given, made in zip(chosen or [None] * num, new, strict=True)]
 
 
 def _siblings(first_id: str, num: int) -> list[str]:
-    """The ids of requests that one body makes: whoever knows the first knows all."""
-    return [first_id, *(uuid.uuid5(uuid.NAMESPACE_URL, f"{first_id}/{place}").hex for place in range(1, num))]
+    """The ids of the `num` requests of one body, all of which derive from the first."""
+    return [first_id, *(uuid.uuid5(uuid.NAMESPACE_URL, f"{first_id}/{index}").hex for index in range(1, num))]

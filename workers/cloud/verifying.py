@@ -26,24 +26,24 @@ class Verifying:
         self._in_flight = in_flight
         self._served = served
 
-    def submit(self, taken: LeasedRequest) -> "Future[CloudAnswer]":
+    def submit(self, leased: LeasedRequest) -> "Future[CloudAnswer]":
         """Hand the request to the engine; its text is published as it is written."""
-        request, lease = taken.request, taken.lease
+        request, lease = leased.request, leased.lease
         order = AnswerOrder(
             request_id=lease.work_id,
             messages=request.messages,
             sampling=request.sampling,
-            draft=taken.draft if request.policy.verify_draft else None,
+            draft=leased.draft if request.policy.verify_draft else None,
             acceptance=request.acceptance,
             use_cache=request.policy.kv_caches,
             cache_namespace=request.cache_namespace,
         )
         return self._engine.submit(order, lambda text: self._in_flight.publish(lease, text))
 
-    def conclude(self, taken: LeasedRequest, answer: CloudAnswer, verifying_s: float) -> Commit:
+    def conclude(self, leased: LeasedRequest, answer: CloudAnswer, verifying_s: float) -> Commit:
         """The cloud's answer is the request's."""
-        lease = taken.lease
-        result = _result(taken, answer, verifying_s, self._engine.model_name)
+        lease = leased.lease
+        result = _result(leased, answer, verifying_s, self._engine.model_name)
         statistics = result.draft or DraftStatistics()
         log.info(
             "answer_written request_id=%s drafted_tokens=%d accepted_tokens=%d rewritten_tokens=%d",
@@ -54,19 +54,19 @@ class Verifying:
         )
         return partial(self._store.succeed, lease, result, self._in_flight.unpublished(lease))
 
-    def publish(self, taken: LeasedRequest, answer: CloudAnswer) -> None:
+    def publish(self, leased: LeasedRequest, answer: CloudAnswer) -> None:
         """Report the conversation to the prefix index."""
-        self._served(taken.request, answer.text)
+        self._served(leased.request, answer.text)
 
 
-def _result(taken: LeasedRequest, answer: CloudAnswer, verifying_s: float, model_name: str) -> Result:
-    draft = taken.draft
+def _result(leased: LeasedRequest, answer: CloudAnswer, verifying_s: float, model_name: str) -> Result:
+    draft = leased.draft
     num_tokens = len(answer.token_ids)
     return Result(
         text=answer.text,
         finish_reason=answer.finish_reason,
         tier=Tier.CLOUD,
-        policy=taken.request.policy.name,
+        policy=leased.request.policy.name,
         confidence=draft.confidence if draft else None,
         draft=_draft_statistics(draft, answer),
         usage=Usage(
@@ -78,11 +78,11 @@ def _result(taken: LeasedRequest, answer: CloudAnswer, verifying_s: float, model
             cloud_cached_tokens=answer.cached_tokens,
         ),
         timings=Timings(
-            queued_ms=taken.queued_s * 1000,
-            drafting_ms=taken.drafting_s * 1000,
-            verify_queued_ms=taken.verify_queued_s * 1000,
+            queued_ms=leased.queued_s * 1000,
+            drafting_ms=leased.drafting_s * 1000,
+            verify_queued_ms=leased.verify_queued_s * 1000,
             verifying_ms=verifying_s * 1000,
-            total_ms=(taken.age_s + verifying_s) * 1000,
+            total_ms=(leased.age_s + verifying_s) * 1000,
         ),
         models=Models(edge=draft.model if draft else None, cloud=model_name),
         logprobs=answer.logprobs,

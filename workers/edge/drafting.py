@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Drafting:
-    """The edge tier's part of a job (`workers.runtime.job`)."""
+    """The edge's `Work` (`workers.runtime.job`)."""
 
     def __init__(
         self,
@@ -42,15 +42,15 @@ class Drafting:
         self._served = served
         self._early_escalation = early_escalation
 
-    def submit(self, taken: LeasedRequest) -> "Future[Draft | BeyondModel]":
-        """Submit the request to the engine; its text is published while it is written.
+    def submit(self, leased: LeasedRequest) -> "Future[Draft | BeyondModel]":
+        """Submit the request to the engine. The draft's text is published while it is generated.
 
-        An option that the edge model cannot honour is a result instead of a failure if the policy has a cloud tier,
-        whose model may be able to.
+        If the edge model cannot honour an option, and the policy has a cloud tier, the result is `BeyondModel` instead
+        of a failure, since the cloud's model may be able to.
         """
-        request, lease, policy = taken.request, taken.lease, taken.request.policy
-        # A draft is worth giving up only where an unsure one escalates.
-        escalates_unsure = policy.confidence_decides and policy.has(Tier.CLOUD)
+        request, lease, policy = leased.request, leased.lease, leased.request.policy
+        # Stopping a draft early makes sense only if low confidence escalates it.
+        low_confidence_escalates = policy.confidence_decides and policy.has(Tier.CLOUD)
         order = DraftOrder(
             request_id=lease.work_id,
             messages=request.messages,
@@ -58,7 +58,7 @@ class Drafting:
             rule=request.confidence,
             use_cache=policy.kv_caches,
             cache_namespace=request.cache_namespace,
-            may_escalate_early=self._early_escalation and escalates_unsure,
+            may_escalate_early=self._early_escalation and low_confidence_escalates,
         )
         product: Future[Draft | BeyondModel] = Future()
         product.set_running_or_notify_cancel()
@@ -75,15 +75,15 @@ class Drafting:
         self._engine.submit(order, lambda text: self._in_flight.publish(lease, text)).add_done_callback(finish)
         return product
 
-    def conclude(self, taken: LeasedRequest, product: Draft | BeyondModel, drafting_s: float) -> Commit:
+    def conclude(self, leased: LeasedRequest, product: Draft | BeyondModel, drafting_s: float) -> Commit:
         """Answer with the draft, or escalate. Raises `StrategyFailed`.
 
-        Runs on the job's own thread, so that a strategy of a user's which blocks or raises affects this request alone.
+        Runs on the job's own thread, so that a user's strategy that blocks or raises affects only this request.
         """
-        request, lease = taken.request, taken.lease
+        request, lease = leased.request, leased.lease
         if isinstance(product, BeyondModel):
             log.info("left_to_cloud request_id=%s reason=%r", lease.request_id, str(product))
-            return self._escalation(taken, None, beyond_edge(str(product)))
+            return self._escalation(leased, None, beyond_edge(str(product)))
         report = assess(product.figures, request.confidence)
         decision = decide(request.policy, report)
         log.info(
@@ -96,32 +96,32 @@ class Drafting:
             product.escalated_early,
         )
         if decision.escalated:
-            return self._escalation(taken, product.model_copy(update={"confidence": report}), decision)
+            return self._escalation(leased, product.model_copy(update={"confidence": report}), decision)
         events = [*self._in_flight.unpublished(lease), decision]
-        return partial(self._store.succeed, lease, _answer(taken, product, report, drafting_s), events)
+        return partial(self._store.succeed, lease, _answer(leased, product, report, drafting_s), events)
 
-    def publish(self, taken: LeasedRequest, product: Draft | BeyondModel) -> None:
-        """Tell the prefix index what the engine's cache holds now."""
+    def publish(self, leased: LeasedRequest, product: Draft | BeyondModel) -> None:
+        """Report the conversation to the prefix index."""
         if isinstance(product, Draft):
-            self._served(taken.request, product.text)
+            self._served(leased.request, product.text)
 
-    def _escalation(self, taken: LeasedRequest, draft: Draft | None, decision: Decision) -> Commit:
-        events = [*self._in_flight.unpublished(taken.lease), decision]
+    def _escalation(self, leased: LeasedRequest, draft: Draft | None, decision: Decision) -> Commit:
+        events = [*self._in_flight.unpublished(leased.lease), decision]
 
         def commit() -> bool:
-            route = self._router.route(taken.request, Tier.CLOUD)
-            return self._store.escalate(taken.lease, draft, events, route)
+            route = self._router.route(leased.request, Tier.CLOUD)
+            return self._store.escalate(leased.lease, draft, events, route)
 
         return commit
 
 
-def _answer(taken: LeasedRequest, draft: Draft, report: ConfidenceReport, drafting_s: float) -> Result:
+def _answer(leased: LeasedRequest, draft: Draft, report: ConfidenceReport, drafting_s: float) -> Result:
     num_tokens = len(draft.token_ids)
     return Result(
         text=draft.text,
         finish_reason=draft.finish_reason,
         tier=Tier.EDGE,
-        policy=taken.request.policy.name,
+        policy=leased.request.policy.name,
         confidence=report,
         draft=DraftStatistics(drafted_tokens=num_tokens),
         usage=Usage(
@@ -131,9 +131,9 @@ def _answer(taken: LeasedRequest, draft: Draft, report: ConfidenceReport, drafti
             edge_cached_tokens=draft.cached_tokens,
         ),
         timings=Timings(
-            queued_ms=taken.queued_s * 1000,
+            queued_ms=leased.queued_s * 1000,
             drafting_ms=drafting_s * 1000,
-            total_ms=(taken.age_s + drafting_s) * 1000,
+            total_ms=(leased.age_s + drafting_s) * 1000,
         ),
         models=Models(edge=draft.model),
         logprobs=draft.logprobs,

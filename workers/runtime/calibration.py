@@ -1,7 +1,7 @@
-"""Which models the default confidence threshold was calibrated with, and whether a worker's is one of them. Pure.
+"""Which models the default confidence threshold was calibrated with, and whether a worker's model is one. Pure.
 
-Confidence differs from model to model, so that a threshold means nothing for models that it was not measured with: a
-worker with such a model logs a warning when it starts.
+Confidence differs between models, so that a threshold is meaningless for models that it was not measured with. A worker
+with another model logs a warning when it starts.
 """
 
 import re
@@ -13,7 +13,7 @@ MEASURED_WITH = {Tier.EDGE: "Qwen2.5-Coder-0.5B-Instruct", Tier.CLOUD: "Qwen2.5-
 
 
 def is_measured(tier: Tier, model_name: str) -> bool:
-    """Whether the tier's model is the one that was measured; case and punctuation of its name do not matter."""
+    """Whether this is the model that was measured for the tier; case and punctuation of the name do not matter."""
     return _bare(MEASURED_WITH[tier]) in _bare(model_name)
 
 

@@ -1,8 +1,8 @@
-"""Whether an engine can bear a grammar: tried out in a child process, where a crash or a gigabyte harms nobody.
+"""Whether an engine can handle a grammar: tried in a child process, where a crash or a gigabyte does no harm.
 
 A grammar may be so deep that its compiler overflows the stack, so large that it takes all memory, or so ambiguous that
-each token takes seconds. The child compiles it and writes a few tokens by it, with limits on memory, stack and
-processor time. It is started again when it has died. One grammar is tried at a time.
+each token takes seconds. The child compiles the grammar and generates a few tokens with it, within limits on memory,
+stack and CPU time. A child that died is replaced. One grammar is tried at a time.
 
 `python -m workers.runtime.constraint_check DESCRIPTOR` is the child, with its end of a pipe.
 """
@@ -31,33 +31,33 @@ from schemas.requests import Sampling
 from workers.runtime.constraints import Vocabulary, lark_of, limits, reason_of, some_token
 from workers.runtime.failures import BeyondModel
 
-#: Seconds of processor time that trying a grammar may take.
+#: CPU seconds that trying a grammar may take.
 MAX_CPU_S = 1.0
-#: Seconds after which the child is killed in any case; more than the former, for a busy machine.
+#: Seconds after which the child is killed in any case. More than the CPU seconds, since the machine may be busy.
 MAX_WAIT_S = 10.0
-#: Bytes of address space that the child may have; it needs a third of that for itself and a large vocabulary.
+#: The child's limit on address space, in bytes. It needs a third of that for itself and a large vocabulary.
 MAX_BYTES = 1 << 30
-#: The stack on which the child compiles, in bytes; an engine's threads have eight times as much.
+#: Bytes of the stack on which the child compiles. An engine's threads have eight times as much.
 STACK_BYTES = 1 << 20
-#: Tokens that the child writes by a grammar: enough to notice one whose every token takes longer than the last.
+#: Tokens that the child generates with a grammar: enough to detect one whose tokens take longer and longer.
 TRIED_TOKENS = 64
-#: Seconds of processor time that any of them may take: an engine delays all its requests for as long.
+#: CPU seconds that each of them may take. An engine would delay all its requests for as long.
 MAX_TOKEN_S = 0.05
-#: Seconds until a child must be ready: it reads a vocabulary, on a machine that may be loading a model.
+#: Seconds in which a child must be ready. It reads a vocabulary, on a machine that may be loading a model.
 READY_S = 30.0
-#: Verdicts that are remembered, refusals too: a repeated grammar costs nothing. Each is remembered for its cache
-#: namespace only, or the time of a check would reveal that somebody else has sent the same grammar.
+#: Cached verdicts, so that a repeated grammar costs nothing. They are separate for each cache namespace: otherwise the
+#: time of a check would reveal that another owner has sent the same grammar.
 MAX_REMEMBERED = 512
 
 log = logging.getLogger(__name__)
 
 
 class UnfitGrammar(ValueError):
-    """No engine is to be given this grammar; the message says why."""
+    """The grammar must not be given to an engine; the message says why."""
 
 
 class GrammarChecker:
-    """Checks the grammars of one model's requests. Thread-safe. Calls `make_tokenizer` for the first grammar."""
+    """Checks the grammars of one model's requests. Thread-safe. Calls `make_tokenizer` at the first grammar."""
 
     def __init__(self, make_tokenizer: Callable[[], LLTokenizer]) -> None:
         self._make_tokenizer = make_tokenizer
@@ -65,9 +65,9 @@ class GrammarChecker:
         self._made: tuple[LLTokenizer, ConstraintCheck] | None = None
 
     def grammar_of(self, sampling: Sampling, namespace: str) -> tuple[str, LLTokenizer] | None:
-        """The grammar that the answer must match, tried out, and the model's tokenizer; None without a grammar.
+        """The checked grammar that the answer must match, and the model's tokenizer; None without a grammar.
 
-        Raises `BeyondModel`. Blocks: milliseconds, and about a second for the first grammar and for a refused one.
+        Raises `BeyondModel`. Blocks for milliseconds, or about a second for the first grammar and for a refused one.
         """
         try:
             lark = lark_of(sampling)
@@ -92,18 +92,18 @@ class GrammarChecker:
 
 
 class ConstraintCheck:
-    """The child, started for the first grammar, and its verdicts. Safe on any thread."""
+    """The child, which is started at the first grammar, and a cache of its verdicts. Safe on any thread."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = msgpack.packb([list(vocabulary.tokens), list(vocabulary.special), list(vocabulary.ends)])
         self._child: _Child | None = None
-        #: One lock for trying out and one for the verdicts: a known grammar does not wait for one that is being tried.
+        #: One lock for the child and one for the cache, so that a cached verdict does not wait for a running check.
         self._trying, self._looking = threading.Lock(), threading.Lock()
         self._verdicts: OrderedDict[bytes, str] = OrderedDict()
         self._closed = False
 
     def check(self, lark: str, namespace: str) -> None:
-        """Raise `UnfitGrammar` unless an engine can bear the grammar. Blocks for a millisecond to a second."""
+        """Raise `UnfitGrammar` unless an engine can handle the grammar. Blocks for a millisecond to a second."""
         digest = hashlib.sha256(namespace.encode() + b"\xff" + lark.encode()).digest()
         verdict = self._remembered(digest)
         if verdict is None:
@@ -139,7 +139,7 @@ class ConstraintCheck:
     def _living_child(self) -> "_Child":
         if self._closed:
             raise UnfitGrammar("the engine is being closed")
-        if self._child is not None and not self._child.alive:  # not because of a grammar: it was working on none
+        if self._child is not None and not self._child.alive:  # it died while idle, so that no grammar is the cause
             self._child.kill()
             self._child = None
         if self._child is None:
@@ -147,12 +147,12 @@ class ConstraintCheck:
         return self._child
 
     def _try(self, lark: str) -> str:
-        """Why the grammar is unfit; empty if it is fit. Raises `UnfitGrammar` where that cannot be found out."""
+        """Why the grammar is unfit; empty if it is fit. Raises `UnfitGrammar` if it cannot be tried now."""
         child = self._living_child()
         try:
             child.wait_until_ready()
         except _ChildDied as death:
-            log.error("constraint_check_not_ready reason=%r", str(death))  # noqa: TRY400 - the reason says it
+            log.error("constraint_check_not_ready reason=%r", str(death))  # noqa: TRY400 - the reason suffices
             self._replace(child)
             raise UnfitGrammar("grammars cannot be tried out now; try again later") from death
         try:
@@ -163,17 +163,17 @@ class ConstraintCheck:
             return str(death)
 
     def _replace(self, child: "_Child") -> None:
-        """Kill the child, and start a new one, which gets ready while nobody waits for it."""
+        """Kill the child and start a new one in advance, so that the next grammar does not wait for it."""
         child.kill()
         self._child = _Child(self._vocabulary)
 
 
 class _ChildDied(Exception):
-    """The message says what it means for the grammar."""
+    """The child died while it tried a grammar; the message says what that means for the grammar."""
 
 
 class _Child:
-    """One life of the child process."""
+    """One child process."""
 
     def __init__(self, vocabulary: bytes) -> None:
         self._connection, childs_end = Pipe()
@@ -182,32 +182,32 @@ class _Child:
                 [sys.executable, "-m", "workers.runtime.constraint_check", str(childs_end.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # a crash of the compiler writes pages
+                stderr=subprocess.DEVNULL,  # a crash of the compiler prints pages
                 env=child_environment(),
                 pass_fds=[childs_end.fileno()],
             )
         self._ready = False
-        # Sent at once, so that the child gets ready while nobody waits; a pipe holds less than a vocabulary.
+        # On a thread, since a vocabulary exceeds a pipe's buffer and sending blocks until the child reads it.
         threading.Thread(target=self._send, args=(vocabulary,), name="constraint-check", daemon=True).start()
 
     @property
     def alive(self) -> bool:
-        """Whether it can still be asked."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def wait_until_ready(self) -> None:
-        """Block until it has read the vocabulary."""
+        """Block until the child has read the vocabulary. Raises `_ChildDied`."""
         if not self._ready:
             self._receive(READY_S)
             self._ready = True
 
     def ask(self, grammar: bytes) -> bytes:
-        """Its verdict. Raises `_ChildDied`."""
+        """The child's verdict on the grammar. Blocks. Raises `_ChildDied`."""
         self._send(grammar)
         return self._receive(MAX_WAIT_S)
 
     def kill(self) -> None:
-        """End it. Idempotent."""
+        """Kill the process. Idempotent."""
         self._process.kill()
         self._process.wait()
         self._connection.close()
@@ -215,7 +215,7 @@ class _Child:
     def _send(self, message: bytes) -> None:
         try:
             self._connection.send_bytes(message)
-        except OSError as error:  # it has died, which `_receive` notices
+        except OSError as error:  # the child has died, which `_receive` detects
             log.debug("constraint_check_gone error=%s", error)
 
     def _receive(self, within_s: float) -> bytes:
@@ -236,8 +236,8 @@ class _Child:
 
 
 def main() -> int:
-    """The child: receives a vocabulary, then sends a verdict for each grammar, until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which then finishes its requests
+    """The child's loop: receive a vocabulary, then answer each grammar with a verdict, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the worker, which finishes its requests
     connection = Connection(int(sys.argv[1]))
     try:
         _serve(connection)
@@ -261,10 +261,9 @@ def _serve(connection: "Connection[bytes, bytes]") -> NoReturn:
 
 
 def verdict_on(lark: str, tokenizer: LLTokenizer) -> str:
-    """Why no engine is to be given the grammar; empty if it is fit. May end the process, at a limit or in a crash."""
-    signal.setitimer(
-        signal.ITIMER_PROF, MAX_CPU_S
-    )  # its signal has no handler, so it ends the process even in native code
+    """Why the grammar is unfit; empty if it is fit. May end the process, at a limit or in a crash."""
+    # The timer's signal has no handler, so that it ends the process even in native code.
+    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
     try:
         matcher = LLMatcher(tokenizer, lark, log_level=0, limits=limits())
         chosen = random.Random(len(lark))  # noqa: S311 - not for security
@@ -284,7 +283,7 @@ def verdict_on(lark: str, tokenizer: LLTokenizer) -> str:
 
 
 def _on_small_stack(work: Callable[[], str]) -> str:
-    """The result of the work, done on a thread, which has a stack of `STACK_BYTES`."""
+    """The result of `work`, which runs on a thread with a stack of `STACK_BYTES`."""
     verdicts: list[str] = []
     thread = threading.Thread(target=lambda: verdicts.append(work()))
     thread.start()

@@ -1,7 +1,7 @@
 """Constrained answers on both tiers: one grammar for llguidance, made from a request's `grammar` or `json_schema`.
 
 Owns that conversion, and a vocabulary in the form that llguidance takes. `constraint_check` finds out whether an
-engine can bear a grammar.
+engine can handle a grammar.
 """
 
 import json
@@ -17,22 +17,22 @@ from schemas.policy import Tier
 from schemas.requests import Sampling
 from workers.runtime.failures import BeyondModel
 
-#: States that one answer's lexer may have, of 1 to 2 kB each: a limit on the memory of one request.
+#: The most states of one answer's lexer, of 1 to 2 kB each: limits the memory of one request.
 MAX_LEXER_STATES = 50_000
-#: Characters of llguidance's error message that are passed on: it repeats the grammar.
+#: The most characters of llguidance's error message to pass on, since it repeats the grammar.
 MAX_REASON_CHARS = 300
-#: The key under which a schema can configure llguidance. It is always overwritten: a request's own could allow output
-#: that is not JSON, or make llguidance ignore keywords.
+#: The key under which a schema can configure llguidance. Always overwritten: a user's options could allow output that
+#: is not JSON, or make llguidance ignore keywords.
 GUIDANCE_KEY = "x-guidance"
-#: JSON on one line, with at most a space behind a comma or colon: where any white space is allowed, small models write
-#: nothing else up to the length limit.
+#: JSON on one line, with at most one space after a comma or colon. If any white space is allowed, small models tend to
+#: write nothing else until the length limit.
 ON_ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
 
 def lark_of(sampling: Sampling) -> str | None:
-    """The grammar in llguidance's dialect of Lark; None without constraint. Raises `ValueError` for invalid GBNF.
+    """The grammar in llguidance's dialect of Lark; None without a constraint. Raises `ValueError` for invalid GBNF.
 
-    vLLM takes it as a `grammar` too: both tiers compile the same text, so that a draft satisfies the cloud's grammar.
+    vLLM takes it as a `grammar` too. Both tiers compile the same text, so that a draft satisfies the cloud's grammar.
     """
     if sampling.json_schema is not None:
         schema = json.dumps({**closed(sampling.json_schema), GUIDANCE_KEY: ON_ONE_LINE})
@@ -41,7 +41,7 @@ def lark_of(sampling: Sampling) -> str | None:
 
 
 def limits() -> LLParserLimits:
-    """What one grammar may cost: llguidance's own limits, except for memory."""
+    """Limits on the cost of one grammar: llguidance's defaults, except for memory."""
     return LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
 
 
@@ -56,7 +56,7 @@ def check_biases(biases: Mapping[int, float], num_tokens: int, tier: Tier) -> No
 class Vocabulary:
     """A model's tokens."""
 
-    #: The bytes of each, in the order of ids; those of a control token are its name.
+    #: The bytes of each token, in the order of ids; for a control token, its name.
     tokens: Sequence[bytes]
     #: Control tokens, which are never part of an answer's text.
     special: Sequence[int]
@@ -79,7 +79,7 @@ class Vocabulary:
 
 
 class _Tokens:
-    """The interface that llguidance expects. Text is cut into single bytes, which llguidance accepts."""
+    """The interface that llguidance expects. Tokenizes text into single bytes, which llguidance accepts."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -103,7 +103,7 @@ def reason_of(message: str) -> str:
 
 
 def some_token(mask: bytes, start: int) -> int | None:
-    """The first permitted token at or after `start`, or else the first of all; None where there is none."""
+    """The first permitted token at or after `start`, or else the first of all; None if no token is permitted."""
     bits = int.from_bytes(mask, "little")
     lowest = (bits >> start << start) or bits
     return (lowest & -lowest).bit_length() - 1 if lowest else None

@@ -1,9 +1,10 @@
 """Tokenizes conversations so that only the chat template can write control tokens; messages are always plain text.
 
-Tokenizers recognise `<|im_end|>` in a rendered prompt by its letters, whoever wrote them. Where a message could be
-mistaken for a control token, the prompt is rendered again with a random number inside such places; the control tokens
-that are still whole are the template's, and everything between them is tokenized as plain text. All other prompts are
-tokenized in one go; both ways give the same tokens. Knows no engine: each tier brings its template and its tokenizer.
+Tokenizers recognise `<|im_end|>` in a rendered prompt by its text, whether the template or a user wrote it. If part of
+a message could be mistaken for a control token, the prompt is rendered again with a random number inserted into each
+such part. The control tokens that are still whole were written by the template, and everything between them is
+tokenized as plain text. All other prompts are tokenized in one call. Both ways give the same tokens. Knows no engine:
+each tier provides its template and tokenizer.
 """
 
 import re
@@ -16,12 +17,12 @@ from typing import Protocol
 
 from schemas.requests import Message
 
-#: Digits of the random number: 128 bits, which nobody guesses. Digits, because no filter of a template (`trim`,
-#: `upper`, `tojson`) changes them.
+#: Digits of the random number, which has 128 bits and cannot be guessed. Digits, because template filters (`trim`,
+#: `upper`, `tojson`) do not change them.
 BREAK_DIGITS = 39
-#: Added tokens with which a template marks something look like this: `<think>`, `[INST]`.
+#: Added tokens that templates use as marks look like this: `<think>`, `[INST]`.
 BRACKETED = re.compile(r"[<\[].+[>\]]")
-#: Control tokens look like this, even where the vocabulary does not call them special.
+#: Control tokens look like this, even if the vocabulary does not flag them as special.
 LOOKS_LIKE_CONTROL = re.compile(r"<\|.+\|>")
 
 Render = Callable[[Sequence[Message]], str]
@@ -33,9 +34,9 @@ class AddedToken:
 
     text: str
     token_id: int
-    #: Whether the vocabulary calls it control or special. Others are text with a token of its own, like runs of spaces.
+    #: Whether the vocabulary flags it as control or special. Other added tokens are plain text, like runs of spaces.
     is_control: bool
-    #: Whether it swallows the white space before or behind it.
+    #: Whether white space before or after it is removed.
     strips_left: bool = False
     strips_right: bool = False
 
@@ -47,22 +48,22 @@ class Tokenizer(Protocol):
         """All tokens that the tokenizer recognises by their text."""
 
     def rendered_tokens(self, rendered: str) -> list[int]:
-        """The tokens of a rendered prompt in which every added token is recognised, `first_token` in front."""
+        """Tokenize a rendered prompt, recognising all added tokens, with `first_token` in front."""
 
     def text_tokens(self, text: str) -> list[int]:
-        """The tokens of a text in which no control token is recognised; nothing is put in front."""
+        """Tokenize a text without recognising control tokens, and without `first_token`."""
 
     @property
     def first_token(self) -> int | None:
-        """The token that begins a prompt; None where there is none, or the template writes it."""
+        """The token that begins every prompt; None if there is none, or if the template writes it."""
 
 
 class PromptTokens:
-    """One model's template and tokenizer, as thread-safe as they are. `template` is the template's source."""
+    """Tokenizes with one model's template and tokenizer, and is as thread-safe as they. `template`: its source."""
 
     def __init__(self, tokenizer: Tokenizer, render: Render, template: str) -> None:
         self._tokenizer, self._render = tokenizer, render
-        # A single letter could not be broken up.
+        # Tokens of one character cannot be broken.
         marks = {
             token.text: token
             for token in tokenizer.added_tokens()
@@ -74,27 +75,27 @@ class PromptTokens:
         self._control = _Finder(text for text, token in marks.items() if token.is_control)
 
     def of(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens of the conversation up to where the answer begins. Raises what rendering raises."""
+        """The tokens of the conversation, up to where the answer begins. Raises the template's errors."""
         rendered = self._render(messages)
         if not any(self._marks.may_form_one(message.content) for message in messages):
             return self._tokenizer.rendered_tokens(rendered)
         number = str(secrets.randbelow(10**BREAK_DIGITS)).zfill(BREAK_DIGITS)
         broken = self._render(_with_contents(messages, lambda text: self._marks.broken(text, number)))
         if broken.replace(number, "") != rendered:
-            # The template reads its messages, for example for the `</think>` of earlier answers, which it must find.
+            # The template searches the messages' text, for example for `</think>`: break only the control tokens.
             broken = self._render(_with_contents(messages, lambda text: self._control.broken(text, number)))
         return list(self._tokens_between_marks(broken, number))
 
     def of_text(self, text: str) -> list[int]:
-        """The tokens of a text alone, none of which is a control token."""
+        """The tokens of a text outside of any template; none of them is a control token."""
         tokens = self._tokenizer.text_tokens(text)
         if self._ids.isdisjoint(tokens):
             return tokens
-        # Tokens that the vocabulary does not call special are recognised in any text, but not in two pieces.
+        # Marks that the vocabulary does not flag as special are recognised in any text, unless they are cut in two.
         return [token for piece in self._marks.pieces(text) for token in self._tokenizer.text_tokens(piece)]
 
     def _tokens_between_marks(self, broken: str, number: str) -> Iterator[int]:
-        """The tokens of a prompt in which every whole mark is the template's."""
+        """The tokens of a prompt in which every unbroken mark was written by the template."""
         marks = [(start, self._by_text[text]) for start, text in self._marks.whole(broken)]
         first = self._tokenizer.first_token
         if first is not None and not (marks and marks[0][0] == 0 and marks[0][1].token_id == first):
@@ -111,14 +112,14 @@ class PromptTokens:
 
 
 class _Finder:
-    """Finds a set of strings of at least two characters in texts, in time linear in the text however many there are."""
+    """Finds strings of at least two characters in texts. Time is linear in the text, whatever the number of strings."""
 
     def __init__(self, strings: Iterable[str]) -> None:
         self._strings = frozenset(strings)
         lengths = defaultdict[str, set[int]](set)
         for string in self._strings:
             lengths[string[:2]].add(len(string))
-        #: For each beginning of two characters the lengths of the strings, longest first.
+        #: The lengths of the strings by their first two characters, longest first.
         self._lengths = {begin: sorted(found, reverse=True) for begin, found in lengths.items()}
         self._begin = re.compile("|".join(map(re.escape, self._lengths)) or r"(?!)")
         self._heads = {string[:size] for string in self._strings for size in range(1, len(string))}
@@ -126,7 +127,7 @@ class _Finder:
         self._longest = max(map(len, self._strings), default=0)
 
     def whole(self, text: str) -> Iterator[tuple[int, str]]:
-        """The strings in the text with their positions, in order, the longest where several match, without overlaps."""
+        """Positions and strings found in the text, in order and without overlaps; the longest of several matches."""
         end = 0
         for start, string in self._all(text):
             if start >= end:
@@ -134,7 +135,7 @@ class _Finder:
                 end = start + len(string)
 
     def may_form_one(self, text: str) -> bool:
-        """Whether the text contains one, also after Unicode's NFKC, or begins or ends with a part of one."""
+        """Whether the text contains a string, also after Unicode's NFKC, or begins or ends with a part of one."""
         plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
         return any(next(self._all(form), None) for form in {text, plain}) or any(self._open_ends(text.strip()))
 
@@ -144,7 +145,7 @@ class _Finder:
         return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
     def broken(self, text: str, number: str) -> str:
-        """The text with the number inside each of the strings, and at an end that is a part of one."""
+        """The text with the number inside each of the strings, and at each end that is a part of one."""
         core = text.strip()
         before, behind = (number if is_open else "" for is_open in self._open_ends(core))
         start = text.index(core)

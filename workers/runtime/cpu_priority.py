@@ -1,4 +1,4 @@
-"""Lowers the CPU priority of this process, so that other programs on the machine come first."""
+"""Lowers the CPU priority of this process in favour of other programs on the machine."""
 
 import logging
 import os
@@ -6,20 +6,19 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-#: Where Linux keeps the niceness of a session's group. With such groups, a process's own niceness only counts within
-#: its session.
+#: Linux's niceness of a session's autogroup. With autogroups, a process's own niceness counts only within its session.
 GROUP = Path("/proc/self/autogroup")
-#: Linux divides a process's weight by this for each step of niceness.
+#: Linux divides a process's CPU weight by this for each step of niceness.
 WEIGHT_STEP = 1.25
 
 
 def patience(niceness: int) -> float:
-    """How many times longer the same work may take while other programs use all the time that they can get."""
+    """How many times longer the same work may take while other programs use as much CPU time as they can get."""
     return WEIGHT_STEP**niceness
 
 
 def lower_priority(niceness: int) -> None:
-    """Lower the priority of this process, its session and whatever it starts. 0 changes nothing."""
+    """Lower the priority of this process, its session and its future children. 0 changes nothing."""
     if not niceness:
         return
     os.nice(niceness)

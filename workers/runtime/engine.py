@@ -1,6 +1,6 @@
-"""What every engine promises, whichever model and library is behind it: the interface between a worker and its engine.
+"""The interface between a worker and its engine, whatever model and library is behind it.
 
-Owns the protocols alone. `tests/engine_contract.py` is the same in tests, and every engine passes them.
+Contains protocols only. `tests/engine_contract.py` has the tests that every engine passes.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,11 +30,11 @@ class CachedPrefixes(Protocol):
         """The conversation in the model's tokens. Raises `RequestRefused`."""
 
     def cached_prefix_tokens(self, token_ids: Sequence[int], namespace: str) -> int:
-        """How many of these first tokens the cache holds for requests of the namespace."""
+        """The length of the prefix of these tokens that the cache holds for requests of the namespace."""
 
     @property
     def cache_losses(self) -> int:
-        """Rises whenever the cache gives something up."""
+        """A number that rises whenever the cache evicts something."""
 
 
 class Engine(Protocol[OrderT_contra, AnswerT]):
@@ -54,34 +54,34 @@ class Engine(Protocol[OrderT_contra, AnswerT]):
 
     @property
     def alive(self) -> bool:
-        """False before the start, and once the engine cannot answer any more: its process should end then."""
+        """False before the start, and once the engine can no longer answer; then its process should end."""
 
     @property
     def cached_prefixes(self) -> CachedPrefixes | None:
-        """The prefix cache; None where there is none, or its content is not known."""
+        """The prefix cache; None if there is none or if its content is unknown."""
 
     def start(self) -> None:
-        """Block until the engine can answer. Call it once. Raises `EngineDied` if it never will."""
+        """Block until the engine can answer. Call it once. Raises `EngineDied` if the engine cannot start."""
 
     def submit(self, order: OrderT_contra, listener: Listener | None = None) -> Future[AnswerT]:
         """Begin an answer and return at once.
 
-        The future fails with `RequestRefused`, `RequestCancelled`, `EngineDied`, or whatever the request broke. The
-        listener is not called after it has ended, and the request is no longer in flight by then. Raises `ValueError`
-        if a request of the same id is in flight.
+        The future fails with `RequestRefused`, `RequestCancelled`, `EngineDied`, or an unexpected error. Once it is
+        done, the request is no longer in flight, and the listener is not called any more. Raises `ValueError` if a
+        request with the same id is in flight.
         """
 
     def cancel(self, request_id: str) -> None:
         """Stop working on the request, if it is in flight. Idempotent; returns at once."""
 
     def progress(self, request_id: str) -> int:
-        """What was done for the request so far, as a number that grows; 0 for one that is not in flight."""
+        """A number that grows while the engine works on the request; 0 if the request is not in flight."""
 
     def cache_statistics(self) -> CacheStatistics:
-        """The KV cache since the start."""
+        """Statistics of the KV cache since the start."""
 
     def verification_statistics(self) -> VerificationStatistics | None:
-        """Verified drafts since the start; None for an engine that writes them."""
+        """Statistics of verified drafts since the start; None for an engine that writes drafts."""
 
     def close(self) -> None:
-        """Release the engine; what is in flight fails with `EngineDied`. Idempotent; blocks for seconds."""
+        """Release the engine. Requests in flight fail with `EngineDied`. Idempotent; blocks for seconds."""

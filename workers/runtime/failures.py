@@ -1,7 +1,7 @@
-"""Why a worker cannot answer a request, as exceptions inside a worker; `Failure` is what crosses the process border.
+"""Why a worker cannot answer a request, as exceptions inside a worker. Other processes get a `Failure` instead.
 
-RequestRefused            this request can never succeed here; it fails for good, with `kind` and message
-  BeyondModel             this model cannot do what an option asks; another tier's may
+RequestRefused            the request can never succeed here; it fails for good, with `kind` and message
+  BeyondModel             this tier's model cannot honour an option; another tier's may
 RequestCancelled          the answer is no longer wanted; nothing is published
 EngineDied                the engine cannot go on; the worker ends, and other workers take over its requests
 """

@@ -1,8 +1,9 @@
-"""The requests that a worker works on: their leases, their deadlines and the events that are published about them.
+"""The requests that a worker works on: their leases, their deadlines and their unpublished events.
 
-A job's thread works on a request and commits it; meanwhile one thread renews all leases and another publishes events in
-small batches. When a lease is lost (the request was cancelled, or taken over) or a deadline passes, the engine is told
-to stop. Leases are renewed for as long as the engine makes progress: one that hangs loses them as a dead process does.
+Each request is worked on and committed by its job's thread. Meanwhile one thread renews all leases, and another
+publishes events in small batches. When a lease is lost (the request was cancelled or taken over) or a deadline passes,
+the engine stops working on the request. Leases are renewed only while the engine makes progress, so that a hung engine
+loses them as a dead process does.
 """
 
 import logging
@@ -23,16 +24,15 @@ from workers.runtime.stall_detector import StallDetector
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which pieces of text are gathered before they are published together: at least, and at most, however
-#: long publishing takes.
+#: The shortest and longest time, in seconds, for which events are gathered before they are published together.
 GATHER_S, MOST_GATHER_S = 0.05, 0.4
-#: The largest share of its thread's time that publishing may take. On a CPU that an engine's threads fill, every
-#: millisecond of it stops them all; with many requests in flight the pieces get longer instead.
+#: The share of time that publishing should take at most. On a CPU that an engine's threads use fully, publishing delays
+#: them all; with many requests in flight, events are gathered for longer instead.
 PUBLISHING_SHARE = 0.02
-#: Seconds between renewals of leases, at most; a cancelled request is noticed at a renewal at the latest.
+#: The longest time, in seconds, between renewals of leases. A cancelled request is noticed at a renewal at the latest.
 RENEW_S = 0.5
-#: Seconds for which a request that was lost before keeps others out of its worker at most. One that writes no text, or
-#: very slowly, must not stop them for longer; a prompt that ends an engine does so at its beginning.
+#: The most seconds for which a request with lost attempts keeps others out of its worker, so that one that generates
+#: slowly does not block them. A prompt that crashes an engine does so early.
 ALONE_S = 5.0
 
 _TEXT = (DraftText, AcceptedText, CorrectedText, WrittenText)
@@ -40,20 +40,21 @@ _TEXT = (DraftText, AcceptedText, CorrectedText, WrittenText)
 
 @dataclass
 class _Entry:
-    """What is known of one request."""
+    """One request in flight."""
 
     #: By `time.monotonic`.
     deadline: float
+    #: Not published yet.
     events: list[Event] = field(default_factory=list)
-    #: The commit takes the remaining events with it; nothing more is published before.
+    #: The remaining events are part of the commit; they are not published separately any more.
     committing: bool = False
-    #: The engine is to stop working on it.
+    #: The engine must stop working on it.
     stopped: bool = False
     #: It is stopped because its deadline has passed.
     late: bool = False
-    #: It is stopped because this kept its events from being published.
+    #: It is stopped because its events could not be published.
     publishing_error: Exception | None = None
-    #: Lets others use the engine beside it; called once, soon after its first text, or after `ALONE_S`.
+    #: Lets the worker run other requests too; called once, soon after the first text, or after `ALONE_S`.
     share: Callable[[], None] | None = None
     has_text: bool = False
     #: By `time.monotonic`.
@@ -63,8 +64,8 @@ class _Entry:
 class InFlight:
     """Requests by their leases. All methods may be called from any thread.
 
-    `progress` gives what the engine has done so far for a work id, as a number that grows. `hung` is called once, after
-    `stall_s` in which it grew for no request, when every lease has been surrendered.
+    `progress` returns a number for a work id that grows while the engine works on it. If it grows for no request in
+    `stall_s`, the engine hangs: all leases are surrendered, and `hung` is called once.
     """
 
     def __init__(
@@ -87,11 +88,11 @@ class InFlight:
         self._sending = threading.Lock()
         self._empty = threading.Condition(self._lock)
         self._watch = StallDetector(stall_s)
-        #: Whether the engine hangs; then no more requests are to be taken.
+        #: Whether the engine hangs; then the worker must not take any more requests.
         self.has_hung = False
-        #: Set when the worker is to hand its requests back.
+        #: Set when the worker hands its requests back.
         self.stopping = threading.Event()
-        #: What publishes events and what renews leases, once they are started.
+        #: The loops that publish events and renew leases.
         self.loops = (
             Loop("event-publisher", self._publish, every_s=GATHER_S),
             Loop("lease-renewer", self._renew, every_s=min(RENEW_S, lease_s / 3)),
@@ -103,7 +104,7 @@ class InFlight:
             loop.start()
 
     def close(self) -> None:
-        """Stop renewing and publishing; leases that are left lapse."""
+        """Stop renewing and publishing. Remaining leases lapse."""
         for loop in self.loops:
             loop.close()
 
@@ -112,10 +113,10 @@ class InFlight:
 
     @contextmanager
     def track(self, lease: Lease, remaining_s: float, share: Callable[[], None] | None = None) -> Iterator[None]:
-        """Renew the lease, publish events and watch the deadline while the block runs.
+        """Renew the lease, publish events and enforce the deadline for the duration of the block.
 
-        `share` is called once, on a thread of this object, soon after the engine wrote its first text, or when it has
-        written none for `ALONE_S`.
+        `share` is called once, on a thread of this object, soon after the engine generated the first text, or after
+        `ALONE_S` without any.
         """
         late = remaining_s <= 0
         deadline = time.monotonic() + remaining_s
@@ -130,7 +131,7 @@ class InFlight:
                 self._empty.notify_all()
 
     def publish(self, lease: Lease, event: Event) -> None:
-        """Publish the event soon. Does not block; a request's events keep their order."""
+        """Queue the event to be published. Does not block; a request's events keep their order."""
         with self._lock:
             entry = self._entries.get(lease)
             if entry is not None and not entry.committing:
@@ -138,7 +139,7 @@ class InFlight:
                 _append(entry.events, event)
 
     def unpublished(self, lease: Lease) -> list[Event]:
-        """The events that the commit must take with it; from now on none is published before.
+        """The unpublished events, which become part of the commit: from now on none is published separately.
 
         Idempotent, so that a commit can be tried again.
         """
@@ -148,12 +149,12 @@ class InFlight:
             return list(entry.events)
 
     def settle(self, lease: Lease) -> None:
-        """Note that only the commit is left: whether this request makes progress no longer says if the engine hangs."""
+        """Mark the request as left to commit, so that its progress is no longer used to detect a hung engine."""
         with self._lock:
             self._entries[lease].committing = True
 
     def is_stopped(self, lease: Lease) -> bool:
-        """Whether the engine is to stop working on it: lease lost, deadline passed, or the worker is stopping."""
+        """Whether the engine must stop working on it: lease lost, deadline passed, or the worker is stopping."""
         with self._lock:
             return self._entries[lease].stopped
 
@@ -163,17 +164,17 @@ class InFlight:
             return self._entries[lease].late
 
     def publishing_error(self, lease: Lease) -> Exception | None:
-        """What kept the request's events from being published, other than Redis being away; or None."""
+        """The error because of which the request's events could not be published; not for a Redis that is away."""
         with self._lock:
             return self._entries[lease].publishing_error
 
     def wait_until_empty(self, timeout_s: float) -> bool:
-        """Block until no request is left. False after the timeout."""
+        """Block until no request is in flight. False after the timeout."""
         with self._lock:
             return self._empty.wait_for(lambda: not self._entries, timeout_s)
 
     def stop_all(self) -> None:
-        """Tell the engine to stop all requests, for good."""
+        """Stop the engine's work on all requests, and on those that are tracked later."""
         self.stopping.set()
         with self._lock:
             leases = list(self._entries)
@@ -181,7 +182,7 @@ class InFlight:
             self.stop(lease)
 
     def stop(self, lease: Lease) -> None:
-        """Tell the engine to stop it, if it is still here. Idempotent."""
+        """Stop the engine's work on the request, if it is in flight. Idempotent."""
         with self._lock:
             entry = self._entries.get(lease)
             if entry is None:  # its job has just committed
@@ -190,7 +191,7 @@ class InFlight:
         self._stop_engine(lease.work_id)
 
     def _publish(self) -> float:
-        """Publish what was gathered. Returns the seconds for which to gather again."""
+        """Publish the gathered events. Returns the seconds for which to gather the next ones."""
         began = time.monotonic()
         self._stop_late()
         self._share()
@@ -208,7 +209,7 @@ class InFlight:
         return min(max(GATHER_S, (time.monotonic() - began) / PUBLISHING_SHARE), MOST_GATHER_S)
 
     def _share(self) -> None:
-        """Let others use the engine beside requests that were alone for long enough."""
+        """End the time alone of requests that have text, or that were alone for `ALONE_S`."""
         now_s = time.monotonic()
         with self._lock:
             calls = []
@@ -234,12 +235,12 @@ class InFlight:
         try:
             lost = self._store.append_all(batches)
         except REDIS_AWAY:
-            with self._lock:  # they go out with the next batch, or with the commit
+            with self._lock:  # they are published with the next batch, or with the commit
                 for lease, events in batches:
                     if (entry := self._entries.get(lease)) is not None:
                         entry.events = [*events, *entry.events]
             raise
-        except Exception as error:  # noqa: BLE001 - one request's events must not hold up those of all others
+        except Exception as error:  # noqa: BLE001 - one request's events must not block those of all others
             if len(batches) > 1:
                 for batch in batches:
                     self._send([batch])
@@ -262,9 +263,9 @@ class InFlight:
 
     def _renew(self) -> None:
         with self._lock:
-            wanted = [(lease, entry.committing) for lease, entry in self._entries.items() if not entry.stopped]
-        leases = [lease for lease, _ in wanted]
-        in_engine = [lease.work_id for lease, committing in wanted if not committing]
+            active = [(lease, entry.committing) for lease, entry in self._entries.items() if not entry.stopped]
+        leases = [lease for lease, _ in active]
+        in_engine = [lease.work_id for lease, committing in active if not committing]
         if self._watch.is_stalled({work_id: self._progress(work_id) for work_id in in_engine}, time.monotonic()):
             self._surrender_all(leases)
             return
@@ -278,12 +279,12 @@ class InFlight:
             for lease in leases:
                 self._store.surrender(lease, f"its engine did nothing for {self._stall_s:g} s")
         except RedisError as error:
-            log.warning("redis_away error=%s", error)  # then the leases lapse
+            log.warning("redis_away error=%s", error)  # the leases lapse then
         self._hung()
 
 
 def _append(waiting: list[Event], event: Event) -> None:
-    """Add the event, as part of the last one where that is text which it continues."""
+    """Append the event, or merge it into the last one if it continues that one's text."""
     last = waiting[-1] if waiting else None
     if isinstance(event, _TEXT) and isinstance(last, type(event)) and last.position + len(last.text) == event.position:
         waiting[-1] = last.model_copy(update={"text": last.text + event.text})

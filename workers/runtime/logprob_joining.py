@@ -1,7 +1,7 @@
 """Log-probabilities that match the answer's text: the bytes of their tokens, concatenated, are the text in UTF-8.
 
-Owns what is left out, since the text does not have it either (the end-of-text token, the tokens of a stop string, half
-a character at the end), and what is cut (a token in whose middle a stop string begins). Pure; knows no vocabulary.
+Drops tokens that are not in the text (end of text, stop strings, an incomplete character at the end), and cuts a token
+in which a stop string begins. Pure; knows no vocabulary.
 """
 
 import codecs
@@ -15,10 +15,10 @@ class DoesNotJoin(Exception):
 
 
 def joined(entries: Sequence[TokenLogprob], text: str) -> tuple[TokenLogprob, ...]:
-    """The entries whose tokens are part of the text, each with the bytes of it that the text has.
+    """The entries whose tokens are part of the text, each with the bytes that are in the text.
 
-    `entries` are those of all tokens that were written, in order, with all of their bytes. Bytes that are not UTF-8
-    count as the U+FFFD that a text has in their place. Raises `DoesNotJoin`, but not for an empty list.
+    `entries`: those of all generated tokens, in order, with all of their bytes. Invalid UTF-8 matches the U+FFFD that
+    the text has in its place. Raises `DoesNotJoin`, but not for an empty list.
     """
     if not entries:
         return ()
@@ -56,7 +56,7 @@ def _num_bytes(pieces: Sequence[bytes], text: str) -> int:
 
 
 def _length(raw: bytes, num_characters: int) -> int:
-    """How many of the bytes make up the first `num_characters` characters. There must be as many."""
+    """How many of the bytes make up the first `num_characters` characters, all of which must be there."""
     length = 0
     while num_characters:
         try:

@@ -1,4 +1,4 @@
-"""From a model's name in the settings to the path that an engine can load.
+"""From a model's name in the settings to the path that an engine loads.
 
 `firstdraft models prepare` prepares models (firstdraft/local/model_store.py).
 """
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from config.settings import InvalidSettings, Settings, cache_folder
 
-#: The name of the prepared models. `demo-Nx` is the cloud's with the same answers at N times the cost per token.
+#: The name of the prepared models. `demo-Nx` is a cloud model with the same answers at N times the cost per token.
 DEMO = "demo"
-#: The folder of exported cloud models. Its number rises when the export changes, so that models are exported again.
+#: The folder of exported cloud models. Increment its number when the export changes, so that models are exported again.
 CLOUD_FOLDER = "cloud-2"
 _SCALED = re.compile(r"demo-([2-9]|[1-9][0-9])x")
 #: A name on a model hub: owner/model.
@@ -31,18 +31,18 @@ def cost_factor(name: str) -> int | None:
 
 
 def prepared_edge_model(settings: Settings) -> Path:
-    """Where the edge's demo model is, or will be."""
+    """The path of the edge's demo model, which may not be prepared yet."""
     return model_folder(settings) / "edge" / "SmolLM2-135M-Instruct.Q4_0.gguf"
 
 
 def prepared_cloud_model(settings: Settings, name: str) -> Path:
-    """Where a prepared cloud model is, or will be."""
+    """The path of a prepared cloud model, which may not be prepared yet."""
     suffix = name.removeprefix(DEMO)
     return model_folder(settings) / CLOUD_FOLDER / f"SmolLM2-135M-Instruct{suffix}"
 
 
 def edge_model_path(settings: Settings) -> Path:
-    """The GGUF file that `edge.model.path` means. Raises `InvalidSettings` where there is none."""
+    """The GGUF file that `edge.model.path` means. Raises `InvalidSettings` if it does not exist."""
     named = settings.edge.model.path
     path = prepared_edge_model(settings) if named == DEMO else Path(named).expanduser()
     if path.is_file():
@@ -53,7 +53,7 @@ def edge_model_path(settings: Settings) -> Path:
 
 
 def cloud_model_path(settings: Settings) -> str:
-    """What vLLM is to load for `cloud.model.path`: a folder, or a hub's name as it is. Raises `InvalidSettings`."""
+    """What vLLM loads for `cloud.model.path`: a folder, or a name on a hub, unchanged. Raises `InvalidSettings`."""
     named = settings.cloud.model.path
     if cost_factor(named) is not None:
         path = prepared_cloud_model(settings, named)

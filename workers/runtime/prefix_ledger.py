@@ -1,8 +1,8 @@
 """Which blocks of the conversations that a worker has served are still in its engine's prefix cache.
 
-Owns what was published: conversations by their tokens, and for each how many of its blocks are cached. An engine counts
-tokens and the index counts bytes of the conversation, so of a conversation that is cached in part the same share of its
-blocks, rounded down, counts as cached. Pure; knows no engine and no Redis.
+Keeps the served conversations by their tokens, with the number of blocks of each that are published as cached. An
+engine counts tokens, while the index counts bytes of the conversation: if a share of a conversation's tokens is cached,
+the same share of its blocks, rounded down, counts as cached. Pure; knows no engine and no Redis.
 """
 
 from collections import Counter, OrderedDict
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from schemas.requests import AcceptedRequest
 
-#: Tokens of a conversation that are never in the cache even if it is cached whole: a template ends a prompt with the
-#: beginning of the answer to come, and the last token's state is always computed anew.
+#: Tokens of a conversation that may be missing from the cache even if all of it is cached: a template ends a prompt
+#: with the beginning of the next answer, and the last token's state is always recomputed.
 NEVER_CACHED_TOKENS = 8
 
 
-#: Called with each request that the engine has answered, and its answer.
+#: Called with each request that the engine has answered, and its answer's text.
 Served = Callable[[AcceptedRequest, str], None]
 
 
@@ -33,7 +33,7 @@ class _Served:
 
 @dataclass(frozen=True)
 class Change:
-    """What has changed for the index."""
+    """Blocks to add to the index and to remove from it."""
 
     added: tuple[bytes, ...] = ()
     removed: tuple[bytes, ...] = ()
@@ -46,7 +46,7 @@ class PrefixLedger:
         self._cached_tokens = cached_tokens
         self._max_conversations = max_conversations
         self._served: OrderedDict[bytes, _Served] = OrderedDict()
-        #: For each published block, how many of the cached conversations begin with it.
+        #: For each published block, in how many of the conversations it is cached.
         self._num_users: Counter[bytes] = Counter()
         #: Blocks that were added and removed since the last `Change`.
         self._added: set[bytes] = set()
@@ -58,7 +58,7 @@ class PrefixLedger:
 
     @property
     def blocks(self) -> tuple[bytes, ...]:
-        """All blocks that are published."""
+        """All published blocks."""
         return tuple(self._num_users)
 
     def served(self, tokens: Sequence[int], blocks: Sequence[bytes], namespace: str) -> None:
@@ -72,7 +72,7 @@ class PrefixLedger:
             self._publish(oldest, 0)
 
     def review(self, num_conversations: int) -> None:
-        """Check again how much of the next conversations is cached; all of them take turns."""
+        """Check again how much of the next `num_conversations` conversations is cached, in round-robin order."""
         self._to_review = self._to_review or list(self._served)
         batch, self._to_review = self._to_review[:num_conversations], self._to_review[num_conversations:]
         for name in batch:
@@ -83,7 +83,7 @@ class PrefixLedger:
                     del self._served[name]
 
     def take_change(self) -> Change:
-        """What has changed since the last call."""
+        """The changes since the last call."""
         change = Change(tuple(self._added), tuple(self._removed))
         self._added.clear()
         self._removed.clear()
@@ -108,7 +108,7 @@ class PrefixLedger:
 
 
 def _note(block: bytes, change: set[bytes], opposite: set[bytes]) -> None:
-    """Note a change of the block, or forget the opposite one, which the index has not heard of yet."""
+    """Add the block to the change, or cancel its opposite change, which the index does not have yet."""
     if block in opposite:
         opposite.remove(block)
     else:

@@ -1,4 +1,4 @@
-"""Publishes to the prefix index, once a second, what this worker's prefix cache has gained and lost."""
+"""Publishes once a second to the prefix index which blocks this worker's prefix cache has gained and lost."""
 
 import logging
 from collections import deque
@@ -17,13 +17,13 @@ from workers.runtime.prefix_ledger import PrefixLedger
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two messages to the index.
+#: Seconds between two updates of the index.
 TICK_S = 1.0
-#: Conversations that are checked again in one tick, after something was evicted.
+#: Conversations that are checked again per tick after an eviction.
 REVIEW_BATCH = 200
-#: Everything is published anew this often within the lifetime of an entry.
+#: How often all blocks are published again within the lifetime of an entry.
 RENEWALS = 3
-#: Ticks between two offers of this worker to sweep the index.
+#: Ticks between two steps of sweeping the index, unless another worker does them.
 SWEEP_TICKS = int(SWEEP_PAUSE_S / TICK_S)
 
 
@@ -45,15 +45,15 @@ class PrefixPublisher:
         self._losses = 0
         self._to_review = 0
         self._waiting: deque[tuple[Sequence[Message], str]] = deque(maxlen=settings.max_conversations)
-        #: Publishes, once it is started.
+        #: The loop that publishes.
         self.loop = Loop("prefix-publisher", self._tick, every_s=TICK_S)
 
     def served(self, messages: Sequence[Message], answer: str, namespace: str) -> None:
-        """The engine has read these messages and written this answer (perhaps empty). Does not block."""
+        """Add a conversation that the engine has served; `answer` may be empty. Does not block."""
         self._waiting.append(((*messages, Message(role="assistant", content=answer)), namespace))
 
     def close(self) -> None:
-        """Withdraw everything and stop."""
+        """Stop, and remove all of this worker's blocks from the index."""
         self.loop.close()
         try:
             self._index.update(self._member, (), self._ledger.blocks)
@@ -61,7 +61,7 @@ class PrefixPublisher:
             log.warning("prefixes_not_withdrawn error=%s", error)
 
     def _tick(self) -> None:
-        """Publish the changes. What Redis does not get while it is away follows with the next renewal."""
+        """Publish the changes. Those that are lost while Redis is away are repeated by the next renewal."""
         self._add_served()
         self._review()
         self._publish()
@@ -79,7 +79,7 @@ class PrefixPublisher:
             try:
                 self._ledger.served(self._prefixes.prompt_of(messages), blocks, namespace)
             except Exception as error:  # noqa: BLE001 - one bad conversation must not stop the others
-                is_expected = isinstance(error, RequestRefused)  # with its answer it has become too long
+                is_expected = isinstance(error, RequestRefused)  # with its answer it has become too long for the model
                 level = logging.DEBUG if is_expected else logging.WARNING
                 log.log(level, "conversation_not_published blocks=%d error=%r", len(blocks), error)
 

@@ -1,6 +1,6 @@
-"""Makes child processes end with their parent, however it ends.
+"""Makes child processes end with their parent, even if it is killed.
 
-On Linux only; elsewhere both functions do nothing, and only an orderly stop ends everything.
+On Linux only; elsewhere both functions do nothing, and children outlive a parent that is killed.
 """
 
 import ctypes
@@ -9,9 +9,9 @@ import signal
 import sys
 from collections.abc import Callable
 
-#: prctl options of Linux: the signal that a process gets when its parent ends; adopting descendants' orphans.
+#: Linux's prctl options for the signal that a process gets when its parent ends, and for adopting orphaned descendants.
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-#: Loaded here and not after a fork, where loading may block for ever.
+#: Loaded at import, because loading after a fork may block for ever.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -22,7 +22,7 @@ def ending_with_parent(number: signal.Signals) -> Callable[[], None]:
     def set_death_signal() -> None:
         if _LIBC is not None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, number)
-            if os.getppid() != parent:  # it has ended meanwhile
+            if os.getppid() != parent:  # it ended before the call
                 os.kill(os.getpid(), number)
 
     return set_death_signal

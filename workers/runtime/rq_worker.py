@@ -1,12 +1,12 @@
 """One RQ worker process with many requests in flight on one engine.
 
-RQ's own `Worker` forks for each job, which an engine that holds a model cannot survive, and takes whichever job comes
-next. This one takes the requests whose turn it is (`broker.request_store`), each on a thread that only waits for the
-engine, and is an RQ worker in all that others see: registration, heartbeats, commands, statistics, suspension. RQ's
-list of jobs shows that there is work, never which; what is in it and stands for no request is refused here. Knows no
-engine and no HTTP.
+RQ's own `Worker` forks for each job, which a process with a loaded engine does not survive, and takes the next job in
+RQ's list. This worker takes requests in the order of the lines (`broker.request_store`) and gives each a thread, which
+only waits for the engine. To others it is an RQ worker: registration, heartbeats, commands, statistics, suspension.
+RQ's list only shows how many requests wait; jobs in it that have no request are refused here. Knows no engine and no
+HTTP.
 
-It touches semi-private parts of RQ 3.0 (`_stop_requested`, `handle_job_failure`): rq is pinned below 3.1.
+It uses semi-private parts of RQ 3.0 (`_stop_requested`, `handle_job_failure`): rq is pinned below 3.1.
 """
 
 import logging
@@ -44,12 +44,12 @@ from workers.runtime.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which the worker waits for anything at once; a stop request is noticed after at most this long.
+#: The longest single wait, in seconds, and thus the longest time until a stop request is noticed.
 WAIT_S = 1.0
-#: Seconds between looks for work that nobody announced: by an idle worker, and by one that saw others with a queue.
+#: Seconds until an idle worker asks for work without a wake-up: normally, and while other workers' lines have requests.
 LOOK_S, NEAR_LOOK_S = 2.5, 0.5
-#: Seconds between looks at RQ's own: suspension, registries, jobs that stand for no request; and how many of those are
-#: removed in one look.
+#: Seconds between checks of RQ's state (suspension, registries, jobs without a request), and the most jobs to remove in
+#: one check.
 UPKEEP_S, REFUSED_AT_ONCE = 4.0, 100
 #: Seconds between heartbeats of the RQ worker.
 HEARTBEAT_S = 10.0
@@ -58,7 +58,7 @@ STOP_COMMANDS = ("stop-job", "stop-execution")
 
 
 class NoDeathPenalty(BaseDeathPenalty):
-    """No timeout by signal, which would hit whatever the main thread happens to be in."""
+    """No timeout by signal, which would interrupt the main thread anywhere."""
 
     def setup_death_penalty(self) -> None:
         """Do nothing."""
@@ -69,18 +69,18 @@ class NoDeathPenalty(BaseDeathPenalty):
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a worker calls of the process that it runs in."""
+    """Callbacks from a worker to its process."""
 
-    #: False ends the worker.
+    #: The worker ends when this returns False.
     healthy: Callable[[], bool]
-    #: Called once, from the main thread, when the worker ends; returns when nothing is left in flight.
+    #: Called once, from the main thread, when the worker ends. Returns when no request is in flight.
     drain: Callable[[], None]
 
 
 class RQWorker(BaseWorker):
-    """Works on up to `capacity` requests at once, each by the function that its tier's jobs name.
+    """Works on up to `capacity` requests at once, with the function in `functions` that the tier's jobs name.
 
-    The worker stops when told to or when it is not healthy any more. While Redis is away it waits.
+    The worker ends when it is asked to or is no longer healthy. While Redis is away, it waits.
     """
 
     death_penalty_class = NoDeathPenalty
@@ -112,31 +112,31 @@ class RQWorker(BaseWorker):
         self._slots = Slots(capacity)
         self._pool = ThreadPoolExecutor(capacity, thread_name_prefix="job")
         self._lock = threading.Lock()
-        #: How fast the requests get done.
+        #: The worker's measured speed.
         self.throughput = Throughput()
-        #: Requests that this process has worked on, whatever became of them.
+        #: Requests that this process has worked on, whatever their outcome.
         self.jobs_done = 0
         self._unreported_jobs, self._unreported_s = 0, 0.0
         self._upkeep_at_s = 0.0
         self._must_empty = False
         self._look_s = LOOK_S
-        #: What goes on beside the requests, while the worker works.
+        #: Background loops, which run as long as the worker.
         self.loops = (Loop("rq-heartbeats", self._beat, every_s=HEARTBEAT_S),)
 
     @property
     def told_to_stop(self) -> bool:
-        """Whether it was asked to stop; if it ended without that, something broke."""
+        """Whether the worker was asked to stop. If it ended without that, it failed."""
         return bool(self._stop_requested)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
-        """Take no more requests; what is in flight is drained. Never raises into the main thread's Redis calls."""
+        """Take no more requests, and drain those in flight. Never raises into the main thread's Redis calls."""
         log.info("stop_requested signal=%s", signal.Signals(signum).name)
         self._stop_requested = True
 
     def work(self, *arguments: object, **options: object) -> bool:
         """Run until stopped. Blocks; must be called from the main thread."""
         (beats,) = self.loops
-        beats.start(after_s=HEARTBEAT_S)  # a name whose heartbeat is there already is refused
+        beats.start(after_s=HEARTBEAT_S)  # after the registration, which fails if the name has a heartbeat already
         try:
             worked: bool = super().work(*arguments, **options)
             return worked
@@ -148,24 +148,24 @@ class RQWorker(BaseWorker):
         timeout: int | None,  # noqa: ARG002 - RQ's signature
         max_idle_time: int | None = None,  # noqa: ARG002 - RQ's signature
     ) -> None:
-        """Take requests and let the pool's threads run them, until the worker is to stop. No job is ever returned."""
-        with self.connection.pubsub(ignore_subscribe_messages=True) as announcements:
-            announcements.subscribe(keys.wake(line_of(self._tier, self.name)), keys.wake(self._tier))
+        """Take requests and run them on the pool's threads, until the worker must stop. Never returns a job."""
+        with self.connection.pubsub(ignore_subscribe_messages=True) as wake_ups:
+            wake_ups.subscribe(keys.wake(line_of(self._tier, self.name)), keys.wake(self._tier))
             while not self._stop_requested and self._hooks.healthy():
                 try:
                     self._keep_up()
-                    self._take(announcements)
+                    self._take(wake_ups)
                 except REDIS_AWAY as error:
-                    # A request that was taken all the same comes back when its lease lapses.
+                    # If TAKE ran and only its answer was lost, the requests are requeued when their leases lapse.
                     log.warning("redis_away error=%s", error)
                     time.sleep(WAIT_S)
 
-    def _take(self, announcements: PubSub) -> None:
-        """Take what there is room for, or wait until there may be something."""
+    def _take(self, wake_ups: PubSub) -> None:
+        """Take as many requests as there is room for. If there are none, block until there may be some."""
         room = self._slots.wait_for_room(WAIT_S, empty=self._must_empty)
         if not room:
             return
-        while announcements.get_message() is not None:  # of what is about to be taken
+        while wake_ups.get_message() is not None:  # for requests that are about to be taken
             pass
         taken = self._store.take(self._tier, self.name, room=room, busy=self._slots.num_taken > 0)
         self._must_empty = taken.must_empty
@@ -176,7 +176,7 @@ class RQWorker(BaseWorker):
         elif not taken.requests:
             look_until = time.monotonic() + (NEAR_LOOK_S if taken.others_wait else LOOK_S)
             while (remaining := look_until - time.monotonic()) > 0 and not self._stop_requested:
-                if announcements.get_message(timeout=min(remaining, WAIT_S)) is not None:
+                if wake_ups.get_message(timeout=min(remaining, WAIT_S)) is not None:
                     break
 
     def _begin(self, leased: LeasedRequest) -> None:
@@ -191,7 +191,7 @@ class RQWorker(BaseWorker):
         try:
             self._run(leased, lambda: self._slots.share(work_id))
         except RedisError as error:
-            # The request's own record decides what becomes of it: its lease lapses and it is taken over.
+            # The request is not lost: its lease lapses, and it is requeued.
             log.warning("job_not_closed request_id=%s error=%s", request_id, error)
         except Exception:
             log.exception("job_broke_off request_id=%s", request_id)
@@ -211,7 +211,7 @@ class RQWorker(BaseWorker):
             log.warning("redis_away error=%s", error)
 
     def _keep_up(self) -> None:
-        """Look after what is RQ's, from time to time. Raises Redis's errors."""
+        """Run RQ's maintenance if `UPKEEP_S` have passed. Raises Redis's errors."""
         if time.monotonic() < self._upkeep_at_s:
             return
         self._upkeep_at_s = time.monotonic() + UPKEEP_S
@@ -221,13 +221,13 @@ class RQWorker(BaseWorker):
         self._refuse_foreign_jobs()
 
     def _refuse_foreign_jobs(self) -> None:
-        """Remove jobs from the head of RQ's list that stand for no waiting request of ours."""
+        """Remove jobs without a waiting request from the head of RQ's list."""
         (queue,) = self.queues
         for _ in range(REFUSED_AT_ONCE):
             raw_id = cast("bytes | None", self.connection.lindex(queue.key, 0))
             if raw_id is None or self._is_ours(raw_id):
                 return
-            if self.connection.lrem(queue.key, 1, cast("str", raw_id)):  # and no other worker was faster
+            if self.connection.lrem(queue.key, 1, cast("str", raw_id)):  # unless another worker has removed it
                 self._refuse(raw_id, queue)
 
     def _is_ours(self, raw_id: bytes) -> bool:
@@ -236,25 +236,25 @@ class RQWorker(BaseWorker):
         return waits and tier == self._tier
 
     def _refuse(self, raw_id: bytes, queue: Queue) -> None:
-        """Let a job fail that would run what is not in the table, or that cannot be read; forget any other."""
+        """Fail a job that names a function outside the table or cannot be decoded; delete any other."""
         job = None
         try:
             job = self.job_class.fetch(raw_id.decode(), self.connection, self.serializer)
-            asked = job.func, job.request_id
-            log.info("job_without_request job=%r request_id=%r", job.id, asked[1])
+            _, request_id = job.func, job.request_id  # both raise for a job that must fail
+            log.info("job_without_request job=%r request_id=%r", job.id, request_id)
             job.delete(remove_from_queue=False)
         except REDIS_AWAY:
             raise
         except NoSuchJobError:
             return
-        except Exception as error:  # noqa: BLE001 - an id or a record that RQ cannot read must not end the worker
+        except Exception as error:  # noqa: BLE001 - an id or a job that RQ cannot decode must not end the worker
             log.error("job_refused job=%r error=%s", raw_id, error)  # noqa: TRY400 - RQ's stack says no more
             self._store.count("jobs_refused")
             if job is not None and isinstance(error, rq_transport.ForbiddenFunction | DeserializationError):
                 self.handle_job_failure(job, queue, exc_string=f"{type(error).__name__}: {error}")
 
     def check_for_suspension(self, burst: bool) -> None:
-        """As RQ's, but asked for with one command, and a Redis that is away is no reason to end."""
+        """As RQ's, but with one command, and without ending the worker while Redis is away."""
         try:
             if self.connection.exists(WORKERS_SUSPENDED):
                 super().check_for_suspension(burst)
@@ -262,7 +262,7 @@ class RQWorker(BaseWorker):
             log.warning("redis_away error=%s", error)
 
     def run_maintenance_tasks(self) -> None:
-        """As RQ's, but neither a Redis that is away nor what RQ cannot read in its own keys is a reason to end."""
+        """As RQ's, but without ending the worker while Redis is away or if RQ cannot read its own keys."""
         try:
             super().run_maintenance_tasks()
         except REDIS_AWAY as error:
@@ -271,7 +271,7 @@ class RQWorker(BaseWorker):
             log.error("maintenance_broke_off error=%r", error)  # noqa: TRY400 - RQ's stack says no more
 
     def clean_registries(self) -> None:
-        """As RQ's, but what has lapsed is told by the clock that all hosts share."""
+        """As RQ's, but with Redis's clock, which all hosts share, instead of the host's."""
         now_s = self._clock()
         for queue in self.queues:
             if queue.acquire_maintenance_lock():
@@ -285,7 +285,7 @@ class RQWorker(BaseWorker):
         raise NotImplementedError
 
     def handle_payload(self, message: object) -> None:
-        """As RQ's, but a command that cannot be obeyed does not end the thread that hears the next one."""
+        """As RQ's, but a command that fails does not end the thread that receives commands."""
         try:
             command = parse_payload(message)
             if command["command"] in STOP_COMMANDS:
@@ -298,10 +298,10 @@ class RQWorker(BaseWorker):
             log.error("command_refused error=%r", error)  # noqa: TRY400 - RQ's stack says no more
 
     def procline(self, message: str) -> None:
-        """Do nothing: many jobs share this process's title."""
+        """Do nothing: RQ would show one job in the process's title, but many run here."""
 
     def teardown(self) -> None:
-        """Drain, then say good-bye."""
+        """Drain, then unregister the worker."""
         self._hooks.drain()
         self._pool.shutdown(wait=True)
         try:
@@ -311,11 +311,11 @@ class RQWorker(BaseWorker):
             log.warning("redis_away error=%s", error)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Log it without what the job holds."""
+        """Log the failure without the job's content."""
         log.error("job_failed job=%s error=%s", job.id, type(exc_info[1]).__name__)
 
     def _stop_job(self, job_id: str) -> None:
-        """Cancel the request that RQ's command names by its job."""
+        """Cancel the request of the job that RQ's command names."""
         self._store.cancel(job_id.removesuffix(f"-{self._tier}"))
 
     def _beat(self) -> None:
@@ -323,7 +323,7 @@ class RQWorker(BaseWorker):
         self._report_jobs()
 
     def _report_jobs(self) -> None:
-        """Add what was done since the last report to RQ's statistics of this worker."""
+        """Add the jobs since the last report to RQ's statistics of this worker."""
         with self._lock:
             num_jobs, self._unreported_jobs = self._unreported_jobs, 0
             took_s, self._unreported_s = self._unreported_s, 0.0

@@ -1,13 +1,13 @@
-"""Whether an engine hangs: it has requests, and none of them makes progress. Pure."""
+"""Detects an engine that hangs: it has requests, and none of them makes progress. Pure."""
 
 from collections.abc import Mapping
 
-#: The most seconds counted between two checks: a process that was suspended has not watched its engine hang.
+#: The most seconds that count between two checks, so that time in which the process was suspended does not count.
 MAX_INTERVAL_S = 2.0
 
 
 class StallDetector:
-    """Checks the progress of all requests in flight from time to time."""
+    """Compares the progress of all requests in flight between checks."""
 
     def __init__(self, stall_s: float) -> None:
         self._stall_s = stall_s
@@ -16,7 +16,7 @@ class StallDetector:
         self._progress: dict[str, int] = {}
 
     def is_stalled(self, progress: Mapping[str, int], now: float) -> bool:
-        """Whether none made progress for `stall_s`. `progress` has a growing number for each; `now` is in seconds.
+        """Whether no request made progress for `stall_s`. `progress`: a growing number for each. `now`: in seconds.
 
         A request that has ended counts as progress. A new one does not: a hung engine may still get new requests.
         """

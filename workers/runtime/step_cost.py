@@ -1,19 +1,19 @@
-"""The time of an engine's step as a linear function of its tokens, fitted while it runs. Pure."""
+"""The duration of an engine's step as a linear function of its tokens, fitted online. Pure."""
 
 #: Weight of the prior, as a sum of squared deviations in tokens: a few dozen varied steps outweigh it.
 PRIOR_WEIGHT = 400.0
-#: A step's weight is multiplied by this with each later one: about the last 200 steps count.
+#: Each step multiplies the weight of earlier ones by this: about the last 200 steps count.
 MEMORY = 0.995
-#: A step that took more than this many times the expected time was disturbed from outside, and counts as this much.
+#: Durations are capped at this many times the expected one: longer steps were disturbed from outside.
 OUTLIER = 3.0
-#: The base cost is at least this share of the mean step: a line through noise may cross zero.
+#: The base cost is at least this share of the mean step, since a line fitted to noise may cross zero.
 MIN_BASE_SHARE = 0.05
 
 
 class StepCost:
     """Seconds of a step = `base_s` + `token_s` times its tokens.
 
-    `prior_ratio`: seconds that one more token costs, over seconds of an empty step, before anything was measured.
+    `prior_ratio`: the prior for `token_s` / `base_s`.
     """
 
     def __init__(self, prior_ratio: float) -> None:
@@ -25,7 +25,7 @@ class StepCost:
         self._products = 0.0
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """Learn from a step."""
+        """Add a measured step."""
         if self._weight >= 1.0:
             seconds = min(seconds, OUTLIER * (self.base_s + self.token_s * tokens))
         self._weight = self._weight * MEMORY + 1.0
@@ -42,7 +42,7 @@ class StepCost:
 
     @property
     def token_s(self) -> float:
-        """Seconds that one more token costs; never negative."""
+        """Seconds per token; never negative."""
         if not self.measured:
             return self._prior_ratio
         prior = self._prior_ratio * self._mean_s / (1.0 + self._prior_ratio * self._mean_tokens)
@@ -50,7 +50,7 @@ class StepCost:
 
     @property
     def base_s(self) -> float:
-        """Seconds of a step before its first token; always positive."""
+        """Seconds of a step without tokens; always positive."""
         if not self.measured:
             return 1.0
         return max(self._mean_s - self.token_s * self._mean_tokens, MIN_BASE_SHARE * self._mean_s, 1e-9)

@@ -1,4 +1,4 @@
-"""How fast a worker gets work done, measured while it has any. Pure but for the clock that it is given."""
+"""A worker's speed, measured while it has work. Pure except for the clock that it is given."""
 
 import math
 import threading
@@ -10,7 +10,7 @@ WINDOW_S = 30.0
 
 
 class Throughput:
-    """Tokens of work a second, over the busy time: with nothing to do, the clock stands still. Thread-safe."""
+    """Tokens of work per second of busy time; idle time does not count. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -20,13 +20,13 @@ class Throughput:
         self._at_s = clock()
 
     def begun(self) -> None:
-        """A job was begun."""
+        """Note the start of a job."""
         with self._lock:
             self._pass_time()
             self._num_jobs += 1
 
     def ended(self, tokens: int) -> None:
-        """A job ended that counted for so many tokens of work."""
+        """Note the end of a job of `tokens` tokens of work."""
         with self._lock:
             self._pass_time()
             self._num_jobs -= 1
@@ -42,6 +42,6 @@ class Throughput:
         now = self._clock()
         passed, self._at_s = now - self._at_s, now
         if self._num_jobs:
-            kept = math.exp(-passed / WINDOW_S)
-            self._tokens *= kept
-            self._busy_s = self._busy_s * kept + passed
+            decay = math.exp(-passed / WINDOW_S)
+            self._tokens *= decay
+            self._busy_s = self._busy_s * decay + passed

@@ -1,4 +1,4 @@
-"""A fingerprint of a vocabulary, which shows whether token ids mean the same in two models.
+"""A fingerprint of a vocabulary, which tells whether token ids mean the same in two models.
 
 Pure: each tier passes the token texts of its own engine.
 """
@@ -6,19 +6,19 @@ Pure: each tier passes the token texts of its own engine.
 import hashlib
 from collections.abc import Iterable
 
-#: Bytes of the digest in the fingerprint: enough to rule out a collision by chance.
+#: Bytes of the digest in the fingerprint: enough to rule out accidental collisions.
 FINGERPRINT_BYTES = 16
-#: How SentencePiece spells a space; some formats spell the same token with a plain one.
+#: SentencePiece's character for a space; some formats have a plain space in the same token.
 SENTENCEPIECE_SPACE = "\u2581"
-#: Bytes of the length in front of each text, so that moving a border between two tokens changes the fingerprint.
+#: Bytes of the length that precedes each text, so that the same characters split into other tokens differ.
 LENGTH_BYTES = 4
 
 
 def fingerprint(token_texts: Iterable[str]) -> str:
-    """Hex digits that are equal for two vocabularies exactly if every token id means the same text in both.
+    """Hex digits that are equal for two vocabularies exactly if every token id has the same text in both.
 
-    `token_texts` are the texts as the vocabulary itself spells them (`Ġthe`, `▁the`, `<|im_end|>`), in the order of
-    token ids, added and control tokens included.
+    `token_texts`: the texts as they are in the vocabulary (`Ġthe`, `▁the`, `<|im_end|>`), in the order of token ids,
+    including added and control tokens.
     """
     digest = hashlib.sha256()
     for text in token_texts:

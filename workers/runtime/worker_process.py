@@ -1,4 +1,4 @@
-"""Puts a worker process together around an engine and runs it: the part that both tiers' composition roots share."""
+"""Builds a worker process around an engine and runs it: the part that both tiers' composition roots share."""
 
 import logging
 import os
@@ -33,28 +33,28 @@ from workers.runtime.rq_worker import Hooks, RQWorker
 
 log = logging.getLogger(__name__)
 
-#: Seconds that handing back may take after the grace time.
+#: Seconds that handing requests back may take after the grace time.
 HAND_BACK_S = 1.5
-#: Seconds between two reports of a worker, at most; a few of them may fail before it counts as dead.
+#: The longest time, in seconds, between two reports. A report may fail once before the worker counts as dead.
 RENEW_S = LIFE_S / 2.5
 
 
 class Reporter:
-    """Says that this worker lives, and ends it when its engine does not."""
+    """Publishes this worker's reports, which keep it alive in Redis."""
 
     def __init__(self, presence: Presence, report: Callable[[], WorkerReport], lease_s: float) -> None:
         self._presence = presence
         self._report = report
-        #: Renews the report, once the reporter is started.
+        #: The loop that renews the report.
         self.loop = Loop("reporter", self._renew, every_s=min(RENEW_S, lease_s / 3))
 
     def start(self) -> None:
-        """Publish the first report and go on."""
+        """Publish the first report and start the loop."""
         self._renew()
         self.loop.start()
 
     def close(self) -> None:
-        """Withdraw the report, and leave what waits in the worker's line to others."""
+        """Withdraw the report, and move the requests in the worker's line to the shared one."""
         self.loop.close()
         try:
             self._presence.withdraw(self._report())
@@ -67,9 +67,9 @@ class Reporter:
 
 
 class Assembly:
-    """The pieces of one worker process, each built here and handed on.
+    """Builds the objects of one worker process. Then `run` runs the tier's jobs.
 
-    Use: make one, give `run` the tier's jobs. `stall_s` is the setting's unless it is given.
+    `stall_s` overrides the setting.
     """
 
     def __init__(
@@ -110,12 +110,12 @@ class Assembly:
         return PrefixPublisher(index, member, holder, settings.prefix_index, self._presence.members)
 
     def served(self, request: AcceptedRequest, answer: str) -> None:
-        """The engine has read the request's conversation and written this answer: the prefix index shall know."""
+        """Report a conversation that the engine has served to the prefix index."""
         if self._publisher is not None and request.policy.kv_caches:
             self._publisher.served(request.messages, answer, request.cache_namespace)
 
     def run(self, jobs: JobRunner[Any]) -> int:
-        """Take jobs until told to stop. Blocks; answers the process's exit status: 1 if it was not told, but broke."""
+        """Run jobs until asked to stop. Blocks. Returns the process's exit status: 0 if asked to, 1 if it failed."""
 
         def report() -> WorkerReport:
             return WorkerReport(
@@ -138,17 +138,17 @@ class Assembly:
             )
 
         def drain() -> None:
-            reporter.close()  # from now on nothing new waits for this worker
+            reporter.close()  # from now on no request is put into this worker's line
             self._drain()
 
         def broken() -> list[str]:
-            """Loops without which requests here would be lost, or taken twice, and that keep failing."""
+            """The names of broken loops without which requests would be lost or worked on twice."""
             return [loop.name for loop in (*self.in_flight.loops, reporter.loop, *worker.loops) if loop.broken]
 
         worker = RQWorker(
             self.redis,
             self.tier,
-            # RQ refuses a name whose last bearer was killed within the minutes for which it remembers it.
+            # With the epoch, since RQ refuses a worker's name for minutes after a worker of that name was killed.
             member_name(self.worker_id, self._epoch),
             capacity=self._capacity,
             functions={FUNCTION_NAMES[self.tier]: jobs.run_job},
@@ -193,7 +193,7 @@ class Assembly:
             )
 
     def _drain(self) -> None:
-        """Let what is in flight finish for a while, then hand it back."""
+        """Let requests in flight finish within the grace time, then hand the rest back."""
         if not self.in_flight.wait_until_empty(self._grace_s):
             log.info("handing_back requests=%d", len(self.in_flight))
             self.in_flight.stop_all()
@@ -201,6 +201,6 @@ class Assembly:
 
 
 def _end_at_once() -> None:
-    """End the process although a thread of it hangs in an engine; what restarts workers makes a new one."""
+    """End the process even though a thread hangs in the engine. Its supervisor starts a new one."""
     logging.shutdown()
     os._exit(1)
