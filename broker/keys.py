@@ -147,8 +147,7 @@ def load() -> str:
 
 @_described(
     kind="string",
-    content="The owner of a finished request. Outlives its record, so that an expired request can be told from an "
-    "unknown one.",
+    content="The owner of a finished request. Outlives its record, to distinguish expired requests from unknown ones.",
     lifetime="`requests.gone_ttl_s` after its record",
     writer="gateway, workers",
     reader="gateway",

@@ -1,9 +1,8 @@
 """Routes requests: collects the inputs of `routing`, and records its decisions in the prefix index.
 
 Two round trips at most: one for the workers' loads, which the caller may have read already, and one for the prefix
-index, which may be on another server. Decisions are recorded, and the list of workers is read, in the background. A
-request is put into a worker's line only while the worker counts as alive (`broker.presence.LIFE_S`), whatever the list
-says.
+index, which may be on another server. Decisions are recorded, and the list of workers is read, in the background. Even
+if that list is outdated, a request is put only into the line of a live worker (`broker.presence.LIFE_S`).
 """
 
 import logging
