@@ -17,6 +17,8 @@ from config.settings import InvalidSettings, RedisSettings
 
 #: Redis's errors while it is down, loading, full or read-only. Every other error of Redis is a bug in this project.
 REDIS_AWAY = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
+#: How the replies begin by which a Redis server refuses writes for a while, and for which redis-py has no class.
+REFUSING = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY ")
 #: Seconds to wait for a connection, and for the answer to a command that does not block.
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 30.0
@@ -33,6 +35,11 @@ NUM_CONNECTIONS = 64
 NUM_BACKGROUND_CONNECTIONS = 64
 #: Seconds to wait for a free connection: as long as one command of another thread may take.
 POOL_WAIT_S = ANSWER_TIMEOUT_S
+
+
+def is_away(error: RedisError) -> bool:
+    """Whether Redis cannot take anything for a while, for a reason that is not the caller's."""
+    return isinstance(error, REDIS_AWAY) or str(error).startswith(REFUSING)
 
 
 class NoFreeConnection(RedisError):

@@ -60,6 +60,9 @@ class Lease:
     #: The worker's name (`presence.worker_name`).
     worker: str
 
+    #: When it was taken, as the record says it; empty where that is not compared.
+    taken_at: str = ""
+
     @property
     def worker_id(self) -> str:
         """The worker's id, which events and results show."""
@@ -68,7 +71,7 @@ class Lease:
     @property
     def work_id(self) -> str:
         """The attempt's id in the engine, in which the request's previous attempt may still be running."""
-        return f"{self.request_id}-{self.attempt}"
+        return f"{self.request_id}-{self.attempt}-{self.taken_at}"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Which workers are alive: each renews its report, which expires otherwise."""
 
+import logging
 from typing import Any, cast
 
 import msgpack
@@ -10,6 +11,8 @@ from broker.prefix_index import member_name
 from schemas import wire
 from schemas.policy import Tier
 from schemas.workers import WorkerReport
+
+log = logging.getLogger(__name__)
 
 #: Seconds for which a worker counts as alive after a renewal. Only then are requests put into its line.
 LIFE_S = 5.0
@@ -59,9 +62,18 @@ class Presence:
         if not names:
             return []
         raw = cast("list[bytes | None]", self._redis.mget([keys.worker_report(name) for name in names]))
-        reports = [wire.decode(WorkerReport, r) for r in raw if r is not None]
+        reports = [report for each in raw if each is not None and (report := _readable(each)) is not None]
         latest = {report.worker_id: report for report in sorted(reports, key=lambda report: report.reported_at_s)}
         return [latest[worker_id] for worker_id in sorted(latest)]
+
+
+def _readable(raw: bytes) -> WorkerReport | None:
+    """The report, or None if another version wrote it, whose worker cannot be given work by this one."""
+    try:
+        return wire.decode(WorkerReport, raw)
+    except wire.UndecodableMessage as error:
+        log.warning("report_unreadable error=%s", error)
+        return None
 
 
 def worker_name(report: WorkerReport) -> str:

@@ -28,8 +28,9 @@ from redis import Redis
 
 from broker import keys, scripts, states
 from broker.backpressure import Load
+from broker.connection import REDIS_AWAY
 from broker.idempotency import IDEMPOTENCY_TTL_S, Idempotency
-from broker.leases import Lease, LeasedRequest, Lifetimes, Record, leased, read_attempt, record, route_field
+from broker.leases import Lease, LeasedRequest, Lifetimes, Record, leased, record, route_field
 from broker.routing import WorkerLoad
 from broker.rq_transport import job_fields
 from broker.states import State
@@ -52,6 +53,8 @@ FSYNC_TIMEOUT_MS = 5_000
 EXPIRED_AT_ONCE, CLAIM_S = 200, 5.0
 #: The reason recorded for an attempt whose lease lapsed.
 LAPSED = "its worker did not renew its lease: killed, hung or cut off"
+#: Why a request fails that nobody can go on with.
+DAMAGED = "its record in Redis is damaged"
 
 #: A script's arguments that describe how a request moves: see `scripts.COMMIT`.
 _Move = dict[str, Any]
@@ -176,13 +179,13 @@ class RequestStore:
         if idempotency is not None:
             meaning = idempotency.meaning(ids[0])
             arguments["key"] = {"name": idempotency.redis_key, "meaning": meaning, "ttl": IDEMPOTENCY_TTL_S}
-        other = cast("bytes", self._call("CREATE", arguments))
+        other, *created = cast("list[bytes]", self._call("CREATE", arguments))
         if earlier := self._earlier(idempotency, other or None):
             return earlier
         try:
             self._wait_for_disk()
         except NotOnDisk:
-            cancelled = [self.cancel(request_id) for request_id in ids]
+            cancelled = [self.cancel(request_id.decode()) for request_id in created]
             # If any has been answered in the meantime, the key keeps mapping to the answers.
             if all(cancelled) and idempotency is not None:
                 self._redis.delete(idempotency.redis_key)
@@ -235,14 +238,12 @@ class RequestStore:
         return owner is not None and self._visible(owner.decode())
 
     def cancel(self, request_id: str) -> bool:
-        """Cancel the request. False if it has finished already or does not exist. Two round trips."""
-        return self.state(request_id) is not None and self._commit(
-            request_id,
-            before=[state for state in State if state not in states.FINISHED],
-            after=State.CANCELLED,
-            events=[Cancelled()],
-            counter="cancelled",
-        )
+        """Cancel the request. False if it has finished, or is not there. Two round trips."""
+        if self.state(request_id) is None:
+            return False
+        unfinished = [state for state in State if state not in states.FINISHED]
+        move = self._move(State.CANCELLED, fields={}, events=[Cancelled()], counter="cancelled")
+        return bool(self._call("COMMIT", {"id": request_id, "before": unfinished, **move}))
 
     def delete(self, request_id: str) -> bool:
         """Delete the request, which is cancelled first if it is unfinished. False if it does not exist. Idempotent."""
@@ -300,19 +301,21 @@ class RequestStore:
             "started_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         }
         now, must_empty, others_wait, *entries = cast("list[Any]", self._call("TAKE", arguments))
-        requests = []
+        requests, unreadable = [], []
         own = {tier.value, line_of(tier, worker)}
         stolen = [line.decode() for _, _, line, _ in entries if line.decode() not in own]
         if stolen:
             log.info("requests_stolen from=%s requests=%d", stolen[0], len(stolen))
         for request_id, attempt, _, flat in entries:
             raw: dict[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
-            lease = Lease(request_id.decode(), tier, attempt, worker)
+            lease = Lease(request_id.decode(errors="replace"), tier, attempt, worker, raw[b"taken_at"].decode())
             try:
                 requests.append(leased(lease, raw, float(now)))
             except UndecodableMessage as error:
                 log.error("record_unreadable request_id=%s error=%s", lease.request_id, error)  # noqa: TRY400
-                self.surrender(lease, f"its record could not be read: {error}", died=False)
+                unreadable.append((lease, f"its record could not be read: {error}"))
+        for lease, reason in unreadable:
+            self._surrender_safely(lease, reason, died=False)
         return Taken(requests, bool(must_empty), bool(others_wait))
 
     def append(self, lease: Lease, events: Sequence[Event]) -> bool:
@@ -344,46 +347,38 @@ class RequestStore:
         if route is not None:
             fields[route_field(Tier.CLOUD)] = route
         return self._commit(
-            lease.request_id,
-            before=[State.DRAFTING],
-            after=State.ESCALATED,
-            attempt=lease.attempt,
+            lease,
+            State.ESCALATED,
             fields=fields,
             events=[*events, Queued(tier=Tier.CLOUD)],
             counter="escalated",
-            refusals=STALE,
             route=route,
         )
 
     def succeed(self, lease: Lease, result: Result, events: Sequence[Event]) -> bool:
         """Finish the request with its answer. `events` precede the final event. False if the lease is lost."""
         return self._commit(
-            lease.request_id,
-            before=[states.WORKING[lease.tier]],
-            after=State.SUCCEEDED,
-            attempt=lease.attempt,
+            lease,
+            State.SUCCEEDED,
             fields={"result": result},
             events=[*events, Done(result=result)],
             counter=f"answered_{lease.tier}",
-            refusals=STALE,
         )
 
     def fail(self, lease: Lease, failure: Failure, lost: Mapping[str, Wire | int] | None = None) -> bool:
         """Finish the request without an answer. False if the lease is lost."""
         return self._commit(
-            lease.request_id,
-            before=[states.WORKING[lease.tier]],
-            after=State.FAILED,
-            attempt=lease.attempt,
+            lease,
+            State.FAILED,
             fields={"failure": failure, **(lost or {})},
             events=[Failed(failure=failure)],
             counter="failed",
-            refusals=STALE if lost is None else None,
+            counts_refusal=lost is None,
         )
 
     def hand_back(self, lease: Lease) -> bool:
         """Requeue the request for any worker of its tier, without a lost attempt. False if the lease is lost."""
-        return self._wait_again(lease, counter="handed_back", events=[Queued(tier=lease.tier)], refusals=STALE)
+        return self._wait_again(lease, counter="handed_back", events=[Queued(tier=lease.tier)], counts_refusal=True)
 
     def surrender(self, lease: Lease, reason: str, *, died: bool = True) -> bool:
         """Give up the lease and count the attempt as lost. Returns whether the request was requeued.
@@ -397,11 +392,16 @@ class RequestStore:
         worker, lost, request, alone = raw
         if worker is None or request is None:
             return False
-        earlier = LostAttempts() if lost is None else wire.decode(LostAttempts, lost)
+        try:
+            earlier = LostAttempts() if lost is None else wire.decode(LostAttempts, lost)
+        except UndecodableMessage as error:
+            log.error("record_unreadable request_id=%s error=%s", lease.request_id, error)  # noqa: TRY400 - says it all
+            self.fail(lease, Failure(kind=FailureKind.INTERNAL_ERROR, tier=lease.tier, message=DAMAGED))
+            return False
         latest = LostAttempt(
             attempt=lease.attempt,
             tier=lease.tier,
-            worker=worker.decode(),
+            worker=worker.decode(errors="replace"),
             reason=reason,
             lost_at_s=self._redis.time()[0],
             alone=died and alone == b"1",
@@ -431,35 +431,38 @@ class RequestStore:
         Returns the ids of the requeued requests. Any number of processes may call this at any time. One round trip for
         every `EXPIRED_AT_ONCE` requests that are due, and a few for each lapsed lease.
         """
-        ends = {
-            tier: self._move(
-                State.FAILED,
-                fields={"failure": deadline_failure(tier, "it waited for a worker")},
-                events=[Failed(failure=deadline_failure(tier, "it waited for a worker"))],
-                counter="failed",
-            )
-            for tier in Tier
+        arguments = {
+            "most": EXPIRED_AT_ONCE,
+            "claim_s": CLAIM_S,
+            "finished": dict.fromkeys(states.FINISHED, True),
+            "expired": {tier: self._failure(deadline_failure(tier, "it waited for a worker")) for tier in Tier},
+            "unreadable": self._failure(Failure(kind=FailureKind.INTERNAL_ERROR, message=DAMAGED)),
         }
-        finished = dict.fromkeys(states.FINISHED, True)
-        arguments = {"most": EXPIRED_AT_ONCE, "claim_s": CLAIM_S, "expired": ends, "finished": finished}
         requeued = []
         num_due = EXPIRED_AT_ONCE
         while num_due == EXPIRED_AT_ONCE:
             num_due, *claimed = cast("list[Any]", self._call("EXPIRE", arguments))
-            requeued += [raw[0].decode() for raw in claimed if self._lapse(*raw)]
+            tiers = {working.value.encode(): tier for tier, working in states.WORKING.items()}
+            for request_id, state, attempt in claimed:
+                lease = Lease(request_id.decode(errors="replace"), tiers[state], attempt, "")
+                if self._surrender_safely(lease, LAPSED):
+                    requeued.append(lease.request_id)
         return requeued
 
-    def _lapse(self, raw_id: bytes, state: bytes, attempt: bytes) -> bool:
-        """Surrender a lapsed lease. Returns whether the request was requeued; False if its record cannot be read."""
-        request_id = raw_id.decode()
+    def _surrender_safely(self, lease: Lease, reason: str, *, died: bool = True) -> bool:
+        """As `surrender`, but whatever is wrong with one record keeps no other from being looked after."""
         try:
-            with wire.reading("record", {b"state": state, b"attempt": attempt}):
-                tier = {working.value: tier for tier, working in states.WORKING.items()}[state.decode()]
-                lease = Lease(request_id, tier, read_attempt(attempt), "")
-            return self.surrender(lease, LAPSED)
-        except UndecodableMessage as error:
-            log.error("record_unreadable request_id=%s error=%s", request_id, error)  # noqa: TRY400 - says it all
+            return self.surrender(lease, reason, died=died)
+        except REDIS_AWAY:
+            raise
+        except Exception:
+            log.exception("request_not_surrendered request_id=%s", lease.request_id)
             return False
+
+    def _failure(self, failure: Failure) -> _Move:
+        """How a request ends with this failure."""
+        events = [Failed(failure=failure)]
+        return self._move(State.FAILED, fields={"failure": failure}, events=events, counter="failed")
 
     def _wait_again(
         self,
@@ -468,43 +471,41 @@ class RequestStore:
         counter: str,
         fields: Mapping[str, Wire | int] | None = None,
         events: Sequence[Event] = (),
-        refusals: str | None = None,
+        counts_refusal: bool = False,
     ) -> bool:
         return self._commit(
-            lease.request_id,
-            before=[states.WORKING[lease.tier]],
-            after=states.WAITING[lease.tier],
-            attempt=lease.attempt,
+            lease,
+            states.WAITING[lease.tier],
             fields=fields or {},
             events=events,
             counter=counter,
-            refusals=refusals,
+            counts_refusal=counts_refusal,
         )
 
-    def _commit(  # noqa: PLR0913 - a commit has this many parts
+    def _commit(
         self,
-        request_id: str,
-        *,
-        before: Sequence[State],
+        lease: Lease,
         after: State,
+        *,
         events: Sequence[Event],
         counter: str,
-        fields: Mapping[str, Wire | int] | None = None,
-        attempt: int | None = None,
-        refusals: str | None = None,
+        fields: Mapping[str, Wire | int],
         route: RoutingDecision | None = None,
+        counts_refusal: bool = True,
     ) -> bool:
-        for state in before:
-            states.check(state, after)
-        move = self._move(after, fields=fields or {}, events=events, counter=counter)
+        before = states.WORKING[lease.tier]
+        states.check(before, after)
+        move = self._move(after, fields=fields, events=events, counter=counter)
         tier = next((tier for tier in Tier if states.WAITING[tier] == after), None)
-        if tier is not None:
-            if after is State.ESCALATED and State.DRAFTING in before:
-                move |= _placement(tier, route) | {"job": job_fields(request_id, tier)}
-            else:
-                move |= {"tier": tier.value, "front": True}
-        fence = {"id": request_id, "before": before, "attempt": attempt, "refusals": refusals}
-        return bool(self._call("COMMIT", fence | move))
+        if tier is lease.tier:
+            move |= {"tier": tier.value, "front": True}
+        elif tier is not None:
+            move |= _placement(tier, route) | {"job": job_fields(lease.request_id, tier)}
+        return bool(
+            self._call(
+                "COMMIT", {**_fence(lease), "before": [before], "refusals": STALE if counts_refusal else None, **move}
+            )
+        )
 
     def _move(self, after: State, *, fields: Mapping[str, Wire | int], events: Sequence[Event], counter: str) -> _Move:
         """How a request moves into state `after`, as the scripts take it."""
@@ -567,9 +568,19 @@ def _placement(tier: Tier, route: RoutingDecision | None) -> _Move:
     return placement
 
 
+def _number(raw: bytes | None) -> float:
+    """The number, or 0 for whatever else somebody has put in its place."""
+    try:
+        number = float(raw or 0)
+    except ValueError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0
+
+
 def _fence(lease: Lease) -> _Move:
     """A lease as the scripts check it."""
-    return {"id": lease.request_id, "attempt": lease.attempt, "state": states.WORKING[lease.tier]}
+    fence: _Move = {"id": lease.request_id, "attempt": lease.attempt, "state": states.WORKING[lease.tier]}
+    return fence | {"taken_at": lease.taken_at} if lease.taken_at else fence
 
 
 def _load_fields(tier: Tier, workers: Sequence[str]) -> list[str]:
@@ -577,8 +588,8 @@ def _load_fields(tier: Tier, workers: Sequence[str]) -> list[str]:
 
 
 def _load(sums: Sequence[bytes | None], now_s: float) -> Load:
-    requests, tokens, owner_requests, owner_tokens = (int(float(value or 0)) for value in sums[:4])
-    rate, rate_at = (float(value or 0) for value in sums[4:])
+    requests, tokens, owner_requests, owner_tokens = (int(_number(value)) for value in sums[:4])
+    rate, rate_at = (_number(value) for value in sums[4:])
     decay = math.exp(min(0.0, rate_at - now_s) / scripts.DRAIN_WINDOW_S)
     return Load(requests, tokens, owner_requests, owner_tokens, rate * decay)
 
@@ -588,7 +599,7 @@ def _worker_loads(
 ) -> dict[str, WorkerLoad]:
     loads = {}
     for index, worker in enumerate(workers):
-        work, jobs, recent, recent_at = (float(value or 0) for value in sums[4 * index : 4 * index + 4])
+        work, jobs, recent, recent_at = (_number(value) for value in sums[4 * index : 4 * index + 4])
         decay = math.exp(min(0.0, recent_at - now_s) / scripts.RECENT_S)
         loads[worker] = WorkerLoad(int(work), int(jobs), recent * decay, (alive_until[index] or 0) > now_s)
     return loads

@@ -357,8 +357,8 @@ return {{exact(now), must_empty, others_wait, unpack(taken)}}
 """
 )
 
-#: `batches`: each with id, attempt, taken_at, state, events. Appends the events to the requests' streams. Returns for each batch
-#: 1, or 0 if its lease is lost; then nothing is appended.
+#: `batches`: each with id, attempt, taken_at, state, events. Appends the events to the requests' streams. Returns for
+#: each batch 1, or 0 if its lease is lost; then nothing is appended.
 APPEND = (
     _PRELUDE
     + """
@@ -371,15 +371,14 @@ return answer
 """
 )
 
-#: `id`, `attempt` and `taken_at` (nil: any), `before` (allowed states), `refusals` (the counter of refused commits), and how the
-#: request moves: after (the new state), tier, worker, work, job, front, fields, events, ttl, remembered, counter.
-#: Returns 1, or 0 if the commit is refused since the request is in another state or attempt.
+#: `id`, `attempt` and `taken_at` (nil: any), `before` (allowed states), `refusals` (the counter of refused commits),
+#: and how the request moves: after (the new state), tier, worker, work, job, front, fields, events, ttl, remembered,
+#: counter. Returns 1, or 0 if the commit is refused since the request is in another state or attempt.
 COMMIT = (
     _PRELUDE
     + """
 local record, matches = read_record(a.id), false
 for _, state in ipairs(a.before) do matches = matches or state == record.state end
-a.state = record.state
 if not matches or (a.attempt and not is_held(record, a)) then
   if record.state and a.refusals then count(a.refusals) end
   return 0
@@ -390,8 +389,8 @@ return 1
 """
 )
 
-#: `lease_s`, `leases`: each with id, attempt, taken_at, state. Renews the leases. Returns the indices, from 0, of those that are
-#: lost.
+#: `lease_s`, `leases`: each with id, attempt, taken_at, state. Renews the leases. Returns the indices, from 0, of those
+#: that are lost.
 RENEW = (
     _PRELUDE
     + """
@@ -431,7 +430,7 @@ for _, id in ipairs(due) do
   elseif not tier then
     record.state = WAITING.edge -- for what `move` is to undo
     move(id, record, a.unreadable)
-  elseif tier and WAITS[record.state] and num(record.deadline_at) > 0 then
+  elseif WAITS[record.state] then
     if num(record.deadline_at) <= now then
       move(id, record, a.expired[tier])
     else

@@ -8,6 +8,7 @@ from broker import keys
 from broker.backpressure import Load
 from broker.idempotency import Idempotency, IdempotencyConflict
 from broker.leases import Lifetimes
+from broker.presence import Presence
 from broker.request_store import RequestStore
 from broker.rq_transport import queue
 from broker.scripts import FAIRNESS_SLACK_TOKENS
@@ -18,7 +19,7 @@ from schemas.requests import AcceptedRequest
 from schemas.results import FailureKind
 from schemas.routing_decision import RoutingDecision, RoutingReason
 from tests.polling import joined
-from tests.samples import a_draft, a_request, a_result
+from tests.samples import a_draft, a_request, a_result, a_worker_report
 from tests.taking import quarantined, take_one
 
 
@@ -303,6 +304,29 @@ def test_how_many_an_idle_worker_takes_from_another(store, redis_connection, sen
     assert len(store.take(Tier.EDGE, "idle@a", room=room, busy=own > 0).requests) == num_taken
 
 
+def position_of_newcomer(store: RequestStore, redis, line: str) -> int:
+    newcomer = store.create(of("new", max_tokens=100), route=routed_to(line))
+    return [raw.decode() for raw in redis.zrange(keys.line(f"edge@{line}"), 0, -1)].index(newcomer)
+
+
+def test_what_is_stolen_from_a_flood_does_not_put_others_behind_it(store, redis_connection):
+    alive(redis_connection, "w1@a", "w2@a")
+    for _ in range(100):
+        store.create(of("flood", max_tokens=100), route=routed_to("w1@a"))
+    store.take(Tier.EDGE, "w1@a", room=2)
+    assert len(store.take(Tier.EDGE, "w2@a").requests) == 1
+    assert position_of_newcomer(store, redis_connection, "w1@a") <= 1
+
+
+def test_a_flood_that_a_fast_worker_is_through_with_puts_nobody_behind_it_at_a_slow_one(store, redis_connection):
+    alive(redis_connection, "slow@a", "fast@a")
+    for place in range(200):
+        store.create(of("flood", max_tokens=100), route=routed_to(("slow@a", "fast@a")[place % 2]))
+    store.take(Tier.EDGE, "slow@a", room=10)
+    store.take(Tier.EDGE, "fast@a", room=90)
+    assert position_of_newcomer(store, redis_connection, "slow@a") <= 1
+
+
 def test_nothing_is_let_wait_for_a_worker_that_is_not_alive(store, redis_connection):
     alive(redis_connection, "w1@a")
     lost = store.create(of("one"), route=routed_to("dead@a"))
@@ -320,6 +344,45 @@ def test_of_several_that_must_be_alone_each_worker_makes_room_for_one(store, red
     assert store.take(Tier.EDGE, "w2@a", room=4, busy=True).must_empty
     first, second = (store.take(Tier.EDGE, worker, room=4) for worker in ("w2@a", "w1@a"))
     assert [leased.lease.request_id for leased in (*first.requests, *second.requests)] == [ids[1], ids[0]]
+
+
+def test_a_worker_that_counts_as_dead_keeps_no_request_to_itself(store, redis_connection):
+    request_id = store.create(of("one"))
+    store.surrender(take_one(store, Tier.EDGE, "w0@a").lease, "it died")
+    assert store.take(Tier.EDGE, "retired@a", busy=True).must_empty
+    assert redis_connection.zscore(keys.line("edge"), request_id) is not None
+
+
+def test_a_worker_that_was_late_to_report_keeps_the_account_of_what_it_has_in_hand(store, redis_connection):
+    presence = Presence(redis_connection, 10.0)
+    presence.renew(a_worker_report("w1"))
+    for _ in range(10):
+        store.create(of("one"), route=routed_to("w1@e1"))
+    in_hand = store.take(Tier.EDGE, "w1@e1", room=10).requests
+    redis_connection.zadd(keys.workers(Tier.EDGE), {"w1@e1": 1.0})
+    presence.renew(a_worker_report("w2"))
+    presence.renew(a_worker_report("w1"))
+    for _ in range(12):
+        store.create(of("one"), route=routed_to("w1@e1"))
+    for leased in in_hand:
+        store.succeed(leased.lease, a_result(), [])
+    assert store.worker_loads(Tier.EDGE, ["w1@e1"])["w1@e1"].num_jobs == 12
+
+
+def test_two_attempts_of_one_number_after_a_restore_are_told_apart(store, redis_connection):
+    store.create(of("one"))
+    name = keys.request(store._redis.zrange(keys.line("edge"), 0, 0)[0].decode())
+    before = {key: redis_connection.dump(key) for key in (name, keys.line("edge"), keys.due(), keys.load())}
+    first = take_one(store, Tier.EDGE, "w1@a").lease
+    for key, raw in before.items():
+        redis_connection.restore(key, 0, raw, replace=True)
+    second = take_one(store, Tier.EDGE, "w1@a").lease
+    assert (first.attempt, first.worker) == (second.attempt, second.worker)
+    assert first.work_id != second.work_id
+    assert store.renew([first, second]) == [first]
+    assert not store.append(first, [])
+    assert not store.succeed(first, a_result(), [])
+    assert store.succeed(second, a_result(), [])
 
 
 def test_a_request_that_waits_again_keeps_its_turn(store, redis_connection):

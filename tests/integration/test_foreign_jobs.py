@@ -142,3 +142,13 @@ def test_what_is_no_text_among_workers_lines_and_commands_ends_no_worker(
     still_answers()
     until(lambda: worker.log.read_text().count("command_refused") == 3, "what is no command is refused")
     assert create_app(make_services()).test_client().get("/v1/stats").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["rq:queue:edge", "rq:wip:edge", "rq:queues", "rq:suspended:x"])
+def test_a_key_of_rqs_that_is_of_another_type_ends_no_worker(name, still_answers, start_worker, redis_connection):
+    redis_connection.set(name, "x")
+    worker = start_worker("edge")
+    still_answers()
+    until(lambda: name != "rq:queue:edge" or worker.said("maintenance_broke_off"), "it is said")
+    still_answers()
+    assert not worker.has_ended()

@@ -8,10 +8,10 @@ import pytest
 
 from broker import keys
 from broker.leases import Lifetimes
-from broker.request_store import RequestStore
+from broker.request_store import NotOnDisk, RequestStore
 from gateway.app import create_app
 from schemas.policy import Tier
-from tests.samples import a_result
+from tests.samples import a_request, a_result
 from tests.taking import take_one
 
 PROMPT = {"prompt": "why is the sky blue", "max_tokens": 100}
@@ -217,6 +217,15 @@ def test_with_fsync_a_job_that_does_not_reach_the_disk_is_taken_back_whole(
     again = client.post("/v1/jobs", json=PROMPT, headers=KEY)
     assert (again.status_code, again.json["status"]) == (202, "queued")
     assert "Idempotency-Replayed" not in again.headers
+
+
+def test_with_fsync_what_was_accepted_earlier_is_not_taken_back_when_it_comes_again(durable, disk):
+    request = a_request()
+    durable.create(request)
+    with disk("refuses"), pytest.raises(NotOnDisk):
+        durable.create_all([(request, None), (a_request(), None)])
+    assert durable.state(request.request_id) == "queued"
+    assert durable.counters()["cancelled"] == 1
 
 
 def test_with_fsync_a_repetition_waits_for_the_disk_too_and_leaves_the_job_alone(make_client, durable, disk):

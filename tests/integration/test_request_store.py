@@ -7,6 +7,7 @@ from redis.exceptions import OutOfMemoryError
 from broker import keys
 from broker.event_streams import EventHub
 from broker.leases import Lease, Lifetimes
+from broker.presence import Presence
 from broker.request_store import EXPIRED_AT_ONCE, RequestStore
 from broker.rq_transport import FUNCTION_NAMES, QUEUE_NAMES, queue
 from broker.states import FINISHED, State
@@ -14,7 +15,7 @@ from schemas.events import DraftText, EventKind
 from schemas.policy import Tier
 from schemas.results import Failure, FailureKind
 from tests.polling import joined, until
-from tests.samples import a_draft, a_request, a_result
+from tests.samples import a_draft, a_request, a_result, a_worker_report
 from tests.taking import take_one
 
 FAILURE = Failure(kind=FailureKind.ENGINE_ERROR, tier=Tier.EDGE, message="it broke")
@@ -372,12 +373,55 @@ def test_of_many_processes_that_look_one_has_each_request(store, make_due, expir
     assert sorted(pushed) == sorted(lease.request_id for lease in leases)
 
 
-def test_a_request_whose_record_has_expired_is_forgotten(store, redis_connection, make_due, expire):
+def test_a_request_whose_record_somebody_deleted_is_forgotten(store, redis_connection, make_due, expire):
     request_id = created(store)
     make_due(request_id)
     redis_connection.delete(keys.request(request_id))
     assert expire() == []
     assert redis_connection.zcard(keys.due()) == 0
+
+
+def test_what_is_left_of_a_request_whose_record_somebody_deleted_is_removed_when_it_is_due(
+    store, redis_connection, make_due, expire
+):
+    request_id = created(store)
+    redis_connection.delete(keys.request(request_id))
+    make_due(request_id)
+    assert expire() == []
+    assert take_one(store, Tier.EDGE, "w1") is None
+    assert 3000 < redis_connection.ttl(keys.load()) <= 3600
+    assert store.survey([a_request()], Tier.EDGE, []).load.requests == 0
+    left = {name.decode() for name in redis_connection.scan_iter("*")}
+    assert left <= {"rq:queues", keys.load(), keys.counters()}
+
+
+def test_while_redis_is_full_leases_are_renewed_and_what_is_due_is_acted_on(store, redis_connection, make_due, expire):
+    renewed, lapsed = held(store), held(store)
+    late = created(store)
+    make_due(lapsed.request_id)
+    redis_connection.hset(keys.request(late), "deadline_at", 1)
+    redis_connection.zadd(keys.due(), {late: 2.0})
+    redis_connection.config_set("maxmemory", 1)
+    try:
+        assert store.renew([renewed]) == []
+        assert expire() == [lapsed.request_id]
+        assert Presence(redis_connection, 10.0).renew(a_worker_report("w1")) == {}
+    finally:
+        redis_connection.config_set("maxmemory", 0)
+    assert store.state(late) == State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("name", "garbage"),
+    [
+        (keys.load(), {"requests": "abc", "rate": "inf", "tokens:anonymous": "nan"}),
+        (keys.counters(), {"accepted": "x"}),
+    ],
+)
+def test_whatever_is_in_sums_and_counters_requests_are_made_taken_and_answered(store, redis_connection, name, garbage):
+    redis_connection.hset(name, mapping=garbage)
+    assert store.survey([a_request()], Tier.EDGE, ["w1@a"]).load.drained_tokens_per_s == 0
+    assert store.succeed(held(store), a_result(), [])
 
 
 # Lifetimes and secrets

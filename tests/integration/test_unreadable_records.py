@@ -10,15 +10,28 @@ from hypothesis import strategies as st
 from broker import keys
 from broker.event_streams import EventHub
 from broker.idempotency import Idempotency, IdempotencyConflict
+from broker.presence import Presence
 from broker.states import State
 from gateway.app import create_app
 from schemas.policy import Tier
 from schemas.results import FailureKind
 from schemas.wire import UndecodableMessage
-from tests.samples import a_draft, a_request, a_result
+from tests.samples import a_draft, a_request, a_result, a_worker_report
 from tests.taking import take_one
 
-FIELDS = ["owner", "state", "attempt", "request", "draft", "result", "failure", "route_edge", "lost", "deadline_at"]
+FIELDS = [
+    "owner",
+    "state",
+    "attempt",
+    "request",
+    "draft",
+    "result",
+    "failure",
+    "route_edge",
+    "lost",
+    "deadline_at",
+    "worker",
+]
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -63,6 +76,10 @@ def test_whatever_is_in_a_field_all_others_are_looked_after(store, redis_connect
         redis_connection.zadd(keys.due(), {request.request_id: 1.0})
     redis_connection.hset(keys.request(broken.request_id), field, value)
     assert whole.request_id in store.expire()
+    redis_connection.zadd(keys.due(), {broken.request_id: 1.0}, xx=True)
+    store.expire()
+    state = redis_connection.hget(keys.request(broken.request_id), "state")
+    assert state in {b"queued", b"failed"}, "whatever is damaged, it waits again or ends"
 
 
 @given(fields=st.dictionaries(st.just(b"event") | st.binary(max_size=5), BYTES, min_size=1, max_size=2))
@@ -120,3 +137,31 @@ def test_a_draft_that_the_cloud_cannot_read_does_not_hold_up_the_next_request(st
     assert store.state(first.request_id) == State.FAILED
     taken = take_one(store, Tier.CLOUD, "c1")
     assert store.succeed(taken.lease, a_result(tier=Tier.CLOUD), [])
+
+
+def test_a_key_of_another_type_in_place_of_a_record_stops_nobody(store, redis_connection):
+    broken, whole = a_request(), a_request()
+    for request in (broken, whole):
+        store.create(request)
+    redis_connection.delete(keys.request(broken.request_id))
+    redis_connection.set(keys.request(broken.request_id), "x")
+    assert [one.lease.request_id for one in store.take(Tier.EDGE, "w1", room=2).requests] == [whole.request_id]
+    redis_connection.zadd(keys.due(), dict.fromkeys([broken.request_id, whole.request_id], 1.0))
+    assert store.expire() == [whole.request_id]
+
+
+def test_a_request_and_its_history_that_cannot_be_read_end_it_and_cost_no_other_an_attempt(store, redis_connection):
+    broken, whole = a_request(), a_request()
+    for request in (broken, whole):
+        store.create(request)
+    redis_connection.hset(keys.request(broken.request_id), mapping={"request": b"\xc1", "lost": b"\xc1"})
+    assert [one.lease.request_id for one in store.take(Tier.EDGE, "w1", room=2).requests] == [whole.request_id]
+    assert store.state(broken.request_id) == State.FAILED
+
+
+def test_a_report_of_another_version_hides_no_other(redis_connection):
+    presence = Presence(redis_connection, 10.0)
+    for name in ("w1", "w2"):
+        presence.renew(a_worker_report(name))
+    redis_connection.set(keys.worker_report("w1@e1"), b"\xc1")
+    assert presence.live() == [a_worker_report("w2")]

@@ -280,7 +280,8 @@ class InFlight:
                 self._store.surrender(lease, f"its engine did nothing for {self._stall_s:g} s")
         except RedisError as error:
             log.warning("redis_away error=%s", error)  # the leases lapse then
-        self._hung()
+        finally:
+            self._hung()
 
 
 def _append(waiting: list[Event], event: Event) -> None:

@@ -12,7 +12,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
-from broker.connection import REDIS_AWAY
+from redis.exceptions import RedisError
+
+from broker.connection import is_away
 from broker.leases import Lease, LeasedRequest
 from broker.request_store import RequestStore, deadline_failure
 from schemas.events import Started
@@ -65,9 +67,9 @@ class JobRunner(Generic[ProductT]):
             try:
                 product, took_s = self._result(leased)
                 committed = self._persist(self._work.conclude(leased, product, took_s))
-            except REDIS_AWAY:  # while the worker is stopping: the lease lapses
-                raise
-            except Exception as error:  # noqa: BLE001 - see the module's docstring
+            except Exception as error:
+                if isinstance(error, RedisError) and is_away(error):
+                    raise  # the worker is stopping: the lease lapses
                 kind = FailureKind.ENGINE_ERROR if product is None else FailureKind.INTERNAL_ERROR
                 product = None
                 committed = self._persist(self._end_of(lease, error, kind))
@@ -132,7 +134,9 @@ class JobRunner(Generic[ProductT]):
         while True:
             try:
                 return commit()
-            except REDIS_AWAY as error:
+            except RedisError as error:
+                if not is_away(error):
+                    raise
                 log.warning("commit_waits error=%s", error)
                 if self._in_flight.stopping.wait(REDIS_RETRY_S):
                     raise

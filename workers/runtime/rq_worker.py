@@ -111,7 +111,7 @@ class RQWorker(BaseWorker):
         self._clock = ServerClock(redis)
         self._slots = Slots(capacity)
         self._pool = ThreadPoolExecutor(capacity, thread_name_prefix="job")
-        self._lock = threading.Lock()
+        self._lock, self._showing = threading.Lock(), threading.Lock()
         #: The worker's measured speed.
         self.throughput = Throughput()
         #: Requests that this process has worked on, whatever their outcome.
@@ -150,14 +150,18 @@ class RQWorker(BaseWorker):
     ) -> None:
         """Take requests and run them on the pool's threads, until the worker must stop. Never returns a job."""
         with self.connection.pubsub(ignore_subscribe_messages=True) as wake_ups:
-            wake_ups.subscribe(keys.wake(line_of(self._tier, self.name)), keys.wake(self._tier))
             while not self._stop_requested and self._hooks.healthy():
+                self._keep_up()
                 try:
-                    self._keep_up()
+                    if not wake_ups.subscribed:
+                        wake_ups.subscribe(keys.wake(line_of(self._tier, self.name)), keys.wake(self._tier))
                     self._take(wake_ups)
-                except REDIS_AWAY as error:
+                except RedisError as error:
                     # If TAKE ran and only its answer was lost, the requests are requeued when their leases lapse.
                     log.warning("redis_away error=%s", error)
+                    time.sleep(WAIT_S)
+                except Exception:  # RQ would end the worker, and with it every worker that meets the same
+                    log.exception("requests_not_taken")
                     time.sleep(WAIT_S)
 
     def _take(self, wake_ups: PubSub) -> None:
@@ -180,9 +184,8 @@ class RQWorker(BaseWorker):
                     break
 
     def _begin(self, leased: LeasedRequest) -> None:
-        if not self._slots.num_taken:
-            self._show(WorkerStatus.BUSY)
         self._slots.take(leased.lease.work_id, alone=leased.num_lost > 0)
+        self._show_state()
         self.throughput.begun()
         self._pool.submit(self._perform, leased)
 
@@ -201,24 +204,31 @@ class RQWorker(BaseWorker):
                 self.jobs_done += 1
                 self._unreported_jobs += 1
                 self._unreported_s += time.monotonic() - began
-            if self._slots.give_back(work_id) and not self._stop_requested:
-                self._show(WorkerStatus.IDLE)
+            self._slots.give_back(work_id)
+            self._show_state()
 
-    def _show(self, status: WorkerStatus) -> None:
-        try:
-            self.set_state(status)
-        except RedisError as error:
-            log.warning("redis_away error=%s", error)
+    def _show_state(self) -> None:
+        """Tell RQ whether the worker is busy, if that has changed."""
+        with self._showing:
+            status = WorkerStatus.BUSY if self._slots.num_taken else WorkerStatus.IDLE
+            if status != self.get_state() and not self._stop_requested:
+                try:
+                    self.set_state(status)
+                except RedisError as error:
+                    log.warning("redis_away error=%s", error)
 
     def _keep_up(self) -> None:
-        """Run RQ's maintenance if `UPKEEP_S` have passed. Raises Redis's errors."""
+        """Run RQ's maintenance if `UPKEEP_S` have passed. Whatever somebody put into RQ's keys ends no worker."""
         if time.monotonic() < self._upkeep_at_s:
             return
         self._upkeep_at_s = time.monotonic() + UPKEEP_S
-        self.check_for_suspension(burst=False)
-        if self.should_run_maintenance_tasks:
-            self.run_maintenance_tasks()
-        self._refuse_foreign_jobs()
+        try:
+            self.check_for_suspension(burst=False)
+            if self.should_run_maintenance_tasks:
+                self.run_maintenance_tasks()
+            self._refuse_foreign_jobs()
+        except RedisError as error:
+            log.warning("maintenance_broke_off error=%s", error)
 
     def _refuse_foreign_jobs(self) -> None:
         """Remove jobs without a waiting request from the head of RQ's list."""

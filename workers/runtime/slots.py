@@ -44,14 +44,13 @@ class Slots:
                 self._alone = None
                 self._changed.notify_all()
 
-    def give_back(self, work_id: str) -> bool:
-        """Free the slot. Returns whether all slots are free now."""
+    def give_back(self, work_id: str) -> None:
+        """Free the slot. Idempotent."""
         with self._changed:
             self._taken.discard(work_id)
             if self._alone == work_id:
                 self._alone = None
             self._changed.notify_all()
-            return not self._taken
 
     def _room(self, *, empty: bool) -> int:
         if self._alone is not None or (empty and self._taken):
