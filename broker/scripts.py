@@ -416,7 +416,7 @@ EXPIRE = (
     + """
 local due = call('ZRANGE', DUE, '-inf', exact(now), 'BYSCORE', 'LIMIT', 0, a.most)
 local claimed, is_gone = {}, false
-write_although_full()
+if #due > 0 then write_although_full() end
 for _, id in ipairs(due) do
   local record = read_record(id)
   local tier = TIER[record.state]

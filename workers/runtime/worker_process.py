@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 #: Seconds that handing requests back may take after the grace time.
 HAND_BACK_S = 1.5
 #: The longest time, in seconds, between two reports. A report may fail once before the worker counts as dead.
-RENEW_S = LIFE_S / 2.5
+RENEW_S = LIFE_S / 2.1
 
 
 class Reporter:
