@@ -8,16 +8,19 @@ from concurrent.futures import Future
 
 from config.settings import EarlyEscalationSettings
 from schemas.drafts import Draft
+from schemas.policy import Tier
 from schemas.requests import Message
 from schemas.results import FailureKind
 from workers.edge.chat_template import ChatTemplate, TemplateRefused
 from workers.edge.confidence import UnknownStrategy
-from workers.edge.constraint import GrammarCompiler
+from workers.edge.constraint import Grammar
 from workers.edge.early_escalation import EarlyEscalation
 from workers.edge.edge_sequence import DraftOrder, EdgeSequence, Listener
 from workers.edge.llama import Llama
+from workers.runtime.constraint_check import GrammarChecker
+from workers.runtime.constraints import check_biases
 from workers.runtime.control_tokens import PromptTokens
-from workers.runtime.failures import BeyondModel, RequestRefused
+from workers.runtime.failures import RequestRefused
 
 
 class SequenceBuilder:
@@ -27,7 +30,7 @@ class SequenceBuilder:
         self._model, self._context_tokens, self._early = model, context_tokens, early
         template = ChatTemplate(model.chat_template, bos_text=model.bos_text, eos_text=model.eos_text)
         self._prompts = PromptTokens(model, template.render, model.chat_template or "")
-        self._grammars = GrammarCompiler(model.constraint_tokenizer)
+        self._grammars = GrammarChecker(model.constraint_tokenizer)
 
     def build(self, order: DraftOrder, arrival: int, future: Future[Draft], listener: Listener | None) -> EdgeSequence:
         """The sequence, ready to be scheduled. Raises `RequestRefused`. Blocks where there is a grammar to check."""
@@ -37,12 +40,9 @@ class SequenceBuilder:
             scorable = EarlyEscalation.is_possible(order.rule)
         except UnknownStrategy as error:
             raise RequestRefused(FailureKind.UNSUPPORTED_OPTION, str(error)) from error
-        for token in order.sampling.logit_bias:
-            if not 0 <= token < self._model.vocab_size:
-                raise BeyondModel(
-                    f"logit_bias: the edge model has no token {token}; its ids are below {self._model.vocab_size}"
-                )
-        grammar = self._grammars.compile(order.sampling, order.cache_namespace)
+        check_biases(order.sampling.logit_bias, self._model.vocab_size, Tier.EDGE)
+        checked = self._grammars.grammar_of(order.sampling, order.cache_namespace)
+        grammar = None if checked is None else Grammar.compiled(*checked)
         may_escalate = order.may_escalate_early and scorable
         early = EarlyEscalation(order.rule, self._early, limit) if may_escalate else None
         return EdgeSequence(order, arrival, tokens, limit, future, listener, grammar, early)
