@@ -167,14 +167,17 @@ class RQWorker(BaseWorker):
     def _take(self, wake_ups: PubSub) -> None:
         """Take as many requests as there is room for. If there are none, block until there may be some."""
         room = self._slots.wait_for_room(WAIT_S, empty=self._must_empty)
-        if not room:
+        if not room or not self._hooks.healthy():  # an engine that died has just freed its slots
             return
         while wake_ups.get_message() is not None:  # for requests that are about to be taken
             pass
         taken = self._store.take(self._tier, self.name, room=room, busy=self._slots.num_taken > 0)
         self._must_empty = taken.must_empty
         for leased in taken.requests:
-            self._begin(leased)
+            if self._hooks.healthy():
+                self._begin(leased)
+            else:  # it must not lose an attempt to an engine that it never reached
+                self._store.hand_back(leased.lease)
         if taken.must_empty:
             log.info("next_request_waits_to_be_alone tier=%s", self._tier)
         elif not taken.requests:
