@@ -3,7 +3,6 @@
 import logging
 from typing import Any, cast
 
-import msgpack
 from redis import Redis
 
 from broker import keys, scripts
@@ -40,13 +39,13 @@ class Presence:
             "report_ms": int(self._lease_s * 1000),
             "life_s": LIFE_S,
         }
-        retired = cast("list[Any]", self._live(args=[msgpack.packb(arguments, use_bin_type=False)]))
+        retired = cast("list[Any]", self._live(args=scripts.packed(arguments)))
         return {name.decode(errors="replace"): int(moved) for name, moved in retired}
 
     def withdraw(self, report: WorkerReport) -> None:
         """Remove the worker and move the requests in its line to the shared one. Idempotent."""
-        arguments = msgpack.packb({"tier": report.tier.value, "worker": worker_name(report)})
-        while self._leave(args=[arguments]):
+        arguments = scripts.packed({"tier": report.tier.value, "worker": worker_name(report)})
+        while self._leave(args=arguments):
             pass
 
     def members(self) -> set[str]:

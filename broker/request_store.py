@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
-import msgpack
 from redis import Redis
 
 from broker import keys, scripts, states
@@ -91,13 +90,7 @@ class Taken:
 class RequestStore:
     """Reads and moves requests. Safe on any thread. A method takes one round trip unless it says otherwise."""
 
-    def __init__(
-        self,
-        redis: Redis,
-        lifetimes: Lifetimes,
-        *,
-        fsync: bool = False,
-    ) -> None:
+    def __init__(self, redis: Redis, lifetimes: Lifetimes, *, fsync: bool = False) -> None:
         self._redis = redis
         self._lifetimes = lifetimes
         self._fsync = fsync
@@ -292,7 +285,6 @@ class RequestStore:
         arguments = {
             "tier": tier.value,
             "worker": worker,
-            "worker_id": worker.partition("@")[0],
             "room": room,
             "busy": busy,
             "lease_s": self._lifetimes.lease_s,
@@ -439,10 +431,10 @@ class RequestStore:
             "unreadable": self._failure(Failure(kind=FailureKind.INTERNAL_ERROR, message=DAMAGED)),
         }
         requeued = []
+        tiers = {working.value.encode(): tier for tier, working in states.WORKING.items()}
         num_due = EXPIRED_AT_ONCE
         while num_due == EXPIRED_AT_ONCE:
             num_due, *claimed = cast("list[Any]", self._call("EXPIRE", arguments))
-            tiers = {working.value.encode(): tier for tier, working in states.WORKING.items()}
             for request_id, state, attempt in claimed:
                 lease = Lease(request_id.decode(errors="replace"), tiers[state], attempt, "")
                 if self._surrender_safely(lease, LAPSED):
@@ -522,9 +514,7 @@ class RequestStore:
         }
 
     def _call(self, name: str, arguments: Mapping[str, Any]) -> object:
-        """Run a script. Arguments that are None are left out, so that they are nil in Lua."""
-        packed = msgpack.packb({k: value for k, value in arguments.items() if value is not None}, use_bin_type=False)
-        return self._scripts[name](args=[packed])
+        return self._scripts[name](args=scripts.packed(arguments))
 
 
 def deadline_failure(tier: Tier, meanwhile: str) -> Failure:
@@ -577,6 +567,11 @@ def _number(raw: bytes | None) -> float:
     return number if math.isfinite(number) else 0.0
 
 
+def _faded(value: float, at_s: float, now_s: float, period_s: float) -> float:
+    """What is left now of a value that was noted at a time; as `faded` in the scripts."""
+    return value * math.exp(min(0.0, at_s - now_s) / period_s)
+
+
 def _fence(lease: Lease) -> _Move:
     """A lease as the scripts check it."""
     fence: _Move = {"id": lease.request_id, "attempt": lease.attempt, "state": states.WORKING[lease.tier]}
@@ -590,8 +585,8 @@ def _load_fields(tier: Tier, workers: Sequence[str]) -> list[str]:
 def _load(sums: Sequence[bytes | None], now_s: float) -> Load:
     requests, tokens, owner_requests, owner_tokens = (int(_number(value)) for value in sums[:4])
     rate, rate_at = (_number(value) for value in sums[4:])
-    decay = math.exp(min(0.0, rate_at - now_s) / scripts.DRAIN_WINDOW_S)
-    return Load(requests, tokens, owner_requests, owner_tokens, rate * decay)
+    faded = _faded(rate, rate_at, now_s, scripts.DRAIN_WINDOW_S)
+    return Load(requests, tokens, owner_requests, owner_tokens, faded)
 
 
 def _worker_loads(
@@ -600,6 +595,6 @@ def _worker_loads(
     loads = {}
     for index, worker in enumerate(workers):
         work, jobs, recent, recent_at = (_number(value) for value in sums[4 * index : 4 * index + 4])
-        decay = math.exp(min(0.0, recent_at - now_s) / scripts.RECENT_S)
-        loads[worker] = WorkerLoad(int(work), int(jobs), recent * decay, (alive_until[index] or 0) > now_s)
+        faded = _faded(recent, recent_at, now_s, scripts.RECENT_S)
+        loads[worker] = WorkerLoad(int(work), int(jobs), faded, (alive_until[index] or 0) > now_s)
     return loads

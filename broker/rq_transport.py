@@ -106,9 +106,10 @@ def queue(redis: Redis, tier: Tier, jobs: type[TransportJob] = TransportJob) -> 
     return Queue(QUEUE_NAMES[tier], connection=redis, serializer=MsgpackSerializer, job_class=jobs)
 
 
-def job_id(request_id: str, tier: Tier) -> str:
-    """The id of a request's job in RQ."""
-    return f"{request_id}-{tier}"
+def request_of(job_id: str, tier: Tier) -> str | None:
+    """The id of the request whose job in the tier this is (`scripts` names jobs); None for any other job."""
+    request_id, _, suffix = job_id.rpartition("-")
+    return request_id if suffix == tier else None
 
 
 def job_fields(request_id: str, tier: Tier) -> list[str | bytes]:

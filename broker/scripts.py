@@ -12,6 +12,9 @@ are accepted, and those that were accepted can finish.
 """
 
 from collections.abc import Mapping
+from typing import Any
+
+import msgpack
 
 from broker import keys, states
 from broker.rq_transport import QUEUE_NAMES
@@ -41,6 +44,12 @@ RETIRED_AT_ONCE = 500
 def _lua(key: str) -> str:
     """A key as a Lua expression; `@` stands for the Lua variable `name`."""
     return "'" + key.replace("@", "' .. name .. '") + "'"
+
+
+def packed(arguments: Mapping[str, Any]) -> list[bytes]:
+    """A script's one argument. Those that are None are left out, so that they are nil in Lua."""
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return [msgpack.packb(given, use_bin_type=False)]
 
 
 def _by_tier(values: Mapping[Tier, str]) -> str:
@@ -120,6 +129,7 @@ local function write_load()
   if #written > 0 then call('HSET', LOAD, unpack(written)) end
   if #gone > 0 then call('HDEL', LOAD, unpack(gone)) end
 end
+local function let_load_expire() call('EXPIRE', LOAD, {IDLE_LOAD_TTL_S}) end
 -- Adds a request to the sums of unfinished requests, in total and of its owner, or subtracts it (`sign` 1 or -1).
 local function charge(owner, tokens, sign)
   read_load('requests', 'tokens', 'requests:' .. owner, 'tokens:' .. owner)
@@ -127,7 +137,7 @@ local function charge(owner, tokens, sign)
   add('tokens', sign * tokens)
   add('requests:' .. owner, sign)
   add('tokens:' .. owner, sign * tokens)
-  if sign < 0 and load.requests <= 0 then call('EXPIRE', LOAD, {IDLE_LOAD_TTL_S}) end
+  if sign < 0 and load.requests <= 0 then let_load_expire() end
   if sign > 0 and load.requests <= 1 then call('PERSIST', LOAD) end
 end
 -- Adds a job and its work, in tokens, to the sums of a line, or subtracts them.
@@ -139,10 +149,12 @@ end
 
 local FIELDS = {{'state', 'attempt', 'taken_at', 'owner', 'tokens', 'weight', 'line', 'work', 'deadline_at', 'tag_edge',
   'tag_cloud', 'webhook', 'num_lost'}}
--- A record's fields; none for a key of another type.
-local function read_record(id)
+local FENCE = {{'state', 'attempt', 'taken_at'}}
+-- A record's fields, by default all that `move` needs; none for a key of another type.
+local function read_record(id, fields)
+  fields = fields or FIELDS
   local record = {{}}
-  for i, value in ipairs(redis.pcall('HMGET', record_key(id), unpack(FIELDS))) do record[FIELDS[i]] = value or nil end
+  for i, value in ipairs(redis.pcall('HMGET', record_key(id), unpack(fields))) do record[fields[i]] = value or nil end
   return record
 end
 -- Whether a lease is still the one on the request. `taken_at` tells it from another of the same attempt, made after
@@ -270,7 +282,7 @@ return created
 """
 )
 
-#: `tier`, `worker` (name), `worker_id`, `room`, `lease_s`, `slack` (FAIRNESS_SLACK_TOKENS), `busy` (the worker has
+#: `tier`, `worker` (name), `room`, `lease_s`, `slack` (FAIRNESS_SLACK_TOKENS), `busy` (the worker has
 #: requests), `solitary` (number of lost attempts from which on a request stays alone until its end), `started_at`.
 #: Takes up to `room` waiting requests: from the worker's own line and the shared one, in the order of their tags; if
 #: both are empty, it steals half of the difference from the longest of some other lines. Returns {now, 1 if the next
@@ -340,7 +352,8 @@ while #taken < a.room do
     rq_call('ZADD', started_jobs(tier), abandoned_at, job_id(id, tier) .. ':' .. attempt)
     call('ZADD', DUE, exact(now + a.lease_s), id)
     call('HSET', record_key(id), 'state', working, 'at_' .. working, taken_at, 'taken_at', taken_at, 'attempt', attempt,
-      'line', own, 'worker', a.worker_id, 'alone', alone and num(record.num_lost) >= a.solitary and 1 or 0)
+      'line', own, 'worker', string.match(a.worker, '^[^@]*'),
+      'alone', alone and num(record.num_lost) >= a.solitary and 1 or 0)
     if entry.line ~= own then
       assign(entry.line, num(record.work), -1)
       assign(own, num(record.work), 1)
@@ -364,7 +377,7 @@ APPEND = (
     + """
 local answer = {}
 for i, batch in ipairs(a.batches) do
-  answer[i] = is_held(read_record(batch.id), batch) and 1 or 0
+  answer[i] = is_held(read_record(batch.id, FENCE), batch) and 1 or 0
   if answer[i] == 1 then emit(batch.id, batch.events) end
 end
 return answer
@@ -397,7 +410,7 @@ RENEW = (
 local lost = {}
 write_although_full()
 for i, lease in ipairs(a.leases) do
-  if is_held(read_record(lease.id), lease) then
+  if is_held(read_record(lease.id, FENCE), lease) then
     call('ZADD', DUE, exact(now + a.lease_s), lease.id)
   else
     lost[#lost + 1] = i - 1
@@ -447,10 +460,10 @@ if is_gone and call('EXISTS', DUE) == 0 then -- nothing is unfinished: what a lo
     local sum = string.match(field, '^%a+')
     if sum == 'requests' or sum == 'tokens' or sum == 'work' or sum == 'jobs' then call('HDEL', LOAD, field) end
   end
-  call('EXPIRE', LOAD, IDLE_LOAD_TTL_S)
+  let_load_expire()
 end
 return {#due, unpack(claimed)}
-""".replace("IDLE_LOAD_TTL_S", str(IDLE_LOAD_TTL_S))
+"""
 )
 
 #: Shared by LIVE and LEAVE: moves up to RETIRED_AT_ONCE requests from a worker's line to the shared one, and removes

@@ -18,14 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import FrameType
-from typing import Any, cast
+from typing import cast
 
 from redis import Redis
 from redis.client import PubSub
 from redis.exceptions import RedisError
 from rq.command import handle_command, parse_payload
 from rq.exceptions import DeserializationError, NoSuchJobError
-from rq.job import Job
 from rq.queue import Queue
 from rq.suspension import WORKERS_SUSPENDED
 from rq.timeouts import BaseDeathPenalty
@@ -96,11 +95,12 @@ class RQWorker(BaseWorker):
         store: RequestStore,
         hooks: Hooks,
     ) -> None:
+        job_class = rq_transport.job_class(functions)
         super().__init__(
-            [rq_transport.queue(redis, tier, rq_transport.job_class(functions))],
+            [rq_transport.queue(redis, tier, job_class)],
             name=name,
             connection=redis,
-            job_class=rq_transport.job_class(functions),
+            job_class=job_class,
             serializer=rq_transport.MsgpackSerializer,
             log_job_description=False,
         )
@@ -119,7 +119,6 @@ class RQWorker(BaseWorker):
         self._unreported_jobs, self._unreported_s = 0, 0.0
         self._upkeep_at_s = 0.0
         self._must_empty = False
-        self._look_s = LOOK_S
         #: Background loops, which run as long as the worker.
         self.loops = (Loop("rq-heartbeats", self._beat, every_s=HEARTBEAT_S),)
 
@@ -244,9 +243,9 @@ class RQWorker(BaseWorker):
                 self._refuse(raw_id, queue)
 
     def _is_ours(self, raw_id: bytes) -> bool:
-        request_id, _, tier = raw_id.decode(errors="replace").rpartition("-")
-        waits = self.connection.hget(keys.request(request_id), "state") == states.WAITING[self._tier].encode()
-        return waits and tier == self._tier
+        request_id = rq_transport.request_of(raw_id.decode(errors="replace"), self._tier)
+        waited_in = states.WAITING[self._tier].encode()
+        return request_id is not None and bool(self.connection.hget(keys.request(request_id), "state") == waited_in)
 
     def _refuse(self, raw_id: bytes, queue: Queue) -> None:
         """Fail a job that names a function outside the table or cannot be decoded; delete any other."""
@@ -293,10 +292,6 @@ class RQWorker(BaseWorker):
                 queue.release_maintenance_lock()
         self.last_cleaned_at = datetime.now(UTC)
 
-    def execute_job(self, job: Job, queue: Queue) -> None:
-        """Never called: see `dequeue_job_and_maintain_ttl`."""
-        raise NotImplementedError
-
     def handle_payload(self, message: object) -> None:
         """As RQ's, but a command that fails does not end the thread that receives commands."""
         try:
@@ -323,13 +318,11 @@ class RQWorker(BaseWorker):
         except RedisError as error:
             log.warning("redis_away error=%s", error)
 
-    def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Log the failure without the job's content."""
-        log.error("job_failed job=%s error=%s", job.id, type(exc_info[1]).__name__)
-
     def _stop_job(self, job_id: str) -> None:
         """Cancel the request of the job that RQ's command names."""
-        self._store.cancel(job_id.removesuffix(f"-{self._tier}"))
+        request_id = rq_transport.request_of(job_id, self._tier)
+        if request_id is not None:
+            self._store.cancel(request_id)
 
     def _beat(self) -> None:
         self.heartbeat()
