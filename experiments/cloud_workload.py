@@ -11,7 +11,7 @@ from schemas.drafts import Draft, TokenFigures
 from schemas.results import FinishReason
 from workers.cloud.answer_order import CloudAnswer
 
-#: The first sixteen single prompts of the project's own, so that a batch of 16 has each once.
+#: Sixteen different prompts of experiments/prompts.jsonl: a batch of 16 requests has each of them once.
 QUESTIONS = tuple(
     json.loads(line)["prompt"]
     for line in (files("experiments") / "prompts.jsonl").read_text(encoding="utf-8").splitlines()

@@ -9,7 +9,7 @@ from typing import NoReturn
 MAX_DEPTH = 64
 #: The least and the greatest integer of msgpack.
 LEAST_INTEGER, GREATEST_INTEGER = -(2**63), 2**64 - 1
-#: JSON's escape of one half of a surrogate pair. Only parsing tells whether the other half is beside it.
+#: The JSON escape of one half of a surrogate pair. Whether the other half follows is known only after parsing.
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 

@@ -94,7 +94,7 @@ class BatchRun:
         self._publish()
 
     def _answer_lines(self) -> bool:
-        """Answer every line. False where the whole batch has failed, or the run is preempted."""
+        """Answer every line. Returns False if the batch failed as a whole or this run of it was preempted."""
         summary = self._summarize_input()
         if isinstance(summary, BatchProblem):
             self._save(status="failed", failed_at=self._now(), errors=BatchProblems(data=(summary,)))

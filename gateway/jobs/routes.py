@@ -25,7 +25,7 @@ from schemas.requests import AcceptedRequest, JobRequest
 
 
 class JobPath(BaseModel):
-    """Which job."""
+    """The id of a job, in the address."""
 
     job_id: str = Field(description="The id that POST /v1/jobs answered with.")
 

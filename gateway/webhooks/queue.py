@@ -33,7 +33,7 @@ class Limits:
     in_flight: int = 128
     owner_in_flight: int = 32
     receiver_in_flight: int = 4
-    #: Webhooks that wait: in all and for one receiver.
+    #: The most webhooks that may wait, in total and for one receiver.
     waiting: int = 4096
     receiver_waiting: int = 128
     #: The longest wait in seconds. With the longest call it must stay below the time for which the outbox gives a

@@ -39,7 +39,7 @@ class KVBlockIndex:
         return self.evictions + self.generation
 
     def begin_batch(self, sequence: int) -> None:
-        """The changes that follow are the batch with this number; a gap in the numbers clears the index."""
+        """Start the batch of changes with this number. A skipped number means lost changes, so the index is cleared."""
         if sequence != self._expected:
             self.clear()
         self._expected = sequence + 1
