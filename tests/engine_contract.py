@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from schemas.requests import Message
+from schemas.requests import AcceptanceRule, ConfidenceRule, Message, Sampling
 from schemas.results import FailureKind, FinishReason
 from tests.polling import until
+from workers.cloud.answer_order import AnswerOrder
+from workers.edge.edge_sequence import DraftOrder
 from workers.runtime.failures import EngineDied, RequestCancelled, RequestRefused
 
 #: Seconds for an answer on a busy machine.
@@ -210,3 +212,33 @@ def starts(pieces: list[Any]) -> list[int]:
     """Where each piece must begin."""
     ends = list(itertools.accumulate((len(piece.text) for piece in pieces), initial=0))
     return ends[:-1]
+
+
+class EdgeContract(EngineContract):
+    """The contract of engines that draft."""
+
+    def order(self, request_id: str, messages: tuple[Message, ...], **sampling: Any) -> DraftOrder:
+        return DraftOrder(
+            request_id,
+            messages,
+            Sampling(**sampling),
+            ConfidenceRule(strategy="max_prob"),
+            use_cache=True,
+            cache_namespace="owner:alice",
+            may_escalate_early=False,
+        )
+
+
+class CloudContract(EngineContract):
+    """The contract of engines that verify."""
+
+    def order(self, request_id: str, messages: tuple[Message, ...], **sampling: Any) -> AnswerOrder:
+        return AnswerOrder(
+            request_id,
+            messages,
+            Sampling(**sampling),
+            draft=None,
+            acceptance=AcceptanceRule(),
+            use_cache=True,
+            cache_namespace="owner:alice",
+        )

@@ -2,22 +2,20 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from config.settings import read_settings
-from schemas.requests import AcceptanceRule, ConfidenceRule, Message, Sampling
 from tests.e2e.vllm_server import MODEL, vllm_server
-from tests.engine_contract import EngineContract
-from workers.cloud.answer_order import AnswerOrder, CloudEngine
+from tests.engine_contract import CloudContract, EdgeContract
+from workers.cloud.answer_order import CloudEngine
 from workers.cloud.engines import build_engine
-from workers.edge.engine import DraftOrder, EdgeEngine
+from workers.edge.engine import EdgeEngine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
 
 
-class TestLlamaCpp(EngineContract):
+class TestLlamaCpp(EdgeContract):
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls, edge_model_path: Path) -> Iterator[EdgeEngine]:
@@ -25,30 +23,6 @@ class TestLlamaCpp(EngineContract):
         engine.start()
         yield engine
         engine.close()
-
-    def order(self, request_id: str, messages: tuple[Message, ...], **sampling: Any) -> DraftOrder:
-        return DraftOrder(
-            request_id,
-            messages,
-            Sampling(**sampling),
-            ConfidenceRule(strategy="max_prob"),
-            use_cache=True,
-            cache_namespace="owner:alice",
-            may_escalate_early=False,
-        )
-
-
-class CloudContract(EngineContract):
-    def order(self, request_id: str, messages: tuple[Message, ...], **sampling: Any) -> AnswerOrder:
-        return AnswerOrder(
-            request_id,
-            messages,
-            Sampling(**sampling),
-            draft=None,
-            acceptance=AcceptanceRule(),
-            use_cache=True,
-            cache_namespace="owner:alice",
-        )
 
 
 class TestVllm(CloudContract):

@@ -19,6 +19,7 @@ from broker.leases import Lifetimes
 from broker.presence import Presence
 from broker.request_store import RequestStore
 from broker.router import Router
+from broker.states import FINISHED
 from config.settings import Settings
 from firstdraft.local.embedded import embedded_server
 from gateway.batches.files import DiskFiles
@@ -101,6 +102,17 @@ WORKER_LEASE_S = 2.0
 def worker_store(redis_connection: Redis) -> RequestStore:
     """A store with the lifetimes of the worker processes."""
     return RequestStore(redis_connection, Lifetimes(60, WORKER_LEASE_S, 3))
+
+
+@pytest.fixture
+def ended(worker_store):
+    """Waits until the request has ended, and gives its record."""
+
+    def wait(request_id, within_s=20.0):
+        until(lambda: worker_store.state(request_id) in FINISHED, f"{request_id} ends", within_s=within_s)
+        return worker_store.read(request_id)
+
+    return wait
 
 
 @pytest.fixture

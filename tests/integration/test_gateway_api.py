@@ -14,9 +14,9 @@ from gateway.services import Services
 from schemas.events import Decision, DraftText
 from schemas.policy import Tier
 from schemas.results import Failure, FailureKind
-from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
+from schemas.workers import CacheStatistics, VerificationStatistics
 from tests.polling import joined, until
-from tests.samples import a_draft, a_result
+from tests.samples import a_draft, a_result, a_worker_report
 from tests.taking import take_one
 
 PROMPT = {"prompt": "why is the sky blue"}
@@ -362,22 +362,8 @@ def test_more_streams_than_allowed_are_refused_and_a_stream_that_ended_makes_roo
 @pytest.fixture
 def live(services):
     def report(worker_id, tier, **changes):
-        whole = WorkerReport(
-            worker_id=worker_id,
-            tier=tier,
-            epoch="e",
-            host="h",
-            pid=1,
-            model="m",
-            engine="x",
-            ready=True,
-            capacity=4,
-            in_flight=0,
-            cache=CacheStatistics(enabled=True, hits=3),
-            started_at_s=1.0,
-            reported_at_s=2.0,
-        )
-        services.presence.renew(whole.model_copy(update=changes))
+        cache = CacheStatistics(enabled=True, hits=3)
+        services.presence.renew(a_worker_report(worker_id, **({"tier": tier, "cache": cache} | changes)))
 
     return report
 

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.states import FINISHED
 from config.environment import child_environment
 from schemas.requests import ConfidenceRule
 from schemas.results import FailureKind
 from tests.own_strategies import write_package
-from tests.polling import until
 from tests.processes import ROOT
 from tests.samples import a_request
 from workers.edge.confidence import MAX_STRATEGY_S
@@ -58,15 +56,6 @@ def ask(worker_store):
         return request.request_id
 
     return submit
-
-
-@pytest.fixture
-def ended(worker_store):
-    def wait(request_id, within_s=20.0):
-        until(lambda: worker_store.state(request_id) in FINISHED, f"{request_id} ends", within_s=within_s)
-        return worker_store.read(request_id)
-
-    return wait
 
 
 @pytest.mark.parametrize(("program", "answer"), [(AT_THE_EDGE, "0.3 True"), (AT_THE_GATEWAY, "1.0")])

@@ -7,7 +7,7 @@ from rq.registry import StartedJobRegistry
 from broker.event_streams import EventHub
 from broker.presence import Presence
 from broker.rq_transport import MsgpackSerializer, TransportJob, queue
-from broker.states import FINISHED, State
+from broker.states import State
 from schemas.policy import Tier
 from schemas.results import FailureKind
 from tests.polling import until
@@ -26,17 +26,6 @@ def ask(worker_store):
         return request.request_id
 
     return submit
-
-
-@pytest.fixture
-def ended(worker_store):
-    """Waits until the request has ended, and gives its record."""
-
-    def wait(request_id, within_s=20.0):
-        until(lambda: worker_store.state(request_id) in FINISHED, f"{request_id} ends", within_s=within_s)
-        return worker_store.read(request_id)
-
-    return wait
 
 
 @pytest.fixture

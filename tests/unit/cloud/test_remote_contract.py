@@ -9,9 +9,7 @@ import httpx
 import pytest
 
 from config.settings import read_settings
-from schemas.requests import AcceptanceRule, Message, Sampling
-from tests.engine_contract import EngineContract
-from workers.cloud.answer_order import AnswerOrder
+from tests.engine_contract import CloudContract
 from workers.cloud.remote import RemoteEngine
 
 #: Characters that the server's context holds, and seconds that it takes for a word.
@@ -49,7 +47,7 @@ async def serve(request: httpx.Request) -> httpx.Response:
     return httpx.Response(200, stream=Answer(body))
 
 
-class TestRemoteEngine(EngineContract):
+class TestRemoteEngine(CloudContract):
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls) -> Iterator[RemoteEngine]:
@@ -59,14 +57,3 @@ class TestRemoteEngine(EngineContract):
         engine.start()
         yield engine
         engine.close()
-
-    def order(self, request_id: str, messages: tuple[Message, ...], **sampling: Any) -> AnswerOrder:
-        return AnswerOrder(
-            request_id,
-            messages,
-            Sampling(**sampling),
-            draft=None,
-            acceptance=AcceptanceRule(),
-            use_cache=True,
-            cache_namespace="owner:alice",
-        )

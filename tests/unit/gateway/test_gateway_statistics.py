@@ -5,21 +5,16 @@ from gateway.jobs.request_validation import Admission
 from gateway.monitoring import statistics
 from schemas.policy import Tier
 from schemas.workers import CacheStatistics, VerificationStatistics, WorkerReport
+from tests.samples import a_worker_report
 
 POLICIES = Admission(read_settings()).policies
 
 
 def worker(name: str, tier: Tier, *, ready: bool = True, verification=None, **cache: int) -> WorkerReport:
-    return WorkerReport(
-        worker_id=name,
+    return a_worker_report(
+        name,
         tier=tier,
-        epoch="e",
-        host="h",
-        pid=1,
-        model="m",
-        engine="x",
         ready=ready,
-        capacity=4,
         in_flight=1,
         jobs_done=2,
         cache=CacheStatistics(enabled=True, **cache),

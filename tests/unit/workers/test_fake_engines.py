@@ -5,11 +5,8 @@ from typing import Any
 
 import pytest
 
-from schemas.requests import AcceptanceRule, ConfidenceRule, Message, Sampling
-from tests.engine_contract import EngineContract
+from tests.engine_contract import CloudContract, EdgeContract, EngineContract
 from tests.fakes.engine import FakeCloud, FakeEdge
-from workers.cloud.answer_order import AnswerOrder
-from workers.edge.edge_sequence import DraftOrder
 
 
 class FakeContract(EngineContract):
@@ -23,7 +20,7 @@ class FakeContract(EngineContract):
         return self.asked("unsupported")
 
 
-class TestFakeEdge(FakeContract):
+class TestFakeEdge(FakeContract, EdgeContract):
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls) -> Iterator[FakeEdge]:
@@ -31,33 +28,11 @@ class TestFakeEdge(FakeContract):
         yield engine
         engine.close()
 
-    def order(self, request_id: str, messages: tuple[Message, ...], **sampling: Any) -> DraftOrder:
-        return DraftOrder(
-            request_id,
-            messages,
-            Sampling(**sampling),
-            ConfidenceRule(),
-            use_cache=True,
-            cache_namespace="owner:alice",
-            may_escalate_early=False,
-        )
 
-
-class TestFakeCloud(FakeContract):
+class TestFakeCloud(FakeContract, CloudContract):
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls) -> Iterator[FakeCloud]:
         engine = FakeCloud()
         yield engine
         engine.close()
-
-    def order(self, request_id: str, messages: tuple[Message, ...], **sampling: Any) -> AnswerOrder:
-        return AnswerOrder(
-            request_id,
-            messages,
-            Sampling(**sampling),
-            draft=None,
-            acceptance=AcceptanceRule(),
-            use_cache=True,
-            cache_namespace="owner:alice",
-        )
