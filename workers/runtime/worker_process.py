@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -117,26 +118,6 @@ class Assembly:
     def run(self, jobs: JobRunner[Any]) -> int:
         """Run jobs until asked to stop. Blocks. Returns the process's exit status: 0 if asked to, 1 if it failed."""
 
-        def report() -> WorkerReport:
-            return WorkerReport(
-                worker_id=self.worker_id,
-                tier=self.tier,
-                epoch=self._epoch,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                model=self.engine.model_name,
-                engine=self.engine.engine_name,
-                ready=self.engine.alive,
-                capacity=self._capacity,
-                in_flight=len(self.in_flight),
-                jobs_done=worker.jobs_done,
-                work_tokens_per_s=worker.throughput.tokens_per_s,
-                cache=self.engine.cache_statistics(),
-                verification=self.engine.verification_statistics(),
-                started_at_s=self._started_at_s,
-                reported_at_s=self._clock(),
-            )
-
         def drain() -> None:
             reporter.close()  # from now on no request is put into this worker's line
             self._drain()
@@ -158,7 +139,7 @@ class Assembly:
                 drain=drain,
             ),
         )
-        reporter = Reporter(self._presence, report, self.lease_s)
+        reporter = Reporter(self._presence, partial(self._report, worker), self.lease_s)
         self.in_flight.start()
         self.reaper.loop.start()
         self.router.loop.start()
@@ -180,6 +161,27 @@ class Assembly:
             self.engine.close()
         log.info("worker_ended worker=%s engine_alive=%s broken_loops=%s", self.worker_id, alive, broken())
         return 0 if alive and worker.told_to_stop else 1
+
+    def _report(self, worker: RQWorker) -> WorkerReport:
+        """The worker as of now."""
+        return WorkerReport(
+            worker_id=self.worker_id,
+            tier=self.tier,
+            epoch=self._epoch,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            model=self.engine.model_name,
+            engine=self.engine.engine_name,
+            ready=self.engine.alive,
+            capacity=self._capacity,
+            in_flight=len(self.in_flight),
+            jobs_done=worker.jobs_done,
+            work_tokens_per_s=worker.throughput.tokens_per_s,
+            cache=self.engine.cache_statistics(),
+            verification=self.engine.verification_statistics(),
+            started_at_s=self._started_at_s,
+            reported_at_s=self._clock(),
+        )
 
     def _say_whether_calibrated(self) -> None:
         if not is_measured(self.tier, self.engine.model_name):
