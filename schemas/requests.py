@@ -114,13 +114,20 @@ class Pooling(StrEnum):
     MINIMUM = "minimum"
 
 
+def split_member(name: str) -> tuple[str, str | None]:
+    """The strategy that a member of an ensemble names, and its pooling, or None for the rule's own."""
+    strategy, colon, pooling = name.partition(":")
+    return strategy, pooling if colon else None
+
+
 class ConfidenceRule(Wire):
     """How confident a draft must be to be the answer. `strategy` names an entry point (docs/architecture.md)."""
 
     strategy: str = Field("ensemble", min_length=1)
     #: The least confidence of a draft that is the answer.
     threshold: Probability = 0.5
-    #: For `ensemble`: weight by strategy. Weights are normalised to sum to 1, and 0 leaves a strategy out.
+    #: For `ensemble`: weight by member, which is `STRATEGY`, pooled as `pooling` says, or `STRATEGY:POOLING`. Weights
+    #: are normalised to sum to 1, and 0 leaves a member out.
     weights: dict[str, Weight] = {}
     pooling: Pooling = Pooling.MEAN
     #: For `quantile`: which one.

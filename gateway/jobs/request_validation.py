@@ -21,6 +21,7 @@ from schemas.requests import (
     Pooling,
     groups_namespace,
     owners_namespace,
+    split_member,
 )
 
 #: The entry points of confidence strategies, ours and users' own (docs/architecture.md).
@@ -136,8 +137,11 @@ class Admission:
         if rule.strategy != ENSEMBLE and rule.strategy not in self._strategies:
             raise Refused(f"{field}.strategy", rule.strategy, f"must be one of {known}")
         for name in rule.weights:
-            if name not in self._strategies:
+            strategy, pooling = split_member(name)
+            if strategy not in self._strategies:
                 raise Refused(f"{field}.weights", name, f"must name strategies out of {known}, without {ENSEMBLE}")
+            if pooling is not None and pooling not in set(Pooling):
+                raise Refused(f"{field}.weights", name, f"after the colon must be one of {', '.join(Pooling)}")
         if rule.strategy == ENSEMBLE and not any(rule.weights.values()):
             raise Refused(f"{field}.weights", rule.weights, "must give at least one strategy a weight above 0")
 

@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.drafts import TokenFigures
-from schemas.requests import ConfidenceRule, Pooling
+from schemas.requests import ConfidenceRule, Pooling, split_member
 from schemas.results import ConfidenceReport, FailureKind
 from workers.runtime.failures import RequestRefused
 
@@ -88,18 +89,34 @@ def installed() -> Mapping[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
 
 
-def strategy_weights(rule: ConfidenceRule) -> Mapping[str, float]:
-    """The strategies that the rule uses, with weights that sum to 1. Raises `UnknownStrategy`."""
+class Member(NamedTuple):
+    """One part of a rule's confidence: a strategy's scores, pooled in one way."""
+
+    #: As the rule names it, and as reports do.
+    name: str
+    strategy: str
+    pooling: Pooling
+    weight: float
+
+
+def members(rule: ConfidenceRule) -> Sequence[Member]:
+    """The parts of the rule's confidence, with weights that sum to 1. Raises `UnknownStrategy`."""
     weights = dict(rule.weights) if rule.strategy == ENSEMBLE else {rule.strategy: 1.0}
     known = {*BUILT_IN, *installed()}
-    for name in weights:
-        if name not in known:
+    found = []
+    for name, weight in weights.items():
+        strategy, pooling = split_member(name)
+        if strategy not in known:
             names = ", ".join(sorted([*known, ENSEMBLE]))
-            raise UnknownStrategy(f"confidence strategy {name!r} is not installed; there are {names}")
+            raise UnknownStrategy(f"confidence strategy {strategy!r} is not installed; there are {names}")
+        try:
+            found.append(Member(name, strategy, rule.pooling if pooling is None else Pooling(pooling), weight))
+        except ValueError as error:
+            raise UnknownStrategy(f"{name!r}: {pooling!r} is no pooling; there are {', '.join(Pooling)}") from error
     total = sum(weights.values())
     if total <= 0:
         raise UnknownStrategy("the ensemble has no strategy with a weight above 0")
-    return {name: weight / total for name, weight in weights.items() if weight > 0}
+    return [member._replace(weight=member.weight / total) for member in found if member.weight > 0]
 
 
 def pool(scores: npt.ArrayLike, pooling: Pooling, quantile: float) -> Scores:
@@ -126,11 +143,14 @@ def assess(figures: TokenFigures, rule: ConfidenceRule) -> ConfidenceReport:
 
     Blocks for as long as another package's strategy takes, at most `MAX_STRATEGY_S` for each.
     """
-    weights = strategy_weights(rule)
-    pooled = {name: float(pool(_scores(name, figures), rule.pooling, rule.quantile)) for name in weights}
+    parts_of_rule = members(rule)
+    scores = {name: _scores(name, figures) for name in {member.strategy for member in parts_of_rule}}
     # Another package's scores may be out of range, or NaN, which becomes 0 here: a draft is sure only for good reason.
-    parts = {name: min(1.0, max(0.0, part)) for name, part in pooled.items()}
-    value = min(1.0, math.fsum(weights[name] * part for name, part in parts.items()))
+    parts = {
+        member.name: min(1.0, max(0.0, float(pool(scores[member.strategy], member.pooling, rule.quantile))))
+        for member in parts_of_rule
+    }
+    value = min(1.0, math.fsum(member.weight * parts[member.name] for member in parts_of_rule))
     return ConfidenceReport(
         value=value, threshold=rule.threshold, strategy=rule.strategy, parts=parts, sure=value >= rule.threshold
     )

@@ -16,7 +16,7 @@ import numpy as np
 from config.settings import EarlyEscalationSettings
 from schemas.drafts import TokenFigures
 from schemas.requests import ConfidenceRule
-from workers.edge.confidence import BUILT_IN, Scores, pool, strategy_weights
+from workers.edge.confidence import BUILT_IN, Scores, members, pool
 
 #: Tokens between two checks: at every token, scoring would cost more than it saves.
 TOKENS_BETWEEN_CHECKS = 4
@@ -27,18 +27,23 @@ class EarlyEscalation:
 
     def __init__(self, rule: ConfidenceRule, settings: EarlyEscalationSettings, max_tokens: int) -> None:
         self._rule, self._settings = rule, settings
-        weights = strategy_weights(rule)
-        self._strategies = [BUILT_IN[name] for name in weights]
-        self._weights = np.array(list(weights.values()))
-        #: Shape (strategies, `max_tokens`). A token that is not written yet has the best score, 1.
-        self._scores: Scores = np.ones((len(weights), max_tokens))
+        parts = members(rule)
+        self._strategies = [BUILT_IN[member.strategy] for member in parts]
+        self._weights = np.array([member.weight for member in parts])
+        #: The parts that are pooled in the same way, by their places.
+        self._poolings = {
+            pooling: [place for place, member in enumerate(parts) if member.pooling is pooling]
+            for pooling in {member.pooling for member in parts}
+        }
+        #: Shape (parts, `max_tokens`). A token that is not written yet has the best score, 1.
+        self._scores: Scores = np.ones((len(parts), max_tokens))
         #: Tokens that have been scored.
         self.num_scored = 0
 
     @staticmethod
     def is_possible(rule: ConfidenceRule) -> bool:
         """Whether all of the rule's strategies are built in. Raises `UnknownStrategy`."""
-        return strategy_weights(rule).keys() <= BUILT_IN.keys()
+        return all(member.strategy in BUILT_IN for member in members(rule))
 
     def is_due(self, num_tokens: int) -> bool:
         """Whether a draft of `num_tokens` tokens is to be checked."""
@@ -68,4 +73,8 @@ class EarlyEscalation:
         )
 
     def _confidence(self, scores: Scores) -> float:
-        return math.fsum(self._weights * pool(scores, self._rule.pooling, self._rule.quantile))
+        return math.fsum(
+            weighted
+            for pooling, places in self._poolings.items()
+            for weighted in self._weights[places] * pool(scores[places], pooling, self._rule.quantile)
+        )

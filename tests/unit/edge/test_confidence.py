@@ -15,7 +15,7 @@ from workers.edge.confidence import (
     assess,
     installed,
     pool,
-    strategy_weights,
+    members,
 )
 from workers.edge.early_escalation import EarlyEscalation
 
@@ -79,13 +79,13 @@ def test_a_draft_without_tokens_is_not_sure():
 
 def test_an_unknown_strategy_is_named_with_those_that_exist():
     with pytest.raises(UnknownStrategy, match=r"'oracle' is not installed; there are .*ensemble.*margin"):
-        strategy_weights(ConfidenceRule(strategy="oracle"))
+        members(ConfidenceRule(strategy="oracle"))
 
 
 @pytest.mark.parametrize("weights", [{}, {"margin": 0.0}])
 def test_an_ensemble_of_nothing_is_refused(weights):
     with pytest.raises(UnknownStrategy, match="no strategy with a weight above 0"):
-        strategy_weights(ConfidenceRule(weights=weights))
+        members(ConfidenceRule(weights=weights))
 
 
 def test_the_registry_holds_the_five_strategies_of_the_documentation():
