@@ -346,6 +346,120 @@ def rate_limits() -> str:
     return f"{PREFIX}:limits"
 
 
+@_described(
+    kind="hash",
+    content="The version of the active calibration of each scope (schemas/calibration.py), by the scope's digest.",
+    lifetime="until an operator deletes it",
+    writer="`firstdraft calibration`, `firstdraft calibrate`, workers (refits)",
+    reader="gateway, workers",
+    permanent=True,
+)
+def calibrations() -> str:
+    """Which calibrations are active."""
+    return f"{PREFIX}:calibrations"
+
+
+@_described(
+    kind="string",
+    content="A calibration (schemas/calibration.py), msgpack: scores and labels, no text.",
+    lifetime="until it is no longer among the latest 200 changes and not active",
+    writer="`firstdraft calibration`, `firstdraft calibrate`, workers (refits)",
+    reader="gateway, workers",
+    permanent=True,
+)
+def calibration(version: str) -> str:
+    """One version of a calibration."""
+    return f"{PREFIX}:calibration:{version}"
+
+
+@_described(
+    kind="string",
+    content="The last version number that was assigned.",
+    lifetime="until an operator deletes it",
+    writer="`firstdraft calibration`, `firstdraft calibrate`, workers (refits)",
+    reader="the same",
+    permanent=True,
+)
+def calibration_version() -> str:
+    """The number of calibrations so far."""
+    return f"{PREFIX}:calibration-version"
+
+
+@_described(
+    kind="list",
+    content="Changes of the active calibrations (HistoryEntry, msgpack), the latest first.",
+    lifetime="the latest 200",
+    writer="`firstdraft calibration`, `firstdraft calibrate`, workers (refits)",
+    reader="`firstdraft calibration`",
+    permanent=True,
+)
+def calibration_history() -> str:
+    """The history of calibrations."""
+    return f"{PREFIX}:calibration-history"
+
+
+@_described(
+    kind="stream",
+    content="What happened to the drafts that a scope's calibration decided: labels (`label`: Label) and counts "
+    "(`tally`: Tally), msgpack, as they became known. No text.",
+    lifetime="about the latest 10,000 entries; 90 days after the last",
+    writer="workers",
+    reader="workers",
+)
+def labels(scope: str) -> str:
+    """The labels of one scope."""
+    return f"{PREFIX}:labels:{scope}"
+
+
+@_described(
+    kind="hash",
+    content="What watching a scope's calibration has found: `state` (DriftState, msgpack), and `position`, the last "
+    "entry of its labels that is in it.",
+    lifetime="90 days after the last change; until a new calibration of the scope is activated",
+    writer="workers (one at a time)",
+    reader="gateway, workers",
+)
+def drift(scope: str) -> str:
+    """The drift monitor's state of one scope."""
+    return f"{PREFIX}:drift:{scope}"
+
+
+@_described(
+    kind="string",
+    content="The worker that watches all calibrations at present.",
+    lifetime="10 seconds after its last renewal",
+    writer="workers",
+    reader="workers",
+)
+def drift_keeper() -> str:
+    """Elects one worker to watch the calibrations."""
+    return f"{PREFIX}:drift-keeper"
+
+
+@_described(
+    kind="sorted set",
+    content="Ids of requests whose kept drafts are to be audited, by the second in which they were drawn.",
+    lifetime="`quality.audits.keep_s` after the last audit was drawn; members are removed when a cloud worker takes them",
+    writer="workers",
+    reader="workers",
+)
+def audits() -> str:
+    """Audits that wait until the cloud has room."""
+    return f"{PREFIX}:audits"
+
+
+@_described(
+    kind="string",
+    content="An audit (schemas/audits.py), msgpack: the prompt and the kept draft.",
+    lifetime="until it is verified, or the request deleted; `quality.audits.keep_s` at most",
+    writer="workers",
+    reader="workers",
+)
+def audit(request_id: str) -> str:
+    """One audit."""
+    return f"{PREFIX}:audit:{request_id}"
+
+
 def markdown() -> str:
     """The whole of docs/redis-keys.md."""
     rows = [

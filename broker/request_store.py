@@ -243,7 +243,7 @@ class RequestStore:
         if self.state(request_id) is None:
             return False
         self.cancel(request_id)
-        self._redis.delete(keys.request(request_id), keys.events(request_id))
+        self._redis.delete(keys.request(request_id), keys.events(request_id), keys.audit(request_id))
         return True
 
     def count(self, counter: str) -> None:

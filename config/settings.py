@@ -318,6 +318,21 @@ class ModelStoreSettings(Section):
     cache_path: Path | None
 
 
+class AuditSettings(Section):
+    """Kept drafts that the cloud verifies afterwards."""
+
+    share: Share
+    max_busy: int = Field(ge=0)
+    at_once: int = Field(ge=1)
+    keep_s: int = Field(ge=60)
+
+
+class QualitySettings(Section):
+    """How calibrations are watched in service."""
+
+    audits: AuditSettings
+
+
 class PrefixIndexSettings(Section):
     """The index of which worker has which prefix cached."""
 
@@ -346,6 +361,7 @@ class Settings(BaseSettings):
     webhooks: WebhookSettings
     edge: EdgeSettings
     cloud: CloudSettings
+    quality: QualitySettings
     prefix_index: PrefixIndexSettings
     policies: dict[str, PolicySettings]
     experiments: ExperimentSettings

@@ -12,6 +12,7 @@ from redis import Redis
 
 from broker.api_keys import ApiKeys
 from broker.batches import BatchStore
+from broker.calibrations import CalibrationStore
 from broker.clock import ServerClock
 from broker.connection import REDIS_AWAY, connect_configured, connect_index
 from broker.event_streams import EventHub
@@ -74,6 +75,7 @@ def build(settings: Settings, health_socket: socket.socket | None = None) -> Any
         presence=presence,
         router=router,
         batches=BatchStore(redis),
+        calibrations=CalibrationStore(redis),
         files=DiskFiles(settings.gateway.files_path or state_folder() / "files", clock),
         idempotency_keys=IdempotencyKeys(redis),
         clock=clock,

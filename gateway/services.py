@@ -7,6 +7,7 @@ from functools import cached_property
 from broker.api_keys import ApiKeys
 from broker.background import Loop
 from broker.batches import BatchStore
+from broker.calibrations import CalibrationStore
 from broker.event_streams import EventHub
 from broker.idempotency import IdempotencyKeys
 from broker.presence import Presence
@@ -35,6 +36,7 @@ class Services:
     api_keys: ApiKeys
     router: Router
     batches: BatchStore
+    calibrations: CalibrationStore
     files: DiskFiles
     idempotency_keys: IdempotencyKeys
     #: Seconds since the epoch, the same on all hosts: one gateway compares times that another wrote.

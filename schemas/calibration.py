@@ -4,17 +4,15 @@ A calibration is one JSON document with everything that is needed to judge and t
 labels, never text.
 """
 
+import hashlib
+import json
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from schemas.message import Wire
-from schemas.requests import Pooling, Probability, Weight
-
-#: What a `traffic_class` may be named: it is part of a Redis key.
-CLASS_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
-TrafficClass = Annotated[str, Field(pattern=CLASS_PATTERN)]
+from schemas.requests import Pooling, Probability, TrafficClass, Weight
 
 
 class CalibratorKind(StrEnum):
@@ -124,6 +122,12 @@ class Scope(Wire):
     #: None: requests of every class that has no calibration of its own.
     traffic_class: TrafficClass | None = None
 
+    @property
+    def digest(self) -> str:
+        """A short name for Redis keys: the same for equal scopes."""
+        fields = [self.edge_model, self.cloud_model, self.strategy, self.traffic_class]
+        return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
+
 
 class Calibration(Wire):
     """A calibration as it is stored and exported."""
@@ -153,12 +157,40 @@ class Calibration(Wire):
     labels: tuple[Label, ...] = ()
     #: How labels were decided: the checkers, the similarity rule, the judge.
     labelled_by: str = ""
+    #: How audits decide in service, where nothing is expected: a similarity rule.
+    audited_by: str = "equal"
+    #: The upper bound, at the certainty, of the share of answers that audits would call worse at the threshold. It is
+    #: what the audits are held to; above the promised risk where the rule calls answers worse that are only different.
+    audit_risk: float | None = None
     #: Why it was made: calibrated, refitted, or an operator's note.
     reason: str = "calibrated"
     #: Seconds since the epoch.
     created_at_s: float = 0.0
     #: Version of Firstdraft, and what else is needed to reproduce it (seed, prompts' digest).
     made_with: dict[str, str] = {}
+
+
+class HistoryEntry(Wire):
+    """One change of which calibration is active."""
+
+    version: int
+    scope: Scope
+    threshold: float | None
+    #: calibrated, refitted, rolled back to a version, or an operator's note.
+    reason: str
+    #: Labels that the calibration was made from.
+    labels: int
+    #: Seconds since the epoch, by Redis's clock.
+    at_s: float
+
+
+class Tally(Wire):
+    """Drafts that a calibration decided since the last tally of the same worker."""
+
+    kept: int = 0
+    escalated: int = 0
+    #: Escalated before they were complete, which cannot be labelled.
+    stopped_early: int = 0
 
 
 Goal.model_rebuild()

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from schemas.calibration import Goal, Scope
+from schemas.drift import DriftState
 from schemas.message import Wire
 from schemas.policy import Tier
 from schemas.results import Failure, Result
@@ -82,6 +84,20 @@ class WorkerSummary(WorkerState):
     uptime_s: float
 
 
+class CalibrationSummary(Wire):
+    """An active calibration, and whether it keeps its promise."""
+
+    version: int
+    scope: Scope
+    goal: Goal
+    #: The calibration's own threshold; null keeps nothing.
+    threshold: float | None
+    #: Labels that it was made from.
+    labels: int
+    #: What watching it in service has found; null before the first label.
+    drift: DriftState | None = None
+
+
 class SystemReport(Wire):
     """What the system has done and is doing."""
 
@@ -93,4 +109,6 @@ class SystemReport(Wire):
     edge_share: float | None = None
     #: Accepted over drafted tokens of the live cloud workers; null before the first draft.
     acceptance_rate: float | None = None
+    #: The active calibrations; none: confidence is uncalibrated.
+    calibrations: tuple[CalibrationSummary, ...] = ()
     workers: tuple[WorkerSummary, ...]

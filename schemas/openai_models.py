@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from schemas.message import Wire
 from schemas.policy import Tier
-from schemas.requests import AcceptanceOptions, ConfidenceOptions
+from schemas.requests import AcceptanceOptions, ConfidenceOptions, TrafficClass
 from schemas.results import ConfidenceReport, DraftStatistics, Models, Result, Timings
 
 
@@ -74,6 +74,7 @@ class FirstdraftOptions(BaseModel):
 
     confidence: ConfidenceOptions | None = None
     acceptance: AcceptanceOptions | None = None
+    traffic_class: TrafficClass | None = None
     top_k: int | None = None
     repetition_penalty: float | None = None
     grammar: str | None = None

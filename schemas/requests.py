@@ -32,6 +32,7 @@ BYTES_PER_TOKEN = 4
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+TrafficClass = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class Message(Wire):
@@ -132,6 +133,11 @@ class ConfidenceRule(Wire):
     pooling: Pooling = Pooling.MEAN
     #: For `quantile`: which one.
     quantile: float = Field(0.1, gt=0.0, lt=1.0)
+    #: The share of answers that may be drafts worse than the cloud's answer: the calibration's threshold for this risk
+    #: is used in place of `threshold`, and without a calibration no draft is kept.
+    max_risk: Probability | None = None
+    #: The fields that the request itself stated. A calibration decides the others.
+    stated: tuple[str, ...] = ()
 
 
 class AcceptanceMode(StrEnum):
@@ -159,6 +165,15 @@ class ConfidenceOptions(BaseModel):
     weights: dict[str, Weight] | None = Field(None, min_length=1)
     pooling: Pooling | None = None
     quantile: float | None = Field(None, gt=0.0, lt=1.0)
+    #: Instead of a threshold: the share of answers that may be drafts worse than the cloud's answer.
+    max_risk: Probability | None = None
+
+    @field_validator("max_risk")
+    @classmethod
+    def _is_the_only_criterion(cls, value: float | None, others: ValidationInfo) -> float | None:
+        if value is not None and others.data.get("threshold") is not None:
+            raise ValueError("max_risk and threshold exclude each other")
+        return value
 
 
 class AcceptanceOptions(BaseModel):
@@ -197,6 +212,8 @@ class JobRequest(Sampling):
     policy: str | None = Field(None, min_length=1)
     confidence: ConfidenceOptions | None = None
     acceptance: AcceptanceOptions | None = None
+    #: The kind of traffic that the request belongs to, for which there may be a calibration of its own.
+    traffic_class: TrafficClass | None = None
     #: Seconds after which the job fails if it has not finished; at most, and by default, `requests.deadline_s`.
     deadline_s: float | None = Field(None, gt=0.0, allow_inf_nan=False)
     #: An https address to which the job is sent when it has finished.
@@ -236,6 +253,8 @@ class AcceptedRequest(Wire):
     policy: Policy
     confidence: ConfidenceRule
     acceptance: AcceptanceRule
+    #: The kind of traffic, for which there may be a calibration of its own.
+    traffic_class: TrafficClass | None = None
     #: Seconds since the epoch.
     accepted_at_s: float
     #: Data of the route that accepted the request, for the route alone.

@@ -22,11 +22,16 @@ class ConfidenceReport(Wire):
     """The confidence of a draft, and the scores that it is made of."""
 
     value: float
+    #: Above 1: no draft is kept.
     threshold: float
     strategy: str
-    #: The score of each strategy in `value`.
+    #: The score of each member in `value`.
     parts: dict[str, float] = {}
     sure: bool
+    #: The probability that the draft is as good as the cloud's answer; null without a calibration.
+    probability: float | None = None
+    #: The version of the calibration that was used; null without one.
+    calibration: int | None = None
 
 
 class DraftStatistics(Wire):

@@ -84,7 +84,8 @@ class Admission:
         self._check_webhook(body.webhook)
         confidence, acceptance = self._confidence, self._acceptance
         if body.confidence is not None:
-            confidence = confidence.model_copy(update=body.confidence.model_dump(exclude_none=True))
+            stated = body.confidence.model_dump(exclude_none=True)
+            confidence = confidence.model_copy(update={**stated, "stated": tuple(stated)})
         if body.acceptance is not None:
             acceptance = acceptance.model_copy(update=body.acceptance.model_dump(exclude_none=True))
         self._check_confidence(confidence, "confidence")
@@ -95,6 +96,7 @@ class Admission:
             policy=policy,
             confidence=confidence,
             acceptance=acceptance,
+            traffic_class=body.traffic_class,
             accepted_at_s=now_s,
             owner=owner.name,
             cache_namespace=self.cache_namespace(owner),

@@ -44,8 +44,12 @@ def add(app: OpenAPI, services: Services) -> None:
 
     @app.get("/v1/stats", tags=[STATE], responses={200: SystemReport})
     def stats() -> Response:
-        """Counters, queues and workers."""
-        return json_answer(statistics.system(store.counters(), store.waiting(), presence.live()))
+        """Counters, queues, calibrations and workers."""
+        calibrations = [
+            statistics.calibration(active, services.calibrations.drift(active.scope))
+            for active in services.calibrations.active()
+        ]
+        return json_answer(statistics.system(store.counters(), store.waiting(), presence.live(), calibrations))
 
     if (prefix_lookup := services.prefix_lookup) is not None:
 

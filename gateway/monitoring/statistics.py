@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from schemas.jobs import CacheReport, Readiness, SystemReport, WorkerCache, WorkerSummary
+from schemas.calibration import Calibration
+from schemas.drift import DriftState
+from schemas.jobs import CacheReport, CalibrationSummary, Readiness, SystemReport, WorkerCache, WorkerSummary
 from schemas.policy import Policy, Tier
 from schemas.workers import CacheStatistics, WorkerReport, WorkerState
 
@@ -27,8 +29,13 @@ def caches(reports: Sequence[WorkerReport]) -> CacheReport:
     )
 
 
-def system(counters: Mapping[str, int], waiting: Mapping[str, int], reports: Sequence[WorkerReport]) -> SystemReport:
-    """Counters, queues and workers."""
+def system(
+    counters: Mapping[str, int],
+    waiting: Mapping[str, int],
+    reports: Sequence[WorkerReport],
+    calibrations: Sequence[CalibrationSummary] = (),
+) -> SystemReport:
+    """Counters, queues, calibrations and workers."""
     edge, cloud = counters.get("answered_edge", 0), counters.get("answered_cloud", 0)
     verified = [report.verification for report in reports if report.verification is not None]
     drafted = sum(v.drafted_tokens for v in verified)
@@ -37,7 +44,20 @@ def system(counters: Mapping[str, int], waiting: Mapping[str, int], reports: Seq
         waiting=dict(waiting),
         edge_share=edge / (edge + cloud) if edge + cloud else None,
         acceptance_rate=sum(v.accepted_tokens for v in verified) / drafted if drafted else None,
+        calibrations=tuple(calibrations),
         workers=tuple(_summary(report) for report in reports),
+    )
+
+
+def calibration(active: Calibration, drift: DriftState | None) -> CalibrationSummary:
+    """An active calibration without its labels."""
+    return CalibrationSummary(
+        version=active.version,
+        scope=active.scope,
+        goal=active.goal,
+        threshold=active.threshold,
+        labels=len(active.labels),
+        drift=drift,
     )
 
 

@@ -17,7 +17,10 @@ from config.settings import Settings, read_settings
 from schemas.policy import Tier
 from tests.fakes.death import Death
 from tests.fakes.engine import FakeCloud, FakeEdge
+from workers.cloud import verifying
+from workers.cloud.auditing import Auditing
 from workers.cloud.verifying import Verifying
+from workers.edge import drafting
 from workers.edge.drafting import Drafting
 from workers.runtime.job import Commit, JobRunner
 from workers.runtime.worker_process import Assembly
@@ -72,8 +75,9 @@ def edge(settings: Settings, delay_s: float, death: Death | None) -> int:
     """Run an edge worker until it is told to stop."""
     engine = FakeEdge(delay_s=delay_s, death=death)
     assembly = Assembly(settings, Tier.EDGE, engine)
+    quality = drafting.Quality(assembly.calibrations, assembly.audits, settings.quality.audits.share, assembly.clock)
     work = Drafting(
-        engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, early_escalation=False
+        engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, quality, early_escalation=False
     )
     jobs = mortal_jobs(assembly, work, death)
     return assembly.run(jobs)
@@ -83,9 +87,18 @@ def cloud(settings: Settings, delay_s: float, death: Death | None) -> int:
     """Run a cloud worker until it is told to stop."""
     engine = FakeCloud(delay_s=delay_s, death=death)
     assembly = Assembly(settings, Tier.CLOUD, engine)
-    work = Verifying(engine, assembly.store, assembly.in_flight, assembly.served)
+    auditing = Auditing(
+        engine,
+        assembly.audits,
+        assembly.calibrations,
+        settings.quality.audits,
+        busy=assembly.in_flight.__len__,
+        clock=assembly.clock,
+    )
+    quality = verifying.Quality(assembly.calibrations, auditing, assembly.clock)
+    work = Verifying(engine, assembly.store, assembly.in_flight, assembly.served, quality)
     jobs = mortal_jobs(assembly, work, death)
-    return assembly.run(jobs)
+    return assembly.run(jobs, auditing.loop)
 
 
 def main() -> int:

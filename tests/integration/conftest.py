@@ -13,6 +13,7 @@ from redis import Redis
 from broker import keys
 from broker.api_keys import ApiKeys
 from broker.batches import BatchStore
+from broker.calibrations import CalibrationStore
 from broker.event_streams import EventHub
 from broker.idempotency import IdempotencyKeys
 from broker.leases import Lifetimes
@@ -70,6 +71,7 @@ def make_services(settings: Settings, redis_connection: Redis, store: RequestSto
             router=Router(store, presence, None, block_bytes=64, policy=RoutingPolicy.PREFIX, max_waiting=8),
             api_keys=ApiKeys(redis_connection),
             batches=BatchStore(redis_connection),
+            calibrations=CalibrationStore(redis_connection),
             files=DiskFiles(tmp_path / "files", lambda: 12.5),
             idempotency_keys=IdempotencyKeys(redis_connection),
             clock=lambda: 12.5,

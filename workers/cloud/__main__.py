@@ -7,8 +7,9 @@ from broker.tls import check_tls
 from config.logs import configure_logs
 from config.settings import InvalidSettings, read_settings
 from schemas.policy import Tier
+from workers.cloud.auditing import Auditing
 from workers.cloud.engines import build_engine
-from workers.cloud.verifying import Verifying
+from workers.cloud.verifying import Quality, Verifying
 from workers.runtime.cpu_priority import lower_priority, patience
 from workers.runtime.job import JobRunner
 from workers.runtime.model_paths import cloud_model_path
@@ -28,9 +29,18 @@ def main() -> int:
     is_remote = settings.cloud.engine == "openai"
     stall_s = math.inf if is_remote else settings.requests.stall_s * patience(settings.cloud.niceness)
     assembly = Assembly(settings, Tier.CLOUD, engine, stall_s=stall_s)
-    verifying = Verifying(engine, assembly.store, assembly.in_flight, assembly.served)
+    auditing = Auditing(
+        engine,
+        assembly.audits,
+        assembly.calibrations,
+        settings.quality.audits,
+        busy=assembly.in_flight.__len__,
+        clock=assembly.clock,
+    )
+    quality = Quality(assembly.calibrations, auditing, assembly.clock)
+    verifying = Verifying(engine, assembly.store, assembly.in_flight, assembly.served, quality)
     jobs = JobRunner(Tier.CLOUD, assembly.store, assembly.in_flight, verifying)
-    return assembly.run(jobs)
+    return assembly.run(jobs, auditing.loop)
 
 
 if __name__ == "__main__":

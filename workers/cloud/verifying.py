@@ -1,7 +1,9 @@
 """The cloud's job: verify the draft, or write without one where the policy says so."""
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 
 from broker.leases import LeasedRequest
@@ -10,6 +12,9 @@ from schemas.drafts import Draft
 from schemas.policy import Tier
 from schemas.results import DraftStatistics, Models, Result, Timings, Usage
 from workers.cloud.answer_order import AnswerOrder, CloudAnswer, CloudEngine
+from workers.cloud.auditing import Auditing
+from workers.cloud.labelling import label_of
+from workers.runtime.calibrations import ActiveCalibrations
 from workers.runtime.in_flight import InFlight
 from workers.runtime.job import Commit
 from workers.runtime.prefix_ledger import Served
@@ -17,18 +22,31 @@ from workers.runtime.prefix_ledger import Served
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Quality:
+    """What the cloud needs to label drafts."""
+
+    calibrations: ActiveCalibrations
+    auditing: Auditing
+    clock: Callable[[], float]
+
+
 class Verifying:
     """The cloud's `Work`."""
 
-    def __init__(self, engine: CloudEngine, store: RequestStore, in_flight: InFlight, served: Served) -> None:
+    def __init__(
+        self, engine: CloudEngine, store: RequestStore, in_flight: InFlight, served: Served, quality: Quality
+    ) -> None:
         self._engine = engine
         self._store = store
         self._in_flight = in_flight
         self._served = served
+        self._quality = quality
 
     def submit(self, leased: LeasedRequest) -> "Future[CloudAnswer]":
         """Hand the request to the engine; its text is published as it is written."""
         request, lease = leased.request, leased.lease
+        self._quality.auditing.give_way()
         order = AnswerOrder(
             request_id=lease.work_id,
             messages=request.messages,
@@ -55,8 +73,21 @@ class Verifying:
         return partial(self._store.succeed, lease, result, self._in_flight.unpublished(lease))
 
     def publish(self, leased: LeasedRequest, answer: CloudAnswer) -> None:
-        """Report the conversation to the prefix index."""
+        """Report the conversation to the prefix index; the answer labels the draft."""
         self._served(leased.request, answer.text)
+        draft, request = leased.draft, leased.request
+        if draft is None or draft.confidence is None or not request.sampling.greedy:
+            return
+        active = self._quality.calibrations.of_version(draft.confidence.calibration)
+        states_its_own = {"threshold", "max_risk"} & set(request.confidence.stated)
+        if active is None or states_its_own or not request.policy.confidence_decides:
+            return
+        calibration = active.calibration
+        if calibration.scope.cloud_model == self._engine.model_name:
+            rule, now_s = calibration.audited_by, self._quality.clock()
+            label = label_of(draft, answer, rule, kept=False, drawn=1.0, now_s=now_s)
+            if label is not None:
+                self._quality.calibrations.label(calibration.scope.digest, label)
 
 
 def _result(leased: LeasedRequest, answer: CloudAnswer, verifying_s: float, model_name: str) -> Result:

@@ -6,7 +6,7 @@ from broker.tls import check_tls
 from config.logs import configure_logs
 from config.settings import InvalidSettings, read_settings
 from schemas.policy import Tier
-from workers.edge.drafting import Drafting
+from workers.edge.drafting import Drafting, Quality
 from workers.edge.engine import EdgeEngine
 from workers.runtime.job import JobRunner
 from workers.runtime.model_paths import edge_model_path
@@ -22,8 +22,9 @@ def main() -> int:
     engine.start()
     assembly = Assembly(settings, Tier.EDGE, engine)
     early = settings.edge.early_escalation.enabled
+    quality = Quality(assembly.calibrations, assembly.audits, settings.quality.audits.share, assembly.clock)
     drafting = Drafting(
-        engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, early_escalation=early
+        engine, assembly.store, assembly.in_flight, assembly.router, assembly.served, quality, early_escalation=early
     )
     jobs = JobRunner(Tier.EDGE, assembly.store, assembly.in_flight, drafting)
     return assembly.run(jobs)

@@ -10,7 +10,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from broker.audits import AuditQueue
 from broker.background import Loop
+from broker.calibrations import CalibrationStore
 from broker.clock import ServerClock
 from broker.connection import connect_configured, connect_index
 from broker.leases import Lifetimes
@@ -25,7 +27,7 @@ from config.settings import Settings
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest
 from schemas.workers import WorkerReport
-from workers.runtime.calibration import MEASURED_WITH, is_measured
+from workers.runtime.calibrations import ActiveCalibrations
 from workers.runtime.engine import CachedPrefixes, Engine
 from workers.runtime.in_flight import InFlight
 from workers.runtime.job import JobRunner
@@ -96,11 +98,19 @@ class Assembly:
             hung=_end_at_once,
         )
         self._grace_s = requests.stop_grace_s
-        self._threshold = settings.edge.confidence.threshold
         self._epoch = secrets.token_hex(8)
-        self._clock = ServerClock(self.redis)
-        self._started_at_s = self._clock()
+        #: Seconds since the epoch, by Redis's clock.
+        self.clock = ServerClock(self.redis)
+        self._started_at_s = self.clock()
         self._presence = Presence(self.redis, requests.lease_s)
+        self.audits = AuditQueue(self.redis, settings.quality.audits.keep_s)
+        self.calibrations = ActiveCalibrations(
+            CalibrationStore(self.redis),
+            settings.quality,
+            member_name(self.worker_id, self._epoch),
+            self._presence.live,
+            self.clock,
+        )
         self.router = Router.configured(settings, self.store, self._presence, capacity)
         holder = engine.cached_prefixes if settings.prefix_index.enabled else None
         self._publisher = self._prefix_publisher(settings, holder) if holder else None
@@ -115,8 +125,11 @@ class Assembly:
         if self._publisher is not None and request.policy.kv_caches:
             self._publisher.served(request.messages, answer, request.cache_namespace)
 
-    def run(self, jobs: JobRunner[Any]) -> int:
-        """Run jobs until asked to stop. Blocks. Returns the process's exit status: 0 if asked to, 1 if it failed."""
+    def run(self, jobs: JobRunner[Any], *loops: Loop) -> int:
+        """Run jobs, and the tier's own loops, until asked to stop. Blocks.
+
+        Returns the process's exit status: 0 if asked to, 1 if it failed.
+        """
 
         def drain() -> None:
             reporter.close()  # from now on no request is put into this worker's line
@@ -146,17 +159,22 @@ class Assembly:
         reporter.start()
         if self._publisher is not None:
             self._publisher.loop.start()
-        self._say_whether_calibrated()
+        self.calibrations.loop.start()
+        for loop in loops:
+            loop.start()
         log.info("worker_ready tier=%s worker=%s model=%s", self.tier, self.worker_id, self.engine.model_name)
         try:
             worker.work(logging_level="WARNING")
         finally:
+            for loop in loops:
+                loop.close()
             if self._publisher is not None:
                 self._publisher.close()
             reporter.close()
             self.router.loop.close()
             self.reaper.loop.close()
             self.in_flight.close()
+            self.calibrations.close()
             alive = self.engine.alive
             self.engine.close()
         log.info("worker_ended worker=%s engine_alive=%s broken_loops=%s", self.worker_id, alive, broken())
@@ -180,19 +198,8 @@ class Assembly:
             cache=self.engine.cache_statistics(),
             verification=self.engine.verification_statistics(),
             started_at_s=self._started_at_s,
-            reported_at_s=self._clock(),
+            reported_at_s=self.clock(),
         )
-
-    def _say_whether_calibrated(self) -> None:
-        if not is_measured(self.tier, self.engine.model_name):
-            log.warning(
-                "confidence_uncalibrated tier=%s model=%r threshold=%.2f measured_with=%r advice=%r",
-                self.tier,
-                self.engine.model_name,
-                self._threshold,
-                MEASURED_WITH[self.tier],
-                "measure edge.confidence.threshold with your models: docs/operations.md",
-            )
 
     def _drain(self) -> None:
         """Let requests in flight finish within the grace time, then hand the rest back."""
