@@ -20,7 +20,7 @@ class CalibratorKind(StrEnum):
 
     #: Piecewise linear between `knots` (isotonic regression, pool adjacent violators).
     ISOTONIC = "isotonic"
-    #: 1 / (1 + exp(-(slope * score + intercept))) (Platt, 1999).
+    #: 1 / (1 + exp(-(slope * log(s / (1 - s)) + intercept))) (Platt, 1999); s is the score within [1e-6, 1 - 1e-6].
     LOGISTIC = "logistic"
 
 
