@@ -17,7 +17,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SERVER_PACKAGES = ("broker", "config", "gateway", "schemas", "workers")
+SERVER_PACKAGES = ("broker", "config", "gateway", "quality", "schemas", "workers")
 #: What is shipped besides Python source.
 DATA = {".yaml", ".typed"}
 #: An import of `schemas` at the beginning of a line; the second group is the module.

@@ -35,9 +35,13 @@ class ReliabilityBin:
 
 
 def discrimination(
-    scores: npt.ArrayLike, good: npt.ArrayLike, weights: npt.ArrayLike | None = None, *, certainty: float = 0.95
+    scores: npt.ArrayLike, good: npt.ArrayLike, *, certainty: float = 0.95
 ) -> Discrimination | None:
-    """The probability that a good draft scores higher than a worse one; None where all labels are the same."""
+    """The probability that a good draft scores higher than a worse one; None where all labels are the same.
+
+    Scores and labels have shape (labels,). The interval is DeLong's (Biometrics 1988); memory grows with the product of
+    the two kinds' numbers.
+    """
     values, is_good = np.asarray(scores, np.float64), np.asarray(good, np.bool_)
     high, low = values[is_good], values[~is_good]
     if not len(high) or not len(low):
@@ -54,18 +58,21 @@ def can_tell(found: Discrimination | None) -> bool:
     return found is not None and found.low > 0.5
 
 
-def calibration_error(probabilities: npt.ArrayLike, good: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
-    """The expected calibration error over ten bins of equal width; 0 without labels."""
+def calibration_error(probabilities: npt.ArrayLike, good: npt.ArrayLike) -> float:
+    """The expected calibration error over ten bins of equal width (Guo et al., ICML 2017); 0 without labels.
+
+    Chance alone makes it positive: see `chance_error`.
+    """
     bins = reliability(probabilities, good)
     total = sum(each.count for each in bins)
     return sum(each.count * abs(each.promised - each.good) for each in bins) / total if total else 0.0
 
 
-def debiased_calibration_error(
-    probabilities: npt.ArrayLike, good: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> float:
-    """`calibration_error` less what chance alone adds to it."""
-    return calibration_error(probabilities, good, weights)
+def chance_error(probabilities: npt.ArrayLike, *, draws: int = 400, seed: int = 0) -> float:
+    """The mean `calibration_error` of labels drawn by these very probabilities: what a perfect calibrator would show."""
+    chance = np.asarray(probabilities, np.float64)
+    rng = np.random.default_rng(seed)
+    return float(np.mean([calibration_error(chance, rng.random(len(chance)) < chance) for _ in range(draws)]))
 
 
 def reliability(
