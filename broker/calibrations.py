@@ -165,6 +165,13 @@ class CalibrationStore:
             pipeline.expire(keys.drift(scope.digest), LABELS_TTL_S)
             pipeline.execute()
 
+    def count(self, counter: str) -> None:
+        """Increment one of the system's counters."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hincrby(keys.counters(), counter, 1)
+            pipeline.expire(keys.counters(), scripts.COUNTERS_TTL_S)
+            pipeline.execute()
+
     def keep_watch(self, worker: str) -> bool:
         """Whether this worker is the one that watches the calibrations, for `KEEPER_TTL_S`. One or two round trips."""
         name = keys.drift_keeper()

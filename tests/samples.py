@@ -4,6 +4,7 @@ import uuid
 
 from config.settings import read_settings
 from gateway.jobs.request_validation import Admission
+from schemas.calibration import Calibration, Calibrator, CalibratorKind, FrontierPoint, Goal, Label, Scope
 from schemas.drafts import Draft, TokenFigures
 from schemas.policy import Tier
 from schemas.requests import AcceptedRequest, JobRequest
@@ -54,5 +55,23 @@ def a_worker_report(worker_id: str, **changes: object) -> WorkerReport:
         cache=CacheStatistics(enabled=True),
         started_at_s=1.0,
         reported_at_s=2.0,
+    )
+    return whole.model_copy(update=changes)
+
+
+def a_calibration(**changes: object) -> Calibration:
+    """A calibration of the tests' engines: drafts of at least 0.8 are kept, at a risk of 5 %."""
+    whole = Calibration(
+        scope=Scope(edge_model="fake-edge", cloud_model="fake-cloud", strategy="ensemble"),
+        weights={"max_prob": 1.0},
+        goal=Goal(max_risk=0.05),
+        threshold=0.8,
+        calibrator=Calibrator(kind=CalibratorKind.ISOTONIC, knots=((0.0, 0.1), (1.0, 0.9)), labels=300),
+        frontier=(
+            FrontierPoint(threshold=0.95, kept=0.1, risk=0.0, bound=0.01),
+            FrontierPoint(threshold=0.8, kept=0.5, risk=0.03, bound=0.05),
+            FrontierPoint(threshold=0.5, kept=0.9, risk=0.2, bound=0.25),
+        ),
+        labels=(Label(score=0.9, worse=False, worth=1.0), Label(score=0.4, worse=True, worth=0.0)),
     )
     return whole.model_copy(update=changes)

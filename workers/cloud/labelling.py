@@ -1,6 +1,6 @@
 """The label of a draft that the cloud has verified: whether its own answer says the same. Pure."""
 
-from quality.labels import label
+from quality.labels import label_verified
 from schemas.calibration import Label
 from schemas.drafts import Draft
 from workers.cloud.answer_order import CloudAnswer
@@ -16,7 +16,7 @@ def label_of(draft: Draft, answer: CloudAnswer, rule: str, *, kept: bool, drawn:
     if draft.escalated_early or report is None or (statistics is not None and statistics.lossless is False):
         return None
     stand = None if statistics is None else statistics.acceptance_rate
-    found = label(draft.text, answer.text, similarity=rule, standing=stand)
+    found = label_verified(draft.text, answer.text, similarity=rule, standing=stand)
     return Label(
         score=report.value,
         parts=report.parts,

@@ -14,9 +14,9 @@ from redis.exceptions import RedisError
 from broker.background import Loop
 from broker.calibrations import CalibrationStore
 from config.settings import QualitySettings
-from quality.drift import refit, update
+from quality.drift import AuditPlan, refit, update
 from schemas.calibration import Calibration, Label, Tally
-from schemas.drift import DriftState
+from schemas.drift import DriftKind, DriftState
 from schemas.policy import Tier
 from schemas.workers import WorkerReport
 
@@ -47,7 +47,8 @@ class ActiveCalibrations:
         live: Callable[[], Iterable[WorkerReport]],
         clock: Callable[[], float],
     ) -> None:
-        self._store, self._settings, self._worker, self._live, self._clock = store, settings, worker, live, clock
+        self._store, self._worker, self._live, self._clock = store, worker, live, clock
+        self._plan = AuditPlan(share=settings.audits.share)
         #: By version; None before the first look.
         self._active: Mapping[int, Active] | None = None
         self._cloud_models: frozenset[str] = frozenset()
@@ -173,17 +174,27 @@ class ActiveCalibrations:
             if found.position == position:
                 return
             position = found.position
+            now_s = self._clock()
             state, events = update(
-                state,
-                calibration,
-                self._settings,
-                tally=found.tally,
-                labels=found.labels,
-                now_s=self._clock(),
+                state, calibration, self._plan, tally=found.tally, labels=found.labels, now_s=now_s
             )
-            for event in events:
-                log.warning("calibration_%s version=%d %s", event.kind, calibration.version, event.message)
             self._store.save_drift(scope, state, position)
+            for event in events:
+                log.warning("calibration_%s version=%d reason=%r", event.kind, calibration.version, event.message)
+                self._store.count(f"calibration_{event.kind}")
+            if any(event.kind is DriftKind.REFIT_DUE for event in events) and self._refit(calibration, state):
+                return
+
+    def _refit(self, calibration: Calibration, state: DriftState) -> bool:
+        """Replace a calibration whose promise was broken, if the labels since then allow it."""
+        since_s = state.broken_at_s or 0.0
+        labels = [label for label in self._store.latest_labels(calibration.scope) if label.at_s >= since_s]
+        after = refit(calibration, labels, state.looks)
+        if after is None:
+            log.warning("calibration_kept_nothing version=%d labels=%d", calibration.version, len(labels))
+            return False
+        self._store.activate(after, keep_labels=True)
+        return True
 
 
 def _strictness(active: Active) -> float:

@@ -11,7 +11,7 @@ from schemas.requests import ConfidenceRule
 from schemas.results import FailureKind
 from tests.own_strategies import own_strategies
 from tests.samples import a_draft, a_request
-from workers.edge.drafting import Drafting
+from workers.edge.drafting import Drafting, Quality
 from workers.runtime.failures import RequestRefused
 
 
@@ -38,6 +38,8 @@ class MemoryStore:
 class FinishedEngine:
     """Has written every draft as soon as it is asked for."""
 
+    model_name = "small"
+
     def submit(self, _order, _listener):
         drafted = Future()
         drafted.set_result(a_draft())
@@ -50,6 +52,11 @@ class NoEvents:
 
     def unpublished(self, _lease):
         return []
+
+
+class NoCalibrations:
+    def find(self, _edge_model, _strategy, _traffic_class):
+        return None
 
 
 class NoRouting:
@@ -65,7 +72,15 @@ def calls(tmp_path):
 
 def concluded(store, strategy):
     """What the draft's conclusion is: how to commit it."""
-    drafting = Drafting(FinishedEngine(), store, NoEvents(), NoRouting(), served=lambda *_: None, early_escalation=True)
+    drafting = Drafting(
+        FinishedEngine(),
+        store,
+        NoEvents(),
+        NoRouting(),
+        served=lambda *_: None,
+        quality=Quality(NoCalibrations(), None, 0.02, lambda: 1.0),
+        early_escalation=True,
+    )
     rule = ConfidenceRule(strategy=strategy, threshold=0.2)
     request = a_request().model_copy(update={"confidence": rule})
     taken = LeasedRequest(Lease("r", Tier.EDGE, 1, "w"), request, None, 1.0, 0.1, 0.0, 0.0, 60.0)
