@@ -60,16 +60,16 @@ class CalibrationStore:
         return version
 
     def rollback(self, scope: Scope, version: int | None = None) -> Calibration:
-        """Make an earlier calibration the scope's active one: the named, or the one that was active before.
+        """Make another calibration the scope's active one: the named, or that of the next lower version.
 
         Raises `UnknownCalibration`. Some round trips.
         """
         if version is None:
-            active = self._active_versions().get(scope.digest)
-            earlier = [entry.version for entry in self.history(HISTORY_ENTRIES) if entry.scope == scope]
-            if active in earlier:
-                earlier = earlier[earlier.index(active) :]
-            version = next((number for number in earlier if number != active), None)
+            active = self._active_versions().get(scope.digest, 0)
+            version = max(
+                (entry.version for entry in self.history(HISTORY_ENTRIES) if entry.scope == scope and entry.version < active),
+                default=None,
+            )
             if version is None:
                 raise UnknownCalibration("there is no calibration before the active one")
         calibration = self.read(version)
