@@ -1,10 +1,10 @@
 """Audits in Redis: kept drafts that wait until the cloud has room to verify them."""
 
-from typing import Any, cast
+from typing import cast
 
 from redis import Redis
 
-from broker import keys
+from broker import keys, scripts
 from schemas import wire
 from schemas.audits import Audit
 from schemas.wire import UndecodableMessage
@@ -41,13 +41,16 @@ class AuditQueue:
             with self._redis.pipeline() as pipeline:
                 pipeline.get(keys.audit(request_id))
                 pipeline.delete(keys.audit(request_id))
-                raw = cast("list[Any]", pipeline.execute())[0]
+                raw = pipeline.execute()[0]
             if raw is not None:
                 try:
                     return wire.decode(Audit, raw), drawn_at_s
                 except UndecodableMessage:  # of another version
                     pass
-            self._redis.hincrby(keys.counters(), "audits_dropped", 1)
+            with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.hincrby(keys.counters(), "audits_dropped", 1)
+                pipeline.expire(keys.counters(), scripts.COUNTERS_TTL_S)
+                pipeline.execute()
 
     def __len__(self) -> int:
-        return int(cast("int", self._redis.zcard(keys.audits())))
+        return int(self._redis.zcard(keys.audits()))

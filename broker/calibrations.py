@@ -53,7 +53,7 @@ class CalibrationStore:
         What was learnt in service about an earlier calibration of the scope is forgotten, with `keep_labels` all but
         its labels: they are of use only to a calibration with the same scores. Four round trips.
         """
-        version = int(cast("int", self._redis.incr(keys.calibration_version())))
+        version = int(self._redis.incr(keys.calibration_version()))
         numbered = calibration.model_copy(update={"version": version, "created_at_s": self._now_s()})
         self._make_active(numbered, numbered.reason, keep_labels=keep_labels)
         self._delete_superseded()
@@ -67,7 +67,11 @@ class CalibrationStore:
         if version is None:
             active = self._active_versions().get(scope.digest, 0)
             version = max(
-                (entry.version for entry in self.history(HISTORY_ENTRIES) if entry.scope == scope and entry.version < active),
+                (
+                    entry.version
+                    for entry in self.history(HISTORY_ENTRIES)
+                    if entry.scope == scope and entry.version < active
+                ),
                 default=None,
             )
             if version is None:
@@ -147,9 +151,7 @@ class CalibrationStore:
 
     def drift_and_position(self, scope: Scope) -> tuple[DriftState | None, str]:
         """The monitor's state, and the position of the last entry that is in it."""
-        state, position = cast(
-            "list[bytes | None]", self._redis.hmget(keys.drift(scope.digest), ["state", "position"])
-        )
+        state, position = cast("list[bytes | None]", self._redis.hmget(keys.drift(scope.digest), ["state", "position"]))
         if state is None:
             return None, "0-0"
         try:

@@ -439,7 +439,7 @@ def drift_keeper() -> str:
 @_described(
     kind="sorted set",
     content="Ids of requests whose kept drafts are to be audited, by the second in which they were drawn.",
-    lifetime="`quality.audits.keep_s` after the last audit was drawn; members are removed when a cloud worker takes them",
+    lifetime="`quality.audits.keep_s` after the last was drawn; members are removed when a cloud worker takes them",
     writer="workers",
     reader="workers",
 )

@@ -1,4 +1,4 @@
-"""Runs the tests of a programming problem on a model's answer, in a process with limits: the answer is untrusted code."""
+"""Runs a programming problem's tests on a model's answer, untrusted code, in a process with limits."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def passes(answer: str, problem: str) -> bool:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 timeout=WALL_S,
-                preexec_fn=_limit,  # noqa: PLW1509 - system calls and nothing else
+                preexec_fn=_limit,
                 check=False,
             )
         except subprocess.TimeoutExpired:

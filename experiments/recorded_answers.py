@@ -166,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("answers", type=Path)
     options.add_argument("--resamples", type=int, default=RESAMPLES)
     given = options.parse_args(arguments)
-    rows, figures, document = [], {}, {}
+    rows, document = [], {}
+    figures: dict[str, float] = {}
     pairs = pairs_in(read_answers(given.answers))
     if not pairs:
         raise SystemExit(f"{given.answers}: no two models of a set share {FEWEST_ITEMS} items")

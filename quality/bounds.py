@@ -40,7 +40,7 @@ def clopper_pearson_bounds(bad: npt.ArrayLike, of: int, certainty: float) -> Arr
     """`clopper_pearson` for several counts of one sample, of shape (counts,): milliseconds for hundreds."""
     counts = np.asarray(bad, np.float64)
     if ((counts < 0) | (counts > of)).any() or not 0 < certainty < 1:
-        raise ValueError(f"no bound of {bad} among {of} at certainty {certainty}")
+        raise ValueError(f"no bound of {bad!r} among {of} at certainty {certainty}")
     distinct, places = np.unique(counts, return_inverse=True)
     bounds = np.ones_like(distinct)
     some = distinct < of
@@ -70,7 +70,7 @@ def weighted_share_upper(bad: npt.ArrayLike, weights: npt.ArrayLike, certainty: 
     _, is_bad, masses = sample(bad, bad, weights)
     classes, places = np.unique(masses, return_inverse=True)
     totals = np.bincount(places, minlength=len(classes)).astype(np.float64)
-    counts = np.bincount(places, is_bad, minlength=len(classes))
+    counts = np.bincount(places, is_bad, minlength=len(classes)).astype(np.float64)
     return float(weighted_share_bounds(counts[None], totals, classes, certainty)[0])
 
 

@@ -69,7 +69,8 @@ def probabilities(calibrator: Calibrator, scores: npt.ArrayLike) -> Array:
         curve: Array = (1 + np.tanh((calibrator.slope * _log_odds(values) + calibrator.intercept) / 2)) / 2
         return curve
     knots = np.array(calibrator.knots)
-    return np.interp(values, knots[:, 0], knots[:, 1])
+    steps: Array = np.interp(values, knots[:, 0], knots[:, 1])
+    return steps
 
 
 def probability(calibrator: Calibrator, score: float) -> float:

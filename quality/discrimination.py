@@ -34,9 +34,7 @@ class ReliabilityBin:
     good_high: float
 
 
-def discrimination(
-    scores: npt.ArrayLike, good: npt.ArrayLike, *, certainty: float = 0.95
-) -> Discrimination | None:
+def discrimination(scores: npt.ArrayLike, good: npt.ArrayLike, *, certainty: float = 0.95) -> Discrimination | None:
     """The probability that a good draft scores higher than a worse one; None where all labels are the same.
 
     Scores and labels have shape (labels,). The interval is DeLong's (Biometrics 1988); memory grows with the product of
@@ -69,7 +67,7 @@ def calibration_error(probabilities: npt.ArrayLike, good: npt.ArrayLike) -> floa
 
 
 def chance_error(probabilities: npt.ArrayLike, *, draws: int = 400, seed: int = 0) -> float:
-    """The mean `calibration_error` of labels drawn by these very probabilities: what a perfect calibrator would show."""
+    """What a perfect calibrator would show: the mean `calibration_error` of labels drawn by these probabilities."""
     chance = np.asarray(probabilities, np.float64)
     rng = np.random.default_rng(seed)
     return float(np.mean([calibration_error(chance, rng.random(len(chance)) < chance) for _ in range(draws)]))

@@ -113,8 +113,8 @@ def update(
         changes["risk_bound"] = _risk_bound(weighted, seen, plan.share)
     if _stake(promise) >= ANSWERS_TO_FALSE_ALARM:
         message = (
-            f"more than {risk:.1%} of answers are kept drafts that are worse ({changes['worse']} of {changes['audits']} "
-            "audits): no draft is kept until there is a new calibration"
+            f"more than {risk:.1%} of answers are kept drafts that are worse ({changes['worse']} of "
+            f"{changes['audits']} audits): no draft is kept until there is a new calibration"
         )
         broken = {"threshold": KEEP_NOTHING, "broken_at_s": now_s, "audit_share": plan.share, "burst_left": 0}
         return before.model_copy(update={**changes, **broken}), (DriftEvent(kind=DriftKind.RAISED, message=message),)

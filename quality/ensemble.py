@@ -49,8 +49,9 @@ def fit_weights(members: npt.ArrayLike, good: npt.ArrayLike, *, seed: int = 0, f
         loss = _out_of_fold(scores, labels, fold)
         if loss < best_loss:
             best, best_loss = _weights(values, labels, ridge), loss
-    kept = np.where(best >= LEAST_WEIGHT, best, 0.0)
-    return kept / kept.sum()
+    kept: Array = np.where(best >= LEAST_WEIGHT, best, 0.0)
+    kept /= kept.sum()
+    return kept
 
 
 def _out_of_fold(scores: Array, good: Array, fold: Indices) -> float:

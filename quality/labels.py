@@ -24,7 +24,7 @@ Checker = Callable[[str, Any], float]
 #: From a prompt, a draft and the cloud's answer to the probability that they agree.
 Judge = Callable[[str, str, str], float]
 
-_NUMBER = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+\u2212]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _FENCE = re.compile(r"```[a-zA-Z0-9]*\n(.*?)```", re.DOTALL)
 _END = " .,;:!?。"
 
@@ -50,7 +50,7 @@ class Labelled:
 
 
 def normalise(text: str) -> str:
-    """Compatibility characters, case, white space and final punctuation removed: what two equal answers may differ in."""
+    """The text without what equal answers may differ in: compatibility forms, case, white space, final punctuation."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_END)
 
 
@@ -108,7 +108,7 @@ def last_number(text: str) -> Decimal | None:
     """The last number in the text."""
     found = _NUMBER.findall(text)
     try:
-        return Decimal(found[-1].replace(",", "").replace("−", "-")) if found else None
+        return Decimal(found[-1].replace(",", "").replace("\u2212", "-")) if found else None
     except InvalidOperation:
         return None
 
@@ -204,7 +204,7 @@ def label_expected(draft: str, answer: str, expected: Any, checker: str | None =
 
 
 def label_verified(draft: str, answer: str, *, similarity: str = "equal", standing: float | None = None) -> Labelled:
-    """The label by the cloud's answer. `standing`: the share of the draft's tokens that the cloud accepted, if known."""
+    """The label by the cloud's answer. `standing`: the share of the draft's tokens that the cloud accepted."""
     same = says_the_same(draft, answer, similarity, standing)
     worth = standing if standing is not None else overlap(draft, answer)
     return Labelled(1.0 if same else worth, not same, "verified")

@@ -49,7 +49,7 @@ def dealt(order: Indices, folds: int, seed: int) -> Indices:
     labels' values the folds do not depend on how the labels were listed.
     """
     rng = np.random.default_rng(seed)
-    turns = np.concatenate([rng.permutation(folds) for _ in range(-(-len(order) // folds))] or [[]])
+    turns = np.concatenate([rng.permutation(folds) for _ in range(-(-len(order) // folds))] or [np.empty(0, np.intp)])
     fold = np.empty(len(order), np.intp)
     fold[order] = turns[: len(order)]
     return fold

@@ -24,12 +24,14 @@ COMMANDS = {
     "workers": "state:workers",
     "bench": "bench:bench",
     "ablate": "ablation:ablate_command",
+    "calibrate": "calibrate:calibrate",
+    "calibration": "calibration:calibration",
     "models": "models:models",
     "keys": "keys:keys",
     "completion": "completion:completion",
 }
 #: Commands that need the packages of the server, which only the extra `server` brings.
-SERVER_COMMANDS = frozenset({"up", "run", "demo", "doctor", "ablate", "models", "keys"})
+SERVER_COMMANDS = frozenset({"up", "run", "demo", "doctor", "ablate", "calibrate", "calibration", "models", "keys"})
 
 
 class Commands(click.Group):

@@ -46,7 +46,7 @@ def test_a_key_that_is_not_there_and_an_owner_that_cannot_be_are_said_so(run):
 
 def test_without_a_server_in_the_settings_the_embedded_one_is_used(tmp_path, monkeypatch):
     monkeypatch.delenv("REDIS_URL", raising=False)
-    monkeypatch.setattr("firstdraft.local.api_keys.state_folder", lambda: tmp_path)
+    monkeypatch.setattr("firstdraft.local.connection.state_folder", lambda: tmp_path)
     made = CliRunner().invoke(main, ["keys", "create", "alice", "--json"])
     key = json.loads(made.output)["key"]
     listed = CliRunner().invoke(main, ["keys", "list", "--json"])

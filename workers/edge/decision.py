@@ -4,7 +4,9 @@ from schemas.events import Decision
 from schemas.policy import Policy, Tier
 from schemas.results import ConfidenceReport
 
-_KEEPS_NOTHING = "no draft is kept at present: no calibration has a threshold at which the risk is known to be low enough"
+_KEEPS_NOTHING = (
+    "no draft is kept at present: no calibration has a threshold at which the risk is known to be low enough"
+)
 
 
 def decide(policy: Policy, report: ConfidenceReport) -> Decision:

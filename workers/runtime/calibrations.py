@@ -90,7 +90,8 @@ class ActiveCalibrations:
             return [
                 each
                 for each in (self._active or {}).values()
-                if model == (each.calibration.scope.edge_model if tier is Tier.EDGE else each.calibration.scope.cloud_model)
+                if model
+                == (each.calibration.scope.edge_model if tier is Tier.EDGE else each.calibration.scope.cloud_model)
             ]
 
     def count(self, digest: str, tally: Tally) -> None:
@@ -175,9 +176,7 @@ class ActiveCalibrations:
                 return
             position = found.position
             now_s = self._clock()
-            state, events = update(
-                state, calibration, self._plan, tally=found.tally, labels=found.labels, now_s=now_s
-            )
+            state, events = update(state, calibration, self._plan, tally=found.tally, labels=found.labels, now_s=now_s)
             self._store.save_drift(scope, state, position)
             for event in events:
                 log.warning("calibration_%s version=%d reason=%r", event.kind, calibration.version, event.message)

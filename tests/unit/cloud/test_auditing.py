@@ -147,9 +147,7 @@ def test_without_a_calibration_of_this_model_nothing_is_taken():
     assert len(bench.queue.waiting) == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "worse"), [("Canberra", False), (" canberra.", False), ("Sydney", True), ("", True)]
-)
+@pytest.mark.parametrize(("text", "worse"), [("Canberra", False), (" canberra.", False), ("Sydney", True), ("", True)])
 def test_a_label_says_whether_the_cloud_says_the_same(text, worse):
     label = label_of(DRAFT, an_answer(text), "equal", kept=False, drawn=1.0, now_s=1.0)
     assert label.worse is worse

@@ -73,7 +73,9 @@ def test_drift_raises_no_threshold_that_the_request_states():
 def test_a_higher_risk_never_means_a_higher_threshold(one, other):
     low, high = sorted((one, other))
     strict, lax = (
-        calibrated(CONFIGURED.model_copy(update={"max_risk": risk, "stated": ("max_risk",)}), a_calibration(), None, 0.0)
+        calibrated(
+            CONFIGURED.model_copy(update={"max_risk": risk, "stated": ("max_risk",)}), a_calibration(), None, 0.0
+        )
         for risk in (low, high)
     )
     assert strict.rule.threshold >= lax.rule.threshold

@@ -14,8 +14,8 @@ from workers.edge.confidence import (
     _users_scores,
     assess,
     installed,
-    pool,
     members,
+    pool,
 )
 from workers.edge.early_escalation import EarlyEscalation
 

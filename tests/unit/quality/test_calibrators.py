@@ -60,9 +60,15 @@ def test_empty_and_one_sided_labels(goods, expected):
     assert probability(calibrator, 0.3) == pytest.approx(expected, abs=0.02)
 
 
-@pytest.mark.parametrize(("values", "goods", "weights"), [
-    ([0.1], [2.0], None), ([float("nan")], [1], None), ([0.1, 0.2], [1], None), ([0.1], [1], [0.0]),
-])
+@pytest.mark.parametrize(
+    ("values", "goods", "weights"),
+    [
+        ([0.1], [2.0], None),
+        ([float("nan")], [1], None),
+        ([0.1, 0.2], [1], None),
+        ([0.1], [1], [0.0]),
+    ],
+)
 def test_impossible_labels_are_refused(values, goods, weights):
     with pytest.raises(ValueError, match=r"values|shape"):
         fit_calibrator(values, goods, weights)
