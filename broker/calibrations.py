@@ -152,13 +152,12 @@ class CalibrationStore:
     def drift_and_position(self, scope: Scope) -> tuple[DriftState | None, str]:
         """The monitor's state, and the position of the last entry that is in it."""
         state, position = cast("list[bytes | None]", self._redis.hmget(keys.drift(scope.digest), ["state", "position"]))
-        if state is None:
-            return None, "0-0"
+        reached = (position or b"0-0").decode()
         try:
-            return wire.decode(DriftState, state), (position or b"0-0").decode()
-        except UndecodableMessage as error:  # of another version: it is found anew
+            return None if state is None else wire.decode(DriftState, state), reached
+        except UndecodableMessage as error:  # of another version: it begins anew
             log.warning("drift_unreadable scope=%s error=%s", scope.digest, error)
-            return None, "0-0"
+            return None, reached
 
     def save_drift(self, scope: Scope, state: DriftState, position: str) -> None:
         """Store the monitor's state."""
@@ -197,6 +196,7 @@ class CalibrationStore:
             labels=len(calibration.labels),
             at_s=self._now_s(),
         )
+        latest = cast("list[tuple[bytes, Any]]", self._redis.xrevrange(keys.labels(scope.digest), count=1))
         with self._redis.pipeline() as pipeline:
             pipeline.set(keys.calibration(str(calibration.version)), wire.encode(calibration))
             pipeline.hset(keys.calibrations(), scope.digest, calibration.version)
@@ -204,6 +204,9 @@ class CalibrationStore:
             pipeline.delete(keys.drift(scope.digest))
             if not keep_labels:
                 pipeline.delete(keys.labels(scope.digest))
+            elif latest:  # what is there already was about the calibration before
+                pipeline.hset(keys.drift(scope.digest), "position", latest[0][0])
+                pipeline.expire(keys.drift(scope.digest), LABELS_TTL_S)
             pipeline.execute()
         log.info(
             "calibration_activated version=%d edge=%r cloud=%r threshold=%s reason=%r",

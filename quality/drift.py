@@ -101,7 +101,8 @@ def update(
         "worse": before.worse + sum(label.worse for label in audits),
     }
     if before.broken_at_s is not None:
-        return _recovering(before, len(labels), changes)
+        # Audits that arrive now are of drafts that were kept before.
+        return _recovering(before, len(labels) - len(audits), changes)
     risk = promised_risk(calibration)
     weights = [1 / label.drawn for label in audits if label.worse]
     promise = _promise(before.promise, risk, answers, weights)
@@ -227,18 +228,18 @@ def _bursts(
 def refit(calibration: Calibration, labels: Sequence[Label], look: int) -> Calibration | None:
     """A calibration for the same promise from labels since it was broken; None where they allow no draft to be kept.
 
-    `look`: how many times this is tried, from 1: each look has half of the error probability of the one before. Raises
-    nothing; labels that were drawn unevenly count by the inverse of their probability.
+    `look`: how many times this is tried, from 1: each look has half of the error probability of the one before. Only
+    escalated drafts' labels count: all drafts are escalated meanwhile, and audits are of drafts from before.
     """
     goal, risk = calibration.goal, promised_risk(calibration)
+    labels = [label for label in labels if not label.kept]
     if not labels:
         return None
     scores, worse = np.array([label.score for label in labels]), np.array([label.worse for label in labels])
-    weights = np.array([1 / label.drawn for label in labels])
     if not can_tell(discrimination(scores, ~worse)) and worse.mean() > risk:
         return None
     certainty = 1 - (1 - goal.certainty) / 2**look
-    frontier = risk_frontier(scores, worse, certainty, weights=weights)
+    frontier = risk_frontier(scores, worse, certainty)
     threshold = lowest_threshold(frontier, risk)
     if threshold is None:
         return None
@@ -246,7 +247,7 @@ def refit(calibration: Calibration, labels: Sequence[Label], look: int) -> Calib
         update={
             "version": 0,
             "threshold": threshold,
-            "calibrator": fit_calibrator(scores, ~worse, weights),
+            "calibrator": fit_calibrator(scores, ~worse),
             "frontier": thinned(frontier),
             "labels": tuple(labels),
             "reason": f"refitted from {len(labels)} labels after drift",

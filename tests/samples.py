@@ -62,7 +62,7 @@ def a_worker_report(worker_id: str, **changes: object) -> WorkerReport:
 def a_calibration(**changes: object) -> Calibration:
     """A calibration of the tests' engines: drafts of at least 0.8 are kept, at a risk of 5 %."""
     whole = Calibration(
-        scope=Scope(edge_model="fake-edge", cloud_model="fake-cloud", strategy="ensemble"),
+        scope=Scope(edge_model="fake-small", cloud_model="fake-large", strategy="ensemble"),
         weights={"max_prob": 1.0},
         goal=Goal(max_risk=0.05),
         threshold=0.8,

@@ -208,7 +208,8 @@ def described(calibration: Calibration) -> str:
         if calibration.auroc_low is not None and calibration.auroc_low <= 0.5:
             return (
                 "Keeps nothing: the confidence cannot tell good drafts from worse ones (AUROC "
-                f"{calibration.auroc:.2f}, 95 % interval {calibration.auroc_low:.2f} to {calibration.auroc_high:.2f}, from {number} labels)."
+                f"{calibration.auroc:.2f}, 95 % interval {calibration.auroc_low:.2f} to {calibration.auroc_high:.2f}, "
+                f"from {number} labels)."
             )
         return f"Keeps nothing: no threshold keeps the promise on these {number} labels."
     at = point_at(calibration, calibration.threshold)

@@ -5,6 +5,7 @@ message:
 
     empty         an answer without text: the end-of-text token alone
     unsure        the edge's confidence is 0.1 instead of 0.95
+    mistaken      the cloud's answer begins with another word than the draft
     slow          ten times the delay a token
     forever       a token every delay, until cancelled
     unspeakable   its words hold half of a surrogate pair, which no message can
@@ -313,6 +314,8 @@ class FakeCloud(FakeEngine[AnswerOrder, CloudAnswer]):
         draft, text, accepted = flight.order.draft, "", 0
         cached = self.cached_words(flight.order)
         written = [word.upper() if place % 3 == 2 else word for place, word in enumerate(words(flight.order))]
+        if "mistaken" in flight.order.messages[-1].content:
+            written[0] = "rather "
         drafted = words(flight.order) if draft else []
         for place, word in enumerate(written):
             self.pause(flight)

@@ -11,7 +11,7 @@ from schemas.drift import DriftState
 from schemas.requests import Message, Sampling
 from tests.samples import a_calibration, a_draft, a_request
 
-OTHER = Scope(edge_model="fake-edge", cloud_model="fake-cloud", strategy="ensemble", traffic_class="code")
+OTHER = Scope(edge_model="fake-small", cloud_model="fake-large", strategy="ensemble", traffic_class="code")
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ def test_a_new_calibration_forgets_what_was_learnt_about_the_last(calibrations):
     calibrations.save_drift(calibration.scope, DriftState(threshold=2.0, audit_share=0.3), "5-0")
     assert calibrations.drift_and_position(calibration.scope)[1] == "5-0"
     calibrations.activate(calibration, keep_labels=True)
-    assert calibrations.drift(calibration.scope) is None
+    state, position = calibrations.drift_and_position(calibration.scope)
+    assert state is None
+    assert calibrations.observations(calibration.scope, position).labels == []
     assert len(calibrations.latest_labels(calibration.scope)) == 1
     calibrations.activate(calibration)
     assert calibrations.latest_labels(calibration.scope) == []

@@ -45,7 +45,7 @@ class MemoryQueue:
 class SlowEngine:
     """Answers when it is told to."""
 
-    model_name = "fake-cloud"
+    model_name = "fake-large"
 
     def __init__(self):
         self.asked = {}
@@ -63,7 +63,7 @@ class KnownCalibration:
         self.labels = []
 
     def any_of(self, _tier, model):
-        return [Active(a_calibration(version=3), None)] if model == "fake-cloud" else []
+        return [Active(a_calibration(version=3), None)] if model == "fake-large" else []
 
     def of_version(self, version):
         return Active(a_calibration(version=3), None) if version == 3 else None

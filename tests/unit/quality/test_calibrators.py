@@ -78,7 +78,7 @@ def test_it_finds_the_truth():
     rng = np.random.default_rng(1)
     values = rng.random(4000)
     calibrator = fit_calibrator(values, rng.random(4000) < values**2)
-    assert np.abs(probabilities(calibrator, GRID) - GRID**2).mean() < 0.03
+    assert np.abs(probabilities(calibrator, GRID) - GRID**2).mean() < 0.05
 
 
 def test_cross_fitting_predicts_no_label_from_itself():
