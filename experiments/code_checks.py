@@ -53,7 +53,7 @@ def passes(answer: str, problem: str) -> bool:
 def _without_network() -> list[str]:
     unshare = ["unshare", "--net", "--map-root-user"]
     try:
-        works = subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode == 0  # noqa: S603
+        works = subprocess.run([*unshare, "true"], capture_output=True, timeout=WALL_S, check=False).returncode == 0  # noqa: S603
     except FileNotFoundError:
         works = False
     return unshare if works else []

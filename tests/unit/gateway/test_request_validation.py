@@ -74,7 +74,7 @@ def test_a_request_that_leaves_everything_out_gets_the_settings(settings):
 def test_a_request_may_change_one_part_of_the_rule_and_keeps_the_rest(settings):
     default = accept(settings).confidence
     changed = accept(settings, confidence={"threshold": 0.91}).confidence
-    assert changed == default.model_copy(update={"threshold": 0.91})
+    assert changed == default.model_copy(update={"threshold": 0.91, "stated": ("threshold",)})
 
 
 def test_a_request_may_change_every_part_of_the_rules(settings):
@@ -91,7 +91,12 @@ def test_a_request_may_change_every_part_of_the_rules(settings):
         acceptance={"mode": "threshold", "threshold": 0.0},
     )
     assert request.confidence == ConfidenceRule(
-        strategy="margin", threshold=0.0, weights={"entropy": 2.0}, pooling=Pooling.QUANTILE, quantile=0.25
+        strategy="margin",
+        threshold=0.0,
+        weights={"entropy": 2.0},
+        pooling=Pooling.QUANTILE,
+        quantile=0.25,
+        stated=("strategy", "threshold", "weights", "pooling", "quantile"),
     )
     assert request.acceptance == AcceptanceRule(mode=AcceptanceMode.THRESHOLD, threshold=0.0)
     assert request.policy.name == "no_confidence"
@@ -108,6 +113,7 @@ def test_every_strategy_of_the_design_is_accepted(settings, strategy):
         ({"policy": "bold"}, "policy", "bold", "baseline"),
         ({"confidence": {"strategy": "hunch"}}, "confidence.strategy", "hunch", "max_prob"),
         ({"confidence": {"weights": {"hunch": 1}}}, "confidence.weights", "hunch", "margin"),
+        ({"confidence": {"weights": {"margin:best": 1}}}, "confidence.weights", "margin:best", "minimum"),
         ({"confidence": {"weights": {"ensemble": 1}}}, "confidence.weights", "ensemble", "without ensemble"),
         ({"confidence": {"weights": {"margin": 0}}}, "confidence.weights", {"margin": 0.0}, "above 0"),
     ],

@@ -5,7 +5,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 
-from schemas import drafts, events, jobs, policy, requests, results, wire, workers
+from schemas import calibration, drafts, drift, events, jobs, policy, requests, results, wire, workers
 from schemas.drafts import Draft, TokenFigures
 from schemas.events import FINAL_KINDS, EventKind, event_adapter
 from schemas.policy import Policy, Tier
@@ -14,6 +14,7 @@ from schemas.wire import UndecodableMessage, Wire
 
 FINITE = st.floats(allow_nan=False)
 SHARE = st.floats(0.0, 1.0)
+PRICE = st.floats(0.0, 1e9)
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -80,6 +81,34 @@ WITH_RULES = {
         weights=st.dictionaries(st.text(), st.floats(0.0, 1e6), max_size=4),
         quantile=st.floats(0.0, 1.0, exclude_min=True, exclude_max=True),
     ),
+    calibration.Calibrator: st.builds(
+        calibration.Calibrator,
+        kind=st.just(calibration.CalibratorKind.LOGISTIC),
+        slope=st.floats(0.0, 1e6),
+        labels=st.integers(0, 2**31),
+    ),
+    calibration.Label: st.builds(
+        calibration.Label, score=SHARE, worth=SHARE, drawn=st.floats(0.0, 1.0, exclude_min=True)
+    ),
+    calibration.Prices: st.builds(
+        calibration.Prices, edge=PRICE, cloud=PRICE, worse=PRICE, per=st.sampled_from(["token", "second"])
+    ),
+    calibration.Goal: st.builds(
+        calibration.Goal,
+        max_risk=st.none() | SHARE,
+        certainty=st.floats(0.0, 1.0, exclude_min=True, exclude_max=True),
+        cloud_share=st.none() | SHARE,
+    ),
+    calibration.Scope: st.builds(calibration.Scope, traffic_class=st.none() | st.just("code")),
+    calibration.Calibration: st.builds(
+        calibration.Calibration,
+        version=st.integers(0, 2**31),
+        weights=st.dictionaries(st.text(), st.floats(0.0, 1e6), max_size=4),
+        quantile=st.floats(0.0, 1.0, exclude_min=True, exclude_max=True),
+    ),
+    drift.DriftState: st.builds(
+        drift.DriftState, audit_share=SHARE, burst_left=st.integers(0, 9), quiet_left=st.integers(0, 9)
+    ),
     requests.AcceptanceRule: st.builds(requests.AcceptanceRule, threshold=SHARE),
     AcceptedRequest: st.builds(
         AcceptedRequest,
@@ -96,7 +125,7 @@ for kind, strategy in WITH_RULES.items():
 
 
 def _messages() -> list[type[Wire]]:
-    modules = (drafts, events, jobs, policy, requests, results, workers)
+    modules = (calibration, drafts, drift, events, jobs, policy, requests, results, workers)
     found = {
         item
         for module in modules
