@@ -24,7 +24,10 @@ Checker = Callable[[str, Any], float]
 #: From a prompt, a draft and the cloud's answer to the probability that they agree.
 Judge = Callable[[str, str, str], float]
 
-_NUMBER = re.compile(r"[-+\u2212]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+#: A sign after a word, a digit or a bracket is a dash or an operator. Commas separate groups of three digits.
+_NUMBER = re.compile(
+    r"(?:(?<![\w.,)\]])[-+\u2212])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][-+]?\d+)?"
+)
 _FENCE = re.compile(r"```[a-zA-Z0-9]*\n(.*?)```", re.DOTALL)
 _END = " .,;:!?。"
 
@@ -51,7 +54,7 @@ class Labelled:
 
 def normalise(text: str) -> str:
     """The text without what equal answers may differ in: compatibility forms, case, white space, final punctuation."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_END)
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(_END)
 
 
 def words(text: str) -> list[str]:
@@ -89,9 +92,20 @@ def json_equal(text: str, expected: Any) -> float:
     block = _FENCE.search(text)
     wanted = json.loads(expected) if isinstance(expected, str) else expected
     try:
-        return float(json.loads(block[1] if block else text) == wanted)
-    except ValueError:
+        return float(_same_document(json.loads(block[1] if block else text), wanted))
+    except (ValueError, RecursionError):  # no JSON, or nested more deeply than Python can follow
         return 0.0
+
+
+def _same_document(one: Any, other: Any) -> bool:
+    """Equality of JSON, where true is not 1, as it is in Python."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same_document(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same_document, one, other))
+    return bool(one == other)
 
 
 #: Those that need no package.
@@ -145,12 +159,18 @@ def check(text: str, expected: Any, name: str | None = None) -> float:
     return _users(installed(CHECKERS_GROUP)[chosen], text, expected)
 
 
-def judged(name: str, prompt: str, draft: str, answer: str) -> float:
-    """A user's judge: the probability that draft and answer agree. Raises `UnknownRule` and `CheckFailed`."""
+def judge_for(name: str) -> EntryPoint:
+    """A user's judge. Raises `UnknownRule`."""
     entry = installed(JUDGES_GROUP).get(name)
     if entry is None:
-        raise UnknownRule(f"judge {name!r} is not installed; there are {', '.join(sorted(installed(JUDGES_GROUP)))}")
-    return _users(entry, prompt, draft, answer)
+        there = ", ".join(sorted(installed(JUDGES_GROUP))) or "none"
+        raise UnknownRule(f"judge {name!r} is not installed; there are {there}")
+    return entry
+
+
+def judged(name: str, prompt: str, draft: str, answer: str) -> float:
+    """A user's judge: the probability that draft and answer agree. Raises `UnknownRule` and `CheckFailed`."""
+    return _users(judge_for(name), prompt, draft, answer)
 
 
 def _users(entry: EntryPoint, *arguments: Any) -> float:

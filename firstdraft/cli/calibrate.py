@@ -1,6 +1,6 @@
 """`firstdraft calibrate`: which drafts may stand, at what risk, for what saving."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from firstdraft.cli.terminal import terminal
 from firstdraft.client.errors import FirstdraftError
 from firstdraft.client.sync import Client
 from firstdraft.local import calibrating
-from firstdraft.local.calibrating import Answered, CannotCalibrate, Choice
+from firstdraft.local.calibrating import CLOUD, Answered, CannotCalibrate, Choice
 from quality.labels import CheckFailed, UnknownRule
 from schemas.policy import Tier
 
@@ -27,8 +27,6 @@ MOST_FAILED = 0.1
 FEW_LABELS = 100
 #: Rows of the printed table.
 ROWS = 12
-#: The judge that is the cloud's own model.
-CLOUD = "cloud"
 
 
 class Prices(click.ParamType[Mapping[str, Any]]):
@@ -101,11 +99,16 @@ def calibrate(
         raise click.UsageError("--max-risk, --cloud-share and --cost exclude each other")
     if plot is not None and plot.suffix not in {".svg", ".png"}:
         raise click.UsageError(f"--plot {plot} must end in .svg or .png")
+    for file in (output, plot):
+        if file is not None and not file.parent.is_dir():
+            raise click.UsageError(f"there is no folder {file.parent}")
+    draw = None if plot is None else _drawing()
     settings = checked_settings().edge.confidence
     with server_failures(), expected_failures(CannotCalibrate, UnknownRule, CheckFailed):
         lines = [line for line in read_labelled(prompts) if traffic_class in {None, line.traffic_class}]
         for line in lines:
             calibrating.check_line(line.expected, line.checker)
+        calibrating.check_choice(strategy, audit_by, judge, settings)
         names = calibrating.members(settings)
         with client_for(url) as client:
             edge_model, cloud_model = _models(client)
@@ -137,8 +140,8 @@ def calibrate(
         _show(calibration)
         if output is not None:
             output.write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        if plot is not None:
-            _plot(calibration, plot)
+        if plot is not None and draw is not None:
+            draw(calibration, plot)
         if activate:
             with calibrating.calibration_store() as store:
                 version = store.activate(calibration)
@@ -259,9 +262,10 @@ def _show(calibration: Any) -> None:
     click.echo(calibrating.described(calibration))
 
 
-def _plot(calibration: Any, path: Path) -> None:
+def _drawing() -> Callable[[Any, Path], None]:
+    """What draws a calibration. Ends the command where its library is missing, before any answer is paid for."""
     try:
         from firstdraft.local.calibration_plot import draw  # noqa: PLC0415 - its library comes with an extra
     except ModuleNotFoundError as missing:
         raise click.ClickException(f"a plot needs {missing.name}: pip install 'firstdraft[quality]'") from missing
-    draw(calibration, path)
+    return draw

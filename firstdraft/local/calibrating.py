@@ -26,6 +26,7 @@ from quality.labels import (
     Labelled,
     check_similarity,
     checker_for,
+    judge_for,
     judged,
     label_expected,
     label_judged,
@@ -49,6 +50,8 @@ from schemas.requests import Pooling, split_member
 FEWEST_LABELS = 30
 #: The strategy whose weights are fitted, and the one that it is in service.
 FITTED, ENSEMBLE = "fitted", "ensemble"
+#: The judge that is the cloud's own model.
+CLOUD = "cloud"
 #: The strategies whose members are asked for, beside the configured ones.
 STRATEGIES = ("max_prob", "entropy", "temperature", "top_k_agg", "margin")
 #: What the cloud is asked as a judge.
@@ -117,6 +120,16 @@ def check_line(expected: Any, checker: str | None) -> None:
         checker_for(expected, checker)
 
 
+def check_choice(strategy: str, audited_by: str, judge: str | None, settings: ConfidenceSettings) -> None:
+    """Raise `CannotCalibrate` or `UnknownRule` for what `fit` would refuse, before any answer is paid for."""
+    check_similarity(audited_by)
+    if judge not in {None, CLOUD}:
+        judge_for(judge)
+    known = dict.fromkeys(split_member(name)[0] for name in members(settings))
+    if strategy not in {FITTED, ENSEMBLE, *known}:
+        raise CannotCalibrate(f"strategy {strategy!r} must be {FITTED}, {ENSEMBLE}, or one of {', '.join(known)}")
+
+
 def members(settings: ConfidenceSettings) -> list[str]:
     """The members that drafts are to be measured with: each strategy with each pooling."""
     configured = settings.weights if settings.strategy == ENSEMBLE else {settings.strategy: 1.0}
@@ -172,7 +185,7 @@ def fit(answered: Sequence[Answered], choice: Choice, settings: ConfidenceSettin
         goal=goal,
         threshold=threshold,
         calibrator=fit_calibrator(scores, ~worse),
-        frontier=thinned(frontier),
+        frontier=_published(frontier, threshold),
         auroc=area.auroc if area else None,
         auroc_low=area.low if area else None,
         auroc_high=area.high if area else None,
@@ -211,6 +224,8 @@ def described(calibration: Calibration) -> str:
                 f"{calibration.auroc:.2f}, 95 % interval {calibration.auroc_low:.2f} to {calibration.auroc_high:.2f}, "
                 f"from {number} labels)."
             )
+        if calibration.goal.max_risk is None:
+            return f"Keeps nothing: on these {number} labels, the cloud alone is the best choice."
         return f"Keeps nothing: no threshold keeps the promise on these {number} labels."
     at = point_at(calibration, calibration.threshold)
     saved = "" if at.cost_saved is None else f"; it saves {at.cost_saved:.0%} of the cost of the cloud alone"
@@ -222,9 +237,18 @@ def described(calibration: Calibration) -> str:
 
 
 def point_at(calibration: Calibration, threshold: float) -> FrontierPoint:
-    """What a threshold of the calibration does: the point of the frontier that keeps no more."""
+    """What a threshold of the calibration does: the point of the frontier that keeps no more.
+
+    Exact for the calibration's own threshold.
+    """
     within = [point for point in calibration.frontier if point.threshold >= threshold]
     return within[-1] if within else FrontierPoint(threshold=threshold, kept=0.0, risk=0.0, bound=0.0, cost_saved=0.0)
+
+
+def _published(frontier: tuple[FrontierPoint, ...], threshold: float | None) -> tuple[FrontierPoint, ...]:
+    """The frontier without points that no promise needs, but with the chosen one, which a budget may have picked."""
+    needed = {point.threshold for point in thinned(frontier)} | {threshold}
+    return tuple(point for point in frontier if point.threshold in needed)
 
 
 def _labelled(each: Answered, choice: Choice) -> Labelled:
@@ -251,13 +275,15 @@ def _scores(
     else:
         weights = {strategy: 1.0}
     total = sum(weights.values())
-    scores = np.zeros(len(answered))
+    shares = {}
     for name, weight in weights.items():
         member = name if split_member(name)[1] is not None else f"{name}:{settings.pooling}"
         if member not in names:
             raise CannotCalibrate(f"the drafts were not measured by {name!r}")
-        scores += weight / total * table[:, names.index(member)]
-    return weights if strategy in {FITTED, ENSEMBLE} else {}, np.clip(scores, 0.0, 1.0)
+        shares[name] = (weight / total, member)
+    # To the last bit as edge workers do it: a draft whose score is the threshold must not fall below it in service.
+    scores = [min(1.0, math.fsum(share * each.parts[member] for share, member in shares.values())) for each in answered]
+    return weights if strategy in {FITTED, ENSEMBLE} else {}, np.array(scores)
 
 
 def _costs(answered: Sequence[Answered], choice: Choice) -> Costs:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from firstdraft.cli import main
+from firstdraft.cli import collected_answers, main
 from gateway.monitoring import statistics
 from schemas.calibration import Calibration
 from tests.samples import a_calibration
@@ -112,6 +112,64 @@ def test_what_cannot_be_calibrated_is_said_in_a_line(run, lines, words):
     done = run(lines=lines)
     assert done.exit_code == 1
     assert words in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--strategy", "guess"), 1, "strategy 'guess' must be fitted, ensemble, or one of"),
+        (("--audit-by", "same"), 1, "similarity rule 'same' must be"),
+        (("--judge", "oracle"), 1, "judge 'oracle' is not installed"),
+        (("--output", "/nowhere/calibration.json"), 2, "there is no folder /nowhere"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_asked(run, system, arguments, code, words):
+    before = accepted(system)
+    refused = run(*arguments)
+    assert (refused.exit_code, accepted(system) - before) == (code, 0)
+    assert words in refused.output
+
+
+def test_the_cloud_judges_only_what_differs(run, system, tmp_path):
+    output = tmp_path / "calibration.json"
+    lines = [a_line(f"fine {n}") for n in range(40)] + [a_line(f"unsure mistaken {n}") for n in range(10)]
+    before = accepted(system)
+    done = run("--judge", "cloud", "--output", str(output), lines=lines)
+    assert done.exit_code == 0, done.output
+    assert accepted(system) - before == 2 * 50 + 10
+    sources = [label.source for label in Calibration.model_validate_json(output.read_text()).labels]
+    assert sources == ["verified"] * 40 + ["judged"] * 10
+    assert run("--judge", "cloud", lines=lines).exit_code == 0
+    assert accepted(system) - before == 2 * 50 + 10
+
+
+def test_an_interrupted_run_says_how_to_go_on(run, system, monkeypatch, tmp_path):
+    original, asked = collected_answers._ask, []
+
+    def interrupting(*arguments):
+        asked.append(arguments)
+        if len(asked) == 20:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    before = accepted(system)
+    monkeypatch.setattr(collected_answers, "_ask", interrupting)
+    stopped = run("--concurrency", "1")
+    assert stopped.exit_code == 1
+    assert f"stopped; 19 answers are in {tmp_path / 'prompts.jsonl.answers'}" in stopped.output
+    monkeypatch.setattr(collected_answers, "_ask", original)
+    assert run().exit_code == 0
+    assert accepted(system) - before == 2 * len(LINES)
+
+
+def test_a_calibration_is_activated(run, calibration, redis_url, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", redis_url)  # not the running system's, which other tests use
+    done = run("--activate")
+    assert done.exit_code == 0, done.output
+    assert "calibration 1 is active" in done.output
+    assert run("--activate", "--cloud-share", "0.5").exit_code == 0
+    assert [entry["version"] for entry in json.loads(calibration("history", "--json").output)] == [2, 1]
+    assert calibration("rollback").output == "calibration 1 is active\n"
 
 
 def test_single_failures_are_named_and_left_out(run):
