@@ -2,11 +2,11 @@
 
     python -m experiments.drift [--runs N]
 
-A calibration is made from 400 labels of easy traffic, for a risk of 5 % with 90 % certainty. Then 3,000 answers come: half
-of them as calibrated, then the workload becomes hard, or the edge model is replaced by one that is worse and surer of
-itself. Kept drafts are audited with the probability that the monitor asks for; labels arrive 20 to 100 answers after
-their draft, and a third of the escalated drafts are stopped early and have none. The scores are made up; the code that
-decides is the workers' own (`quality.drift`).
+A calibration is made from 400 labels of easy traffic, for a risk of 5 % with 90 % certainty. Then 3,000 answers
+come: half of them as calibrated, then the workload becomes hard, or the edge model is replaced by one that is worse
+and surer of itself. Kept drafts are audited with the probability that the monitor asks for; labels arrive 20 to 100
+answers after their draft, and a third of the escalated drafts are stopped early and have none. The scores are made
+up; the code that decides is the workers' own (`quality.drift`).
 """
 
 import heapq
@@ -21,7 +21,7 @@ from quality.drift import AuditPlan, refit, update
 from quality.samples import Array
 from quality.thresholds import lowest_threshold, risk_frontier, thinned
 from schemas.calibration import Calibration, Goal, Label, Scope, Tally
-from schemas.drift import DriftKind
+from schemas.drift import DriftKind, DriftState
 
 MAX_RISK, CERTAINTY, LABELS = 0.05, 0.9, 400
 ANSWERS, CHANGE_AT, WINDOW = 3_000, 1_500, 1_000
@@ -82,6 +82,15 @@ def calibrated(rng: np.random.Generator) -> Calibration:
     )
 
 
+def draft_label(rng: np.random.Generator, label: Label, state: DriftState) -> tuple[Label | None, bool]:
+    """The label that a draft will have, if any, and whether it is stopped early."""
+    if label.kept:
+        audited = rng.random() < state.audit_share
+        return (label.model_copy(update={"drawn": state.audit_share}) if audited else None), False
+    stopped = state.broken_at_s is None and rng.random() < STOPPED_EARLY
+    return (None if stopped else label), stopped
+
+
 def simulate(change: Traffic, plan: AuditPlan, seed: int) -> Run:
     """One run."""
     rng = np.random.default_rng(seed)
@@ -101,17 +110,12 @@ def simulate(change: Traffic, plan: AuditPlan, seed: int) -> Run:
         bad[at] = kept and worse[at]
         kept_total += kept
         label = Label(score=float(scores[at]), worse=bool(worse[at]), worth=1 - worse[at], kept=kept)
-        arrives = at + int(rng.integers(*DELAY))
-        stopped = False
-        if kept and rng.random() < state.audit_share:
-            audits += 1
-            heapq.heappush(waiting, (arrives, at, label.model_copy(update={"drawn": state.audit_share})))
-            if at >= CHANGE_AT and worse[at] and first_shown is None:
+        drawn, stopped = draft_label(rng, label, state)
+        if drawn is not None:
+            heapq.heappush(waiting, (at + int(rng.integers(*DELAY)), at, drawn))
+            audits += kept
+            if kept and at >= CHANGE_AT and worse[at] and first_shown is None:
                 first_shown = at
-        elif not kept:
-            stopped = state.broken_at_s is None and rng.random() < STOPPED_EARLY
-            if not stopped:
-                heapq.heappush(waiting, (arrives, at, label))
         labels = []
         while waiting and waiting[0][0] <= at:
             labels.append(heapq.heappop(waiting)[2])
