@@ -1,23 +1,26 @@
 """Watches whether a calibration keeps its promise in service, and what to do when it does not.
 
-The promise is that the joint risk P(kept and worse) is at most r. Each answer i has a figure Z_i: 1 / p where its draft
-was kept, drawn for an audit with probability p, and found worse, and 0 otherwise, so that its mean is the risk whatever
-p was. A bet b multiplies a stake by 1 + b (Z_i - r), whose mean is at most 1 while the promise holds: the stakes are
-e-processes (Waudby-Smith and Ramdas, JRSS-B 2024). Starting one at every answer and keeping the best (CUSUM) gives an
-e-detector: while the promise holds, the mean number of answers until it passes `ANSWERS_TO_FALSE_ALARM` is at least
-that number, at whatever time one looks (Shin, Ramdas and Rinaldo, 2023). Several bets are averaged.
+The promise is that the joint risk P(kept and worse) is at most r. With a share k of drafts kept of late, that is a
+share r / k of worse ones among kept drafts; and an audit is a fair draw from those, whatever the probability with
+which drafts are audited at the time. A bet b multiplies a stake by 1 + b (worse - r / k) at each audit, whose mean
+is at most 1 while the promise holds: the stakes are e-processes (Waudby-Smith and Ramdas, JRSS-B 2024). Starting
+one at every audit and keeping the best (CUSUM) gives an e-detector: while the promise holds, the mean number of
+audits until it passes `AUDITS_TO_FALSE_ALARM` is at least that number, at whatever time one looks (Shin, Ramdas and
+Rinaldo, 2023). Several bets are averaged. Counting by audits, not by answers, keeps the evidence right while labels
+are on their way.
 
-With an audit share of 2 %, a promise of 5 % that is broken fourfold shows one worse audit in 250 answers: too late. So
-the share rises for a while (a burst) at the first worse audit, and at signs that need no audit: escalated drafts, which
-the cloud's answers label, that are worse than the calibrator said, or a share of kept drafts that is not what it was.
-Each of these is a detector of the same kind, and warns once for a calibration.
+With an audit share of 2 %, a promise of 5 % that is broken threefold shows one worse audit in 330 answers: too
+late. So more is audited (a burst) while the stake is above `BURST_AT`, which one worse audit is enough for, and for
+some answers after signs that need no audit: escalated drafts, which the cloud's answers label, that are worse than
+the calibrator said, or a share of kept drafts that is not what it was. Each of these is a detector of the same
+kind, and warns once for a calibration.
 
-When the promise is broken, no draft is kept. Then every draft is labelled, and after 100, 200, 400, ... labels a new
-calibration is made from those alone, with a certainty that shares the allowed error over these looks.
+When the promise is broken, no draft is kept. Then every draft is labelled, and after 100, 200, 400, ... labels a
+new calibration is made from those alone, with a certainty that shares the allowed error over these looks.
 
-What this cannot see: errors that both models make; drafts that differ from the cloud's answer in what a similarity rule
-does not look at. It assumes that a label arrives whatever it says; audits that expire while the cloud is busy are lost
-evenly over good and worse drafts only if busy times see the same traffic.
+What this cannot see: errors that both models make; drafts that differ from the cloud's answer in what a similarity
+rule does not look at. It assumes that a label arrives whatever it says; audits that expire while the cloud is busy
+are lost evenly over good and worse drafts only if busy times see the same traffic.
 """
 
 import math
@@ -34,18 +37,21 @@ from schemas.drift import DriftEvent, DriftKind, DriftState
 
 #: A threshold that no confidence reaches.
 KEEP_NOTHING = 2.0
-#: The mean number of answers until the promise is called broken although it is kept, at least; and until a warning.
-ANSWERS_TO_FALSE_ALARM, ANSWERS_TO_FALSE_WARNING = 20_000, 2_000
-#: Bets on the promise, as shares of the largest that can lose nothing more than the stake.
-BETS = (0.02, 0.05, 0.1, 0.2, 0.4)
+#: The mean number of audits until the promise is called broken although it is kept, at least; and of labels or answers
+#: until a warning.
+AUDITS_TO_FALSE_ALARM, TO_FALSE_WARNING = 200, 1_000
+#: Bets on the promise, as shares of the largest that a fine audit can lose nothing more than the stake to.
+BETS = (0.1, 0.2, 0.35)
+#: The stake from which on more drafts are audited.
+BURST_AT = 1.5
+#: Answers over which the share of kept drafts is averaged, fading.
+RECENT_ANSWERS = 300
 #: Bets on the risk being low, as shares of the largest that loses all at one worse audit.
 BOUND_BETS = (0.05, 0.1, 0.2, 0.4, 0.8)
 #: Bets of the warnings, whose figures lie in [-1, 1].
 WARNING_BETS = (0.2, 0.5)
 #: By how much the share of kept drafts may differ from the calibration's without being a sign.
 KEPT_MARGIN = 0.05
-#: Evidence (a stake) at which a burst does not end.
-GOES_ON_AT = 10.0
 #: Labels from which a new calibration is tried.
 FIRST_LOOK = 100
 
@@ -56,10 +62,9 @@ class AuditPlan:
 
     #: Share of kept drafts, and the same during a burst.
     share: float = 0.02
-    burst_share: float = 0.3
-    #: Answers that a burst lasts, and answers after it in which a worse audit begins no other.
-    burst_answers: int = 150
-    quiet_answers: int = 1_000
+    burst_share: float = 0.6
+    #: Answers that a burst lasts after a warning.
+    burst_answers: int = 200
 
 
 def promised_risk(calibration: Calibration) -> float:
@@ -104,15 +109,17 @@ def update(
         # Audits that arrive now are of drafts that were kept before.
         return _recovering(before, len(labels) - len(audits), changes)
     risk = promised_risk(calibration)
-    weights = [1 / label.drawn for label in audits if label.worse]
-    promise = _promise(before.promise, risk, answers, weights)
-    weighted = before.weighted_worse + sum(weights)
-    changes |= {"promise": promise, "weighted_worse": weighted}
+    fading = math.exp(-answers / RECENT_ANSWERS)
+    recent = (before.recent_kept * fading + tally.kept, before.recent_answers * fading + answers)
+    kept_share = recent[0] / recent[1] if recent[1] else 1.0
+    promise = _promise(before.promise, min(1.0, risk / kept_share) if kept_share else 1.0, audits)
+    weighted = before.weighted_worse + sum(1 / label.drawn for label in audits if label.worse)
+    changes |= {"promise": promise, "weighted_worse": weighted, "recent_kept": recent[0], "recent_answers": recent[1]}
     seen = before.answers + answers
     if before.audits + len(audits):
         changes["risk"] = min(1.0, weighted / max(seen, 1))
         changes["risk_bound"] = _risk_bound(weighted, seen, plan.share)
-    if _stake(promise) >= ANSWERS_TO_FALSE_ALARM:
+    if _stake(promise) >= AUDITS_TO_FALSE_ALARM:
         message = (
             f"more than {risk:.1%} of answers are kept drafts that are worse ({changes['worse']} of "
             f"{changes['audits']} audits): no draft is kept until there is a new calibration"
@@ -121,7 +128,9 @@ def update(
         return before.model_copy(update={**changes, **broken}), (DriftEvent(kind=DriftKind.RAISED, message=message),)
     warnings, found = _warnings(before, calibration, tally, labels)
     changes |= {"warnings": warnings, "warned": (*before.warned, *found)}
-    changes |= _bursts(before, plan, answers, begins=bool(found), worse=bool(weights), stake=_stake(promise))
+    burst = plan.burst_answers if found else max(before.burst_left - answers, 0)
+    is_burst = burst > 0 or _stake(promise) >= BURST_AT
+    changes |= {"burst_left": burst, "audit_share": max(plan.burst_share, plan.share) if is_burst else plan.share}
     events = tuple(DriftEvent(kind=DriftKind.WARNED, message=f"{name}: more drafts are audited") for name in found)
     return before.model_copy(update=changes), events
 
@@ -137,20 +146,19 @@ def _recovering(
     return after, (DriftEvent(kind=DriftKind.REFIT_DUE, message=message),) if due else ()
 
 
-def _promise(logs: tuple[float, ...], risk: float, answers: int, weights: Sequence[float]) -> tuple[float, ...]:
-    """The detectors of the promise after some answers, of which these audits were worse.
+def _promise(logs: tuple[float, ...], most: float, audits: Sequence[Label]) -> tuple[float, ...]:
+    """The detectors after these audits, of which at most a share `most` should be worse.
 
-    The answers of one call are taken as if the fine ones came first, which is the order of least evidence.
+    Audits of one call are taken as if the fine ones came first, which is the order of least evidence.
     """
-    if risk >= 1:
+    num_worse = sum(label.worse for label in audits)
+    if most >= 1:
         return tuple(0.0 for _ in BETS)
     after = []
-    for bet, log in zip(BETS, logs or (0.0,) * len(BETS), strict=True):
-        fine = math.log1p(-bet * risk)
-        log = max(log, 0.0) + max(0, answers - len(weights)) * fine  # noqa: PLW2901 - the same stake
-        for weight in weights:
-            log = max(log, 0.0) + math.log1p(bet * (weight - risk))  # noqa: PLW2901 - the same stake
-        after.append(max(log, 0.0))
+    for share, log in zip(BETS, logs or (0.0,) * len(BETS), strict=True):
+        bet = share / most
+        fine = max(log + (len(audits) - num_worse) * math.log1p(-share), 0.0)
+        after.append(max(fine, 0.0) + num_worse * math.log1p(bet * (1 - most)))
     return tuple(after)
 
 
@@ -206,23 +214,9 @@ def _warnings(
             max(max(log, 0.0) + sum(count * math.log1p(bet * value) for value, count in values), 0.0)
             for bet, log in zip(WARNING_BETS, logs, strict=True)
         )
-        if name not in before.warned and _stake(after[name]) >= ANSWERS_TO_FALSE_WARNING:
+        if name not in before.warned and _stake(after[name]) >= TO_FALSE_WARNING:
             found.append(name)
     return after, tuple(found)
-
-
-def _bursts(
-    before: DriftState, plan: AuditPlan, answers: int, *, begins: bool, worse: bool, stake: float
-) -> dict[str, object]:
-    """How many drafts are audited from now on."""
-    burst, quiet = max(before.burst_left - answers, 0), before.quiet_left
-    if before.burst_left and not burst and stake >= GOES_ON_AT:
-        burst = plan.burst_answers
-    elif not before.burst_left and (begins or (worse and not quiet)):
-        burst, quiet = plan.burst_answers, plan.burst_answers + plan.quiet_answers
-    quiet = max(quiet - answers, 0)
-    share = max(plan.burst_share, plan.share) if burst else plan.share
-    return {"burst_left": burst, "quiet_left": quiet, "audit_share": share}
 
 
 def refit(calibration: Calibration, labels: Sequence[Label], look: int) -> Calibration | None:

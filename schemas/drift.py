@@ -52,9 +52,11 @@ class DriftState(Wire):
     warnings: dict[str, tuple[float, ...]] = {}
     #: Warnings that were given already, each once for a calibration.
     warned: tuple[str, ...] = ()
-    #: Answers for which the raised audit share still holds, and until the next burst may begin.
+    #: Of late, fading: drafts kept and drafts decided.
+    recent_kept: float = 0.0
+    recent_answers: float = 0.0
+    #: Answers for which the raised audit share still holds after a warning.
     burst_left: int = Field(0, ge=0)
-    quiet_left: int = Field(0, ge=0)
     #: When the promise was found broken, in seconds since the epoch; None while it holds.
     broken_at_s: float | None = None
     #: Labels since then.

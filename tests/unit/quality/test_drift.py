@@ -60,7 +60,7 @@ def test_a_kept_promise_is_seldom_called_broken_and_little_is_audited():
         broken += state.broken_at_s is not None
         audited, kept = audited + state.audits, kept + state.kept
     assert broken <= 2
-    assert audited / kept < 0.06
+    assert audited / kept < 0.1
 
 
 def test_a_broken_promise_is_found_within_some_hundred_answers():
@@ -73,13 +73,11 @@ def test_a_broken_promise_is_found_within_some_hundred_answers():
     assert np.median(found) < 400
 
 
-def test_a_worse_audit_begins_a_burst_that_ends_by_itself():
-    state, events = after(None, kept=10, labels=[an_audit(worse=True)])
-    assert (state.audit_share, state.burst_left, events) == (PLAN.burst_share, PLAN.burst_answers, ())
-    state, _ = after(state, kept=40, escalated=PLAN.burst_answers - 40)
-    assert (state.audit_share, state.burst_left) == (PLAN.share, 0)
-    state, _ = after(state, kept=10, labels=[an_audit(worse=True)])
-    assert state.audit_share == PLAN.share  # not again so soon
+def test_a_worse_audit_begins_a_burst_that_fine_ones_end():
+    state, events = after(None, kept=10, escalated=10, labels=[an_audit(worse=True)])
+    assert (state.audit_share, events) == (PLAN.burst_share, ())
+    state, _ = after(state, kept=10, escalated=10, labels=[an_audit(worse=False)] * 10)
+    assert state.audit_share == PLAN.share
 
 
 def test_escalated_drafts_that_are_worse_than_calibrated_warn_once():

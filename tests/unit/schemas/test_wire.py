@@ -106,9 +106,7 @@ WITH_RULES = {
         weights=st.dictionaries(st.text(), st.floats(0.0, 1e6), max_size=4),
         quantile=st.floats(0.0, 1.0, exclude_min=True, exclude_max=True),
     ),
-    drift.DriftState: st.builds(
-        drift.DriftState, audit_share=SHARE, burst_left=st.integers(0, 9), quiet_left=st.integers(0, 9)
-    ),
+    drift.DriftState: st.builds(drift.DriftState, audit_share=SHARE, burst_left=st.integers(0, 9)),
     requests.AcceptanceRule: st.builds(requests.AcceptanceRule, threshold=SHARE),
     AcceptedRequest: st.builds(
         AcceptedRequest,
