@@ -30,8 +30,11 @@ COMMANDS = {
     "keys": "keys:keys",
     "completion": "completion:completion",
 }
-#: Commands that need the packages of the server, which only the extra `server` brings.
-SERVER_COMMANDS = frozenset({"up", "run", "demo", "doctor", "ablate", "calibrate", "calibration", "models", "keys"})
+#: Commands that need the packages of the server, with the extra that brings all that each needs.
+SERVER_COMMANDS = dict.fromkeys(("up", "run", "demo", "doctor", "ablate", "models", "keys"), "server") | {
+    "calibrate": "quality",
+    "calibration": "quality",
+}
 
 
 class Commands(click.Group):
@@ -63,8 +66,8 @@ class Commands(click.Group):
 
 
 def _unavailable(name: str, missing: ModuleNotFoundError) -> click.Command:
-    """Stands for a command of the server where only the client is installed."""
-    advice = "pip install 'firstdraft[server]'"
+    """Stands for a command of the server where its extra is not installed."""
+    advice = f"pip install 'firstdraft[{SERVER_COMMANDS[name]}]'"
 
     def refuse() -> None:
         raise click.ClickException(f"firstdraft {name} needs the server ({missing}): {advice}")

@@ -122,6 +122,11 @@ def server(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return Installed(wheel, tmp_path_factory.mktemp("server"), "server")
 
 
+@pytest.fixture(scope="module")
+def quality(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    return Installed(wheel, tmp_path_factory.mktemp("quality"), "quality")
+
+
 def test_only_firstdraft_is_installed(client):
     assert {name for name in client.names if not name.endswith(".dist-info")} == {"firstdraft"}
     assert not any("experiments" in name or "tests" in name for name in client.names)
@@ -154,6 +159,17 @@ def test_a_command_of_the_server_says_in_one_line_what_to_install(client, comman
     assert refused.stderr.startswith(f"Error: firstdraft {command[0]} needs the server (No module named ")
     assert refused.stderr.endswith("pip install 'firstdraft[server]'\n")
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["calibrate", "calibration"])
+def test_calibrations_name_their_extra_and_run_with_it(client, server, quality, system, command):
+    for without in (client, server):
+        refused = without.run("-m", "firstdraft.cli", command)
+        assert refused.returncode == 1
+        assert refused.stderr.endswith("pip install 'firstdraft[quality]'\n")
+    shown = quality.run("-m", "firstdraft.cli", command, "--help", REDIS_URL=system.redis_url)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "Needs the server" not in shown.stdout
 
 
 def test_the_servers_commands_use_its_own_packages(server, system):
