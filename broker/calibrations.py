@@ -117,30 +117,33 @@ class CalibrationStore:
             if len(pipeline):
                 pipeline.execute()
 
-    def observations(self, scope: Scope, position: str) -> Observations:
-        """What was appended after a position: `0-0` is before everything."""
+    def observations(self, scope: Scope, position: str, version: int) -> Observations:
+        """What was appended after a position about drafts that a version decided. `0-0` is before everything."""
         raw = cast(
             "list[tuple[bytes, dict[bytes, bytes]]]",
             self._redis.xrange(keys.labels(scope.digest), min=f"({position}", count=READ_AT_ONCE),
         )
-        labels, tally = [], Tally()
+        labels: list[Label] = []
+        tallies: list[Tally] = []
         for entry_id, fields in raw:
             try:
                 if b"label" in fields:
                     labels.append(wire.decode(Label, fields[b"label"]))
                 elif b"tally" in fields:
-                    tally = _sum(tally, wire.decode(Tally, fields[b"tally"]))
+                    tallies.append(wire.decode(Tally, fields[b"tally"]))
             except UndecodableMessage as error:
                 log.warning("label_unreadable entry=%s error=%s", entry_id.decode(), error)
         last = raw[-1][0].decode() if raw else position
-        return Observations(labels, tally, last, more=len(raw) == READ_AT_ONCE)
+        own = [label for label in labels if label.version == version]
+        tally = _sum(version, [each for each in tallies if each.version == version])
+        return Observations(own, tally, last, more=len(raw) == READ_AT_ONCE)
 
-    def latest_labels(self, scope: Scope, since: str = "0-0") -> list[Label]:
-        """All labels of the scope after a position that are still kept, oldest first. Some round trips."""
+    def labels_of(self, scope: Scope, version: int) -> list[Label]:
+        """All labels of drafts that a version decided and that are still kept, oldest first. Some round trips."""
         labels: list[Label] = []
-        more = True
+        since, more = "0-0", True
         while more:
-            found = self.observations(scope, since)
+            found = self.observations(scope, since, version)
             labels += found.labels
             since, more = found.position, found.more
         return labels
@@ -243,5 +246,10 @@ def _readable(raw: bytes) -> Calibration | None:
         return None
 
 
-def _sum(one: Tally, other: Tally) -> Tally:
-    return Tally(**{name: getattr(one, name) + getattr(other, name) for name in Tally.model_fields})
+def _sum(version: int, tallies: Sequence[Tally]) -> Tally:
+    return Tally(
+        version=version,
+        kept=sum(each.kept for each in tallies),
+        escalated=sum(each.escalated for each in tallies),
+        stopped_early=sum(each.stopped_early for each in tallies),
+    )

@@ -105,6 +105,8 @@ class Label(Wire):
     source: str = "expected"
     #: Whether the draft was kept in service (an audit); None for labels of `firstdraft calibrate`.
     kept: bool | None = None
+    #: The version of the calibration that decided about the draft; 0 for labels of `firstdraft calibrate`.
+    version: int = Field(0, ge=0)
     #: Costs of this answer by each tier in the unit of `Prices`, for the table; None where unknown.
     edge_cost: float | None = None
     cloud_cost: float | None = None
@@ -185,8 +187,9 @@ class HistoryEntry(Wire):
 
 
 class Tally(Wire):
-    """Drafts that a calibration decided since the last tally of the same worker."""
+    """Drafts that a version of a calibration decided since the last tally of the same worker."""
 
+    version: int = Field(0, ge=0)
     kept: int = 0
     escalated: int = 0
     #: Escalated before they were complete, which cannot be labelled.

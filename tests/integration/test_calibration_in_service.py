@@ -70,8 +70,8 @@ def test_kept_drafts_are_audited_and_escalated_ones_label_themselves(start_worke
     ask("unsure mistaken")
     ask("one", temperature=1.0)  # counts, but neither is audited
     ask("one", confidence={"threshold": 0.0})  # was not decided by the calibration
-    until(lambda: len(calibrations.latest_labels(calibration.scope)) == 4, "all four labels are there")
-    labels = sorted((label.kept, label.worse) for label in calibrations.latest_labels(calibration.scope))
+    until(lambda: len(calibrations.labels_of(calibration.scope, version)) == 4, "all four labels are there")
+    labels = sorted((label.kept, label.worse) for label in calibrations.labels_of(calibration.scope, version))
     assert labels == [(False, False), (False, True), (True, False), (True, True)]
     drift = calibrations.drift
 

@@ -51,13 +51,14 @@ def test_what_happened_is_read_in_order_from_a_position(calibrations):
     digest = a_calibration().scope.digest
     label = Label(score=0.9, worse=True, worth=0.2, drawn=0.02, kept=True)
     calibrations.observe([(digest, Tally(kept=3, escalated=1)), (digest, label)])
-    first = calibrations.observations(a_calibration().scope, "0-0")
+    calibrations.observe([(digest, Tally(version=7, kept=9)), (digest, label.model_copy(update={"version": 7}))])
+    first = calibrations.observations(a_calibration().scope, "0-0", 0)
     assert (first.tally, list(first.labels), first.more) == (Tally(kept=3, escalated=1), [label], False)
     calibrations.observe([(digest, Tally(kept=1)), (digest, Tally(escalated=2, stopped_early=1))])
-    second = calibrations.observations(a_calibration().scope, first.position)
+    second = calibrations.observations(a_calibration().scope, first.position, 0)
     assert (second.tally, list(second.labels)) == (Tally(kept=1, escalated=2, stopped_early=1), [])
-    assert calibrations.observations(a_calibration().scope, second.position).position == second.position
-    assert calibrations.latest_labels(a_calibration().scope) == [label]
+    assert calibrations.observations(a_calibration().scope, second.position, 0).position == second.position
+    assert calibrations.labels_of(a_calibration().scope, 0) == [label]
 
 
 def test_a_new_calibration_forgets_what_was_learnt_about_the_last(calibrations):
@@ -69,10 +70,10 @@ def test_a_new_calibration_forgets_what_was_learnt_about_the_last(calibrations):
     calibrations.activate(calibration, keep_labels=True)
     state, position = calibrations.drift_and_position(calibration.scope)
     assert state is None
-    assert calibrations.observations(calibration.scope, position).labels == []
-    assert len(calibrations.latest_labels(calibration.scope)) == 1
+    assert calibrations.observations(calibration.scope, position, 0).labels == []
+    assert len(calibrations.labels_of(calibration.scope, 0)) == 1
     calibrations.activate(calibration)
-    assert calibrations.latest_labels(calibration.scope) == []
+    assert calibrations.labels_of(calibration.scope, 0) == []
 
 
 def test_one_worker_at_a_time_keeps_watch(calibrations, redis_connection):

@@ -25,5 +25,6 @@ def label_of(draft: Draft, answer: CloudAnswer, rule: str, *, kept: bool, drawn:
         drawn=drawn,
         source=found.source,
         kept=kept,
+        version=report.calibration or 0,
         at_s=now_s,
     )

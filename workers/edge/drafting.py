@@ -155,7 +155,12 @@ class Drafting:
         if judged_by.calibration is None or report is None or not judged_by.governed or not decided:
             return
         draft = drafted.draft
-        tally = Tally(kept=int(report.sure), escalated=int(not report.sure), stopped_early=int(draft.escalated_early))
+        tally = Tally(
+            version=judged_by.calibration.version,
+            kept=int(report.sure),
+            escalated=int(not report.sure),
+            stopped_early=int(draft.escalated_early),
+        )
         self._quality.calibrations.count(judged_by.calibration.scope.digest, tally)
         # An answer drawn at random differs from another one for that reason alone.
         if report.sure and request.sampling.greedy and random.random() < judged_by.audit_share:  # noqa: S311

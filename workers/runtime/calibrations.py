@@ -54,7 +54,7 @@ class ActiveCalibrations:
         self._cloud_models: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self._labels: list[tuple[str, Label]] = []
-        self._tallies: dict[str, Tally] = {}
+        self._tallies: dict[tuple[str, int], Tally] = {}
         #: The loop that keeps all this up to date.
         self.loop = Loop("calibrations", self._step, every_s=REFRESH_S)
 
@@ -97,9 +97,12 @@ class ActiveCalibrations:
     def count(self, digest: str, tally: Tally) -> None:
         """Count a draft that a scope's calibration decided."""
         with self._lock:
-            before = self._tallies.get(digest, Tally())
-            self._tallies[digest] = Tally(
-                **{name: getattr(before, name) + getattr(tally, name) for name in Tally.model_fields}
+            before = self._tallies.get((digest, tally.version), Tally())
+            self._tallies[digest, tally.version] = Tally(
+                version=tally.version,
+                kept=before.kept + tally.kept,
+                escalated=before.escalated + tally.escalated,
+                stopped_early=before.stopped_early + tally.stopped_early,
             )
 
     def label(self, digest: str, label: Label) -> None:
@@ -130,7 +133,7 @@ class ActiveCalibrations:
             labels, self._labels = self._labels, []
             tallies, self._tallies = self._tallies, {}
         # Tallies first: a label must not arrive before its draft was counted.
-        self._store.observe([*tallies.items(), *labels])
+        self._store.observe([*((digest, tally) for (digest, _), tally in tallies.items()), *labels])
 
     def _read(self) -> None:
         versions = self._store.active_versions()
@@ -170,7 +173,7 @@ class ActiveCalibrations:
         state, position = self._store.drift_and_position(scope)
         more = True
         while more:
-            found = self._store.observations(scope, position)
+            found = self._store.observations(scope, position, calibration.version)
             more = found.more
             if found.position == position:
                 return
@@ -187,7 +190,8 @@ class ActiveCalibrations:
     def _refit(self, calibration: Calibration, state: DriftState) -> bool:
         """Replace a calibration whose promise was broken, if the labels since then allow it."""
         since_s = state.broken_at_s or 0.0
-        labels = [label for label in self._store.latest_labels(calibration.scope) if label.at_s >= since_s]
+        labels = self._store.labels_of(calibration.scope, calibration.version)
+        labels = [label for label in labels if label.at_s >= since_s]
         after = refit(calibration, labels, state.looks)
         if after is None:
             log.warning("calibration_kept_nothing version=%d labels=%d", calibration.version, len(labels))
